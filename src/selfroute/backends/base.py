@@ -1,0 +1,90 @@
+"""The backend contract: one required method, and plain functions over it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from selfroute.errors import BackendError, SelfRouteError
+from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
+
+__all__ = ["Backend", "BatchBackend", "complete", "complete_all", "run_sync"]
+
+T = TypeVar("T")
+
+
+class Backend(Protocol):
+    """A model that answers. The role, device or cloud, is given by the strategy that uses it."""
+
+    name: str
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """Write the answer piece by piece; the last `Delta` carries finish reason and usage.
+
+        Raises:
+            BackendError: the model did not answer.
+            UnsupportedByBackend: `sampling` asks for something this backend cannot do.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchBackend(Protocol):
+    """Optional capability: many prompts at once, in a worker thread, in order."""
+
+    name: str
+
+    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]: ...
+
+
+async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:
+    """Drain a stream into one completion."""
+    started = time.perf_counter()
+    text: list[str] = []
+    tokens: list[Token] = []
+    usage, finish_reason = Usage(), "stop"
+    async for delta in backend.stream(messages, sampling):
+        text.append(delta.text)
+        tokens.extend(delta.tokens)
+        usage = delta.usage or usage
+        finish_reason = delta.finish_reason or finish_reason
+    return Completion("".join(text), usage, finish_reason, tuple(tokens), time.perf_counter() - started)
+
+
+async def complete_all(
+    backend: Backend, prompts: Sequence[Sequence[Message]], sampling: Sampling, *, concurrency: int = 64
+) -> list[Completion | SelfRouteError]:
+    """Answer every prompt; a failed one gives its error in place of a completion, never an exception.
+
+    Args:
+        concurrency: requests in flight at once for backends without `generate_batch`.
+    """
+    if isinstance(backend, BatchBackend):
+        try:
+            return list(await asyncio.to_thread(backend.generate_batch, prompts, sampling))
+        except BackendError as error:
+            return [error] * len(prompts)
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(messages: Sequence[Message]) -> Completion | SelfRouteError:
+        async with gate:
+            try:
+                return await complete(backend, messages, sampling)
+            except SelfRouteError as error:
+                return error
+
+    return await asyncio.gather(*(one(messages) for messages in prompts))
+
+
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine from synchronous code, also inside a thread that already runs a loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()

@@ -1,0 +1,1 @@
+"""Limits on cloud use and the ledgers that keep them."""

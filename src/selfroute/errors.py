@@ -1,0 +1,112 @@
+"""The error tree.
+
+Every error that selfroute raises on purpose derives from `SelfRouteError`::
+
+    SelfRouteError
+    ├── ConfigError            bad argument, key or file; raised before any work starts
+    ├── TaskError              a broken row of a task, e.g. a gold answer its own verifier rejects
+    ├── BackendError           a model did not answer; knows the backend and whether to retry
+    │   ├── BackendTimeout         no answer within the time limit
+    │   ├── BackendUnavailable     the connection failed, or the model is not loaded
+    │   └── BackendStatusError     the endpoint answered with an HTTP error status
+    ├── BudgetExceeded         a cloud limit is reached; names it and when it resets
+    ├── RecordingMissing       a replayed backend has no answer for this prompt
+    └── UnsupportedByBackend   the backend lacks a capability that the caller needs
+
+Model text never raises: a malformed hand-off or answer parses to a value. Messages name the value that is
+wrong and the next step.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendStatusError",
+    "BackendTimeout",
+    "BackendUnavailable",
+    "BudgetExceeded",
+    "ConfigError",
+    "RecordingMissing",
+    "SelfRouteError",
+    "TaskError",
+    "UnsupportedByBackend",
+]
+
+
+class SelfRouteError(Exception):
+    """Base of every error in this package. The message is written for the user, on one line."""
+
+
+class ConfigError(SelfRouteError):
+    """An argument, key or file is wrong; raised before any work starts."""
+
+
+class TaskError(SelfRouteError):
+    """A row of a task is broken: a field is missing, or its gold answer fails its own verifier."""
+
+
+class BackendError(SelfRouteError):
+    """A model did not answer.
+
+    Attributes:
+        backend: name of the backend that failed.
+        retryable: whether the same request may succeed later.
+    """
+
+    def __init__(self, message: str, *, backend: str, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.retryable = retryable
+
+
+class BackendTimeout(BackendError):
+    """No answer within the time limit."""
+
+    def __init__(self, message: str, *, backend: str, retryable: bool = True) -> None:
+        super().__init__(message, backend=backend, retryable=retryable)
+
+
+class BackendUnavailable(BackendError):
+    """The connection failed, or the model is not loaded."""
+
+    def __init__(self, message: str, *, backend: str, retryable: bool = True) -> None:
+        super().__init__(message, backend=backend, retryable=retryable)
+
+
+class BackendStatusError(BackendError):
+    """The endpoint answered with an HTTP error status.
+
+    Attributes:
+        status_code: the HTTP status.
+    """
+
+    def __init__(self, message: str, *, backend: str, status_code: int, retryable: bool = False) -> None:
+        super().__init__(message, backend=backend, retryable=retryable)
+        self.status_code = status_code
+
+
+class BudgetExceeded(SelfRouteError):
+    """A cloud limit is reached.
+
+    Attributes:
+        limit: name of the limit, e.g. "calls".
+        spent: what is used up, in the limit's unit.
+        cap: what the limit allows, in the same unit.
+        reset_s: seconds until the limit's window resets, or None if it never does.
+    """
+
+    def __init__(self, limit: str, *, spent: float, cap: float, reset_s: float | None = None) -> None:
+        when = "it does not reset" if reset_s is None else f"it resets in {reset_s:.0f} s"
+        super().__init__(f"cloud budget '{limit}' is used up: {spent:g} of {cap:g} spent; {when}")
+        self.limit = limit
+        self.spent = spent
+        self.cap = cap
+        self.reset_s = reset_s
+
+
+class RecordingMissing(SelfRouteError):
+    """A replayed backend has no recorded answer for this prompt."""
+
+
+class UnsupportedByBackend(SelfRouteError):
+    """The backend lacks a capability that the caller needs, e.g. log-probabilities."""

@@ -1,0 +1,1 @@
+"""Ways to split work between device and cloud."""

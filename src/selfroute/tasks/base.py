@@ -1,0 +1,70 @@
+"""What a task is: rows of data, and a verifier that judges a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["Row", "Task", "Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One problem. Data only; behaviour lives in the task.
+
+    Attributes:
+        id: unique within the task, stable between runs.
+        question: the problem's text, without any prompt template.
+        gold: the reference answer in the task's own notation; `verify(row, gold wrapped as an answer)` must hold.
+        fields: what the verifier needs beyond `gold`, and any columns worth keeping.
+    """
+
+    id: str
+    question: str
+    gold: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's judgement.
+
+    Attributes:
+        correct: whether the completion answers the row.
+        answer: the answer that was extracted, None if there was none.
+        reason: one short phrase, e.g. "no answer", "uses 7 twice", "32 is not 33".
+    """
+
+    correct: bool
+    answer: str | None = None
+    reason: str = ""
+
+
+class Task(Protocol):
+    """Data and verifier of one kind of problem.
+
+    Attributes:
+        name: as given on the command line.
+        template: name of the prompt template in `selfroute.handoff.TEMPLATES` that fits the task.
+    """
+
+    name: str
+    template: str
+
+    def rows(self, split: str) -> Iterable[Row]:
+        """Rows of "train", "validation" or "test"; the same rows in the same order every time.
+
+        Raises:
+            ConfigError: unknown split, or data that cannot be found.
+            TaskError: a row that lacks a needed field; the message names file and line.
+        """
+        ...
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        """Judge any text in bounded time; never raises on model text."""
+        ...
+
+    def gold_completion(self, row: Row) -> str:
+        """A completion that gives the gold answer, for checking the verifier and for replaying data sets."""
+        ...

@@ -1,0 +1,1 @@
+"""Training: warm-up, GAPG, router fitting."""
