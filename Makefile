@@ -1,0 +1,54 @@
+# Every target sets up .venv by itself on a fresh clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# Two busy torch threads on two cores cost 4-10 times: one thread each.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test check format clean
+
+help:
+	@echo "make demo    set up, train and compare on Countdown (under 10 minutes on 2 cores)"
+	@echo "make test    set up, run all tests"
+	@echo "make check   set up, lint, types, import rules, documentation"
+	@echo "make format  set up, format the code"
+	@echo "make clean   delete .venv and caches"
+
+demo: $(VENV)/.run
+	$(BIN)/selfroute demo $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/docs tests/test_exports.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is not Python 3.11 or newer; name one that is: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# What the demo needs. Modules compile when they are first imported, which halves the set-up.
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	$(INSTALL) --no-compile -e '.[train,eval]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up $(VENV) for development (once; a few minutes) ..."
+	$(INSTALL) -e '.[train,eval,dev]'
+	@touch $@ $(VENV)/.run
