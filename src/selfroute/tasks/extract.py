@@ -1,0 +1,65 @@
+"""Where the answer stands in a completion. Linear time on any text; nothing here raises.
+
+Two rules, shared by every verifier:
+
+* Reasoning is not an answer. Everything up to the first `</think>` is reasoning; if the block is never closed,
+  everything from `<think>` on is.
+* The first decision counts. Of several `<answer>` elements outside the reasoning, the first one that is closed and
+  not blank is the answer; later ones cannot mend it. An `<answer>` opened again before it is closed starts anew, so
+  of nested tags the innermost counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["after_reasoning", "boxed", "tagged_answer"]
+
+_THINK_END = re.compile(r"</think\s{0,8}>", re.IGNORECASE)
+_THINK = re.compile(r"<think\s{0,8}>", re.IGNORECASE)
+_ANSWER_TAG = re.compile(r"<(/?)answer\s{0,8}>", re.IGNORECASE)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|(?=[ 0-9]))")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def after_reasoning(completion: str) -> str:
+    """The part of a completion that counts: what is outside the reasoning."""
+    if end := _THINK_END.search(completion):
+        return completion[end.end() :]
+    if start := _THINK.search(completion):
+        return completion[: start.start()]
+    return completion
+
+
+def tagged_answer(completion: str) -> str | None:
+    """Content of the first `<answer>` element outside the reasoning, without outer spaces; None if there is none."""
+    text = after_reasoning(completion)
+    start: int | None = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            start = tag.end()
+        elif start is not None:
+            if content := text[start : tag.start()].strip():
+                return content
+            start = None
+    return None
+
+
+def boxed(text: str) -> str | None:
+    r"""Content of the last `\boxed{…}` or `\fbox{…}` with balanced braces; None if there is none.
+
+    The last, not the first: worked solutions box intermediate results, and the reference solutions of MATH give
+    their answer in the last box. Escaped braces (`\{`) are content; `\boxed 7` without braces is read as well.
+    """
+    boxes = list(_BOXED.finditer(text))
+    if not boxes:
+        return None
+    rest = text[boxes[-1].end() :]
+    if boxes[-1][1] != "{":
+        return rest.split("$", 1)[0].split("\n", 1)[0].strip(" .") or None
+    depth = 1
+    for brace in _BRACE.finditer(rest):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return rest[: brace.start()].strip() or None
+    return None
