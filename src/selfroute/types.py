@@ -83,12 +83,16 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a backend's stream. The last one carries `finish_reason` ("stop" or "length") and `usage`."""
+    """A piece of a backend's stream. The last one carries `finish_reason` ("stop" or "length") and `usage`.
+
+    A replayed answer also says there how many `seconds` it took when it was made, None if nobody knows.
+    """
 
     text: str = ""
     tokens: tuple[Token, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,9 @@ class BatchBackend(Protocol):
 
 
 async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:
-    """Drain a stream into one completion."""
+    """Drain a stream into one completion; a replayed one keeps the seconds it took when it was made."""
     started = time.perf_counter()
+    seconds: float | None = None
     text: list[str] = []
     tokens: list[Token] = []
     usage, finish_reason = Usage(), "stop"
@@ -50,7 +51,9 @@ async def complete(backend: Backend, messages: Sequence[Message], sampling: Samp
         tokens.extend(delta.tokens)
         usage = delta.usage or usage
         finish_reason = delta.finish_reason or finish_reason
-    return Completion("".join(text), usage, finish_reason, tuple(tokens), time.perf_counter() - started)
+        seconds = delta.seconds if delta.seconds is not None else seconds
+    measured = time.perf_counter() - started
+    return Completion("".join(text), usage, finish_reason, tuple(tokens), measured if seconds is None else seconds)
 
 
 async def complete_all(

@@ -53,7 +53,8 @@ def replay(completion: Completion) -> Iterator[Delta]:
         tokens = ()
     else:
         yield from (Delta(completion.text[i : i + _CHUNK]) for i in range(0, len(completion.text), _CHUNK))
-    yield Delta(tokens=tokens, finish_reason=completion.finish_reason, usage=completion.usage)
+    seconds = completion.seconds or None  # 0 stands for "not measured"
+    yield Delta(tokens=tokens, finish_reason=completion.finish_reason, usage=completion.usage, seconds=seconds)
 
 
 def _completion(text: str, messages: Sequence[Message], sampling: Sampling) -> Completion:
