@@ -1,0 +1,80 @@
+"""Written searches for Countdown: what the embedded pair learns to imitate before reinforcement learning.
+
+A trace tries, checks and stops. Each attempt is one line, every result written out and the last one compared
+with the target right beside it::
+
+    <think>12-10=2,16*2=32?18n
+    12-10=2,16+2=18?18y
+    </think><answer>16+(12-10)</answer>
+
+An attempt is a real solution with probability `solution_rate` and otherwise a random calculation that misses;
+none repeats. With random attempts only, greedy decoding repeats itself. Hand-offs stand at random places, at
+once, between attempts, and after a success, so that the imitating model can ask but does not know when.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.tasks.countdown import Problem, Step, draw_steps, expression
+
+__all__ = ["TraceStyle", "accepts_own_check", "write_trace"]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceStyle:
+    """How a search is written.
+
+    Attributes:
+        attempts: most attempts before the search gives up.
+        solution_rate: probability that an attempt is a real solution.
+        handoff_rate: probability of a hand-off before each attempt and before the answer; only where it is offered.
+        largest: largest intermediate result of a random attempt.
+    """
+
+    attempts: int = 6
+    solution_rate: float = 0.35
+    handoff_rate: float = 0.05
+    largest: int = 100
+
+
+def _attempt(steps: Sequence[Step], target: int) -> str:
+    verdict = "y" if steps[-1].result == target else "n"
+    return f"{','.join(map(str, steps))}?{target}{verdict}\n"
+
+
+def _miss(problem: Problem, rng: random.Random, largest: int, tried: set[tuple[Step, ...]]) -> tuple[Step, ...] | None:
+    """A new random calculation; it may hit the target by chance, and then counts as a solution."""
+    for _ in range(50):
+        steps = draw_steps(rng, problem.numbers, largest)
+        if steps is not None and steps not in tried:
+            return steps
+    return None
+
+
+def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offer_handoff: bool) -> str:
+    """One search as completion text, ended by an answer or by a hand-off."""
+    tried: set[tuple[Step, ...]] = set()
+    lines: list[str] = []
+    steps = problem.steps
+    handoff_rate = style.handoff_rate if offer_handoff else 0.0
+    for _ in range(style.attempts):
+        if rng.random() < handoff_rate:
+            return f"<think>{''.join(lines)}</think>{HANDOFF_TEXT}"
+        drawn = None if rng.random() < style.solution_rate else _miss(problem, rng, style.largest, tried)
+        steps = drawn if drawn is not None else problem.steps
+        tried.add(steps)
+        lines.append(_attempt(steps, problem.target))
+        if steps[-1].result == problem.target:
+            break
+    ending = HANDOFF_TEXT if rng.random() < handoff_rate else f"<answer>{expression(steps)}</answer>"
+    return f"<think>{''.join(lines)}</think>{ending}"
+
+
+def accepts_own_check(completion: str) -> bool:
+    """Whether the search in a completion says itself that it found the target."""
+    reasoning = completion.partition("</think>")[0]
+    return reasoning.rstrip("\n").endswith("y")

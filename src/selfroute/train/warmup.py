@@ -1,0 +1,204 @@
+"""Supervised warm-up: make the embedded pair from nothing by imitating written searches.
+
+A model that starts at random shows no group with both a right and a wrong answer, so reinforcement learning has
+nothing to learn from; a short imitation of searches gives it skill to sharpen and an even chance of asking.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from selfroute.handoff import TEMPLATES
+from selfroute.tasks.countdown import Countdown, Problem, question, split_of
+from selfroute.train.traces import TraceStyle, write_trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+__all__ = ["TraceBatches", "build_model", "warm_up"]
+
+Role = Literal["device", "cloud"]
+Batch = dict[str, torch.Tensor]
+IGNORED = -100  # label that the cross-entropy leaves out
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers: int, head_size: int = 32) -> LlamaForCausalLM:
+    """A small Llama with tied embeddings; 128 x 4 is about 0.9 M parameters, 256 x 8 about 6.5 M."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=-(-hidden_size * 8 // 3 // 32) * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // head_size,
+        num_key_value_heads=hidden_size // head_size,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+class TraceBatches(IterableDataset[Batch]):
+    """Endless batches of fresh traces, each padded to its own length.
+
+    Traces are drawn in chunks and sorted by length, so that padding wastes little; the same seed gives the same
+    batches in the same order for the same number of workers.
+
+    Args:
+        role: the device reads the paper's system prompt, with the offer to hand off in half of the traces; the
+            cloud reads the user turn alone and never hands off.
+        batch_tokens: padded tokens per batch.
+        chunk: traces drawn at a time.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        task: Countdown,
+        style: TraceStyle,
+        *,
+        role: Role,
+        seed: int,
+        batch_tokens: int,
+        chunk: int = 4096,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.task = task
+        self.style = style
+        self.role = role
+        self.seed = seed
+        self.batch_tokens = batch_tokens
+        self.chunk = chunk
+        self._frames = {offer: self._frame(offer) for offer in (False, True)}
+
+    def _frame(self, offer: bool) -> tuple[str, str]:
+        """What stands before and after the question in a rendered prompt; rendering each one anew costs more than the trace."""
+        template, mark = TEMPLATES[self.task.template], "\0"
+        messages = template.conversation(mark)
+        if self.role == "device":
+            messages = template.device_messages(messages, offer_handoff=offer)
+        rendered = self.tokenizer.apply_chat_template(
+            [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
+        )
+        before, _, after = str(rendered).partition(mark)
+        return before, after
+
+    def _problem(self, rng: random.Random) -> Problem:
+        while True:
+            problem = self.task.draw(rng)
+            if split_of(problem.numbers, problem.target) == "train":
+                return problem
+
+    def _texts(self, rng: random.Random) -> tuple[str, str]:
+        """Prompt and completion of one trace."""
+        problem = self._problem(rng)
+        offer = self.role == "device" and rng.random() < 0.5
+        before, after = self._frames[offer]
+        prompt = f"{before}{question(problem.numbers, problem.target)}{after}"
+        return prompt, write_trace(problem, self.style, rng, offer_handoff=offer)
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
+    def chunk_batches(self, rng: random.Random) -> list[Batch]:
+        """Draw one chunk and cut it into batches of about `batch_tokens`."""
+        pairs = [self._texts(rng) for _ in range(self.chunk)]
+        end = [self.tokenizer.eos_token_id]
+        prompts, completions = self._encode([p for p, _ in pairs]), self._encode([c for _, c in pairs])
+        rows = sorted(zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        batches: list[Batch] = []
+        while rows:
+            # The longest row sets the width; take from the long end so that every batch is full.
+            count = max(1, self.batch_tokens // sum(map(len, rows[-1])))
+            batches.append(self._pad(rows[-count:]))
+            del rows[-count:]
+        rng.shuffle(batches)
+        return batches
+
+    def _pad(self, rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
+        width = -(-max(len(p) + len(c) for p, c in rows) // 8) * 8
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id or 0))
+        labels = torch.full((len(rows), width), IGNORED)
+        for index, (prompt, completion) in enumerate(rows):
+            length = len(prompt) + len(completion)
+            ids[index, :length] = torch.tensor(prompt + completion)
+            labels[index, len(prompt) : length] = torch.tensor(completion)
+        # Padding stands on the right of a causal model and carries no label: no attention mask is needed.
+        return {"input_ids": ids, "labels": labels}
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number = worker.id if worker is not None else 0
+        rng = random.Random(f"traces/{self.role}/{self.seed}/{number}")
+        while True:
+            yield from self.chunk_batches(rng)
+
+
+def warm_up(
+    *,
+    out: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Countdown,
+    style: TraceStyle,
+    role: Role,
+    hidden_size: int,
+    layers: int,
+    steps: int,
+    batch_tokens: int,
+    learning_rate: float,
+    seed: int,
+    workers: int = 1,
+    resume: bool = False,
+) -> Trainer:
+    """Train one model of the pair and save it, with the tokenizer, in `out`.
+
+    Args:
+        steps: optimiser steps; each sees about `batch_tokens` padded tokens.
+        learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
+        workers: processes that draw traces.
+        resume: go on from the newest checkpoint in `out`.
+    """
+    torch.manual_seed(seed)
+    model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=1,  # a batch comes ready made
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 50),
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        bf16=cuda,
+        use_cpu=not cuda,
+        logging_steps=max(1, steps // 50),
+        save_steps=max(1, steps // 5),
+        save_total_limit=1,
+        seed=seed,
+        dataloader_num_workers=workers,
+        dataloader_prefetch_factor=8 if workers else None,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=False,
+    )
+    data = TraceBatches(tokenizer, task, style, role=role, seed=seed, batch_tokens=batch_tokens)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model(str(out))
+    tokenizer.save_pretrained(str(out))
+    return trainer
+
+
+def _unwrap(batches: list[Batch]) -> dict[str, Any]:
+    return dict(batches[0])
