@@ -1,0 +1,84 @@
+"""Facts first: what happened to one row, before anybody turns it into a reward or a metric.
+
+A cloud that did not answer and a verifier that crashed are `None`, never `False`: an infrastructure failure says
+nothing about the model, so training leaves that rollout out and evaluation counts it apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selfroute.tasks.base import Row, Task
+from selfroute.types import Trace
+
+__all__ = ["Outcome", "grade", "is_formatted", "judge"]
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is known about one trace, or about one completion of a group in training.
+
+    Attributes:
+        wants_cloud: whether the device asked for the cloud.
+        device_correct: whether the device's own answer is right; None if there is none or it could not be graded.
+        cloud_correct: whether the cloud's answer is right; None if it was not asked, failed, or could not be graded.
+        formatted: whether the device's text holds `<think>…</think>` and then `<answer>…</answer>`.
+        correct: whether the answer that was served is right; None as above.
+        device_tokens: completion tokens the device wrote.
+        cloud_tokens: completion tokens the cloud wrote.
+        error: what failed, None if nothing did.
+    """
+
+    wants_cloud: bool
+    device_correct: bool | None = None
+    cloud_correct: bool | None = None
+    formatted: bool = False
+    correct: bool | None = None
+    device_tokens: int = 0
+    cloud_tokens: int = 0
+    error: str | None = None
+
+
+def is_formatted(text: str) -> bool:
+    """Whether a completion reasons in think tags and then answers in answer tags."""
+    at = 0
+    for tag in _TAGS:
+        at = text.find(tag, at)  # the leftmost place for each tag leaves the most room for the next: no backtracking
+        if at < 0:
+            return False
+        at += len(tag)
+    return True
+
+
+def judge(task: Task, row: Row, text: str) -> tuple[bool | None, str | None]:
+    """Verify one completion.
+
+    Returns:
+        Whether it is correct and None, or None and what went wrong if the verifier itself failed.
+    """
+    try:
+        return task.verify(row, text).correct, None
+    except Exception as error:  # a user's verifier may fail in any way; one row must not end a long run
+        return None, f"verifier of task '{task.name}' failed on row '{row.id}': {type(error).__name__}: {error}"
+
+
+def grade(task: Task, row: Row, trace: Trace) -> Outcome:
+    """Grade the answer a trace served, and put it down to the side that gave it.
+
+    The side that did not give the final answer stays None: the trace alone does not tell.
+    """
+    correct, failure = judge(task, row, trace.text)
+    by_cloud = trace.source == "cloud"
+    device_text = "".join(segment.text for segment in trace.segments if segment.source == "device")
+    return Outcome(
+        wants_cloud=trace.wants_cloud,
+        device_correct=None if by_cloud else correct,
+        cloud_correct=correct if by_cloud else None,
+        formatted=is_formatted(device_text),
+        correct=correct,
+        device_tokens=trace.usage("device").completion_tokens,
+        cloud_tokens=trace.usage("cloud").completion_tokens,
+        error=trace.error or failure,
+    )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfroute.grading import Outcome, grade, is_formatted, judge
+from selfroute.tasks.base import Row, Verdict
+from selfroute.types import Segment, Source, Trace, Usage
+
+ROW = Row("r1", "What is 40 + 2?", "42")
+
+
+class Echo:
+    """Correct if the completion holds the gold answer; fails itself on the word "crash"."""
+
+    name, template = "echo", "think"
+
+    def rows(self, split: str) -> Iterable[Row]:
+        return [ROW]
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        if "crash" in completion:
+            raise RuntimeError("grader is down")
+        return Verdict(row.gold in completion)
+
+    def gold_completion(self, row: Row) -> str:
+        return row.gold
+
+
+def trace(text: str, *, source: Source = "device", wants_cloud: bool = False, error: str | None = None) -> Trace:
+    device = Segment("device", "<think>hm</think>", Usage(3, 5), 0.1)
+    last = Segment(source, text, Usage(2, 7), 0.2)
+    reason = "hand-off" if source == "cloud" else "answered"
+    return Trace("s", source, wants_cloud, reason, text, (device, last), error=error)
+
+
+def test_a_device_answer_is_put_down_to_the_device() -> None:
+    assert grade(Echo(), ROW, trace("<answer>42</answer>")) == Outcome(
+        wants_cloud=False, device_correct=True, cloud_correct=None, formatted=True, correct=True, device_tokens=12
+    )
+
+
+def test_a_cloud_answer_is_put_down_to_the_cloud() -> None:
+    outcome = grade(Echo(), ROW, trace("41", source="cloud", wants_cloud=True))
+    assert (outcome.device_correct, outcome.cloud_correct, outcome.correct) == (None, False, False)
+    assert (outcome.device_tokens, outcome.cloud_tokens, outcome.formatted) == (5, 7, False)
+
+
+def test_a_verifier_that_fails_gives_none_and_says_so() -> None:
+    outcome = grade(Echo(), ROW, trace("crash"))
+    assert outcome.correct is None and outcome.device_correct is None
+    assert outcome.error == "verifier of task 'echo' failed on row 'r1': RuntimeError: grader is down"
+    assert judge(Echo(), ROW, "42") == (True, None)
+
+
+def test_a_cloud_failure_is_kept_beside_the_device_answer() -> None:
+    outcome = grade(Echo(), ROW, trace("42", wants_cloud=True, error="cloud did not answer"))
+    assert outcome.cloud_correct is None and outcome.device_correct is True
+    assert outcome.error == "cloud did not answer"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think><answer>b</answer>", True),
+        ("hello <think>a\nb</think> so\n<answer></answer>.", True),
+        ("<answer>b</answer><think>a</think>", False),
+        ("<think>a<answer>b</answer>", False),
+        ("<think>a</think><answer>b", False),
+        ("", False),
+    ],
+)
+def test_format_is_think_then_answer(text: str, expected: bool) -> None:
+    assert is_formatted(text) is expected
+
+
+@given(st.text(alphabet="<>/thinkaswer ", max_size=200))
+def test_format_accepts_any_text(text: str) -> None:
+    assert is_formatted(text) in (True, False)
+
+
+@pytest.mark.parametrize("unit", ["<think>", "</think><think>", "<think></think>", "<answer>", "</answer><think>"])
+def test_format_is_linear_on_hostile_text(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    started = time.perf_counter()
+    is_formatted(text)
+    is_formatted(text + "</think>")
+    is_formatted("</answer>" + text + "</think>")
+    assert time.perf_counter() - started < 2
