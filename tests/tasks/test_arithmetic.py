@@ -204,6 +204,6 @@ def test_any_text_gets_a_verdict(text: str) -> None:
     ids=lambda text: f"{text[:20]}…",
 )
 def test_a_megabyte_takes_milliseconds(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert not countdown_verdict(text, NUMBERS, TARGET).correct
-    assert time.perf_counter() - started < 0.3
+    assert time.process_time() - started < 0.3

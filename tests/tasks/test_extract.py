@@ -71,9 +71,11 @@ def test_pieces_in_any_order_never_raise(pieces: list[str]) -> None:
     assert text.endswith(after_reasoning(text)) or text.startswith(after_reasoning(text))
 
 
-@pytest.mark.parametrize("piece", [r"\boxed{", r"\boxed{}", "{", "<answer>", "<think>", "\\", r"\boxed "])
+@pytest.mark.parametrize(
+    "piece", [r"\boxed{", r"\boxed{}", "{", "<answer>", "<think>", "\\", r"\boxed ", r"\boxedx", "box"]
+)
 def test_a_megabyte_takes_milliseconds(piece: str) -> None:
     text = piece * (10**6 // len(piece))
-    started = time.perf_counter()
+    started = time.process_time()
     after_reasoning(text), tagged_answer(text), boxed(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5

@@ -51,15 +51,26 @@ def boxed(text: str) -> str | None:
     The last, not the first: worked solutions box intermediate results, and the reference solutions of MATH give
     their answer in the last box. Escaped braces (`\{`) are content; `\boxed 7` without braces is read as well.
     """
-    boxes = list(_BOXED.finditer(text))
-    if not boxes:
+    last = _last_box(text)
+    if last is None:
         return None
-    rest = text[boxes[-1].end() :]
-    if boxes[-1][1] != "{":
+    rest = text[last.end() :]
+    if last[1] != "{":
         return rest.split("$", 1)[0].split("\n", 1)[0].strip(" .") or None
     depth = 1
     for brace in _BRACE.finditer(rest):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth == 0:
             return rest[: brace.start()].strip() or None
+    return None
+
+
+def _last_box(text: str) -> re.Match[str] | None:
+    # Backwards by what both spellings share: one scan, where a search for each would be quadratic on bad text.
+    at = text.rfind("box")
+    while at >= 0:
+        for start in (at - 1, at - 2):
+            if start >= 0 and (box := _BOXED.match(text, start)):
+                return box
+        at = text.rfind("box", 0, at)
     return None
