@@ -73,7 +73,7 @@ def test_an_override_wins_over_the_file(recipe: Path) -> None:
         (["steps"], ["'steps' is not key=value"]),
         (["=3"], ["'=3' is not key=value"]),
         (["steps=[1"], ["steps=[1", "not valid YAML"]),
-        (["share.x=1"], ["share.x=1", "'share' is 0.2 and has no keys"]),
+        (["share.x=1"], ["share.x=1", "'share' is 0.2 and has no keys", "write 'share={x: 1}'"]),
     ],
 )
 def test_bad_input_is_one_line_that_names_it(recipe: Path, arguments: list[str], parts: list[str]) -> None:
@@ -175,10 +175,14 @@ def test_any_values_give_a_recipe_or_a_config_error(values: dict[str, object]) -
 # --- names to objects ---
 
 
-def test_a_task_takes_options_and_the_defaults_it_knows() -> None:
-    task = make_task(Spec("countdown", None, {"largest_number": 9}), defaults={"seed": 5, "unknown": 1})
+def test_a_task_takes_options_and_the_seed_of_the_run() -> None:
+    task = make_task(Spec("countdown", None, {"largest_number": 9}), seed=5, limit=3)
     assert task.name == "countdown"
-    assert (task.seed, task.largest_number) == (5, 9)  # type: ignore[attr-defined]
+    assert (task.seed, task.largest_number, len(list(task.rows("test")))) == (5, 9, 3)  # type: ignore[attr-defined]
+
+
+def test_the_seed_of_a_spec_wins() -> None:
+    assert make_task(Spec("countdown", None, {"seed": 2}), seed=5).seed == 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ from selfroute.tasks.base import Task
 
 __all__ = [
     "BACKENDS",
+    "BACKEND_EXAMPLES",
+    "DRAWN_TASKS",
     "STRATEGIES",
     "TASKS",
     "EvaluateRecipe",
@@ -52,13 +54,23 @@ TASKS: dict[str, str] = {
     "countdown": "selfroute.tasks.countdown:Countdown",
     "gsm8k": "selfroute.tasks.gsm8k:GSM8K",
     "math": "selfroute.tasks.hendrycks_math:HendrycksMath",
-    "jsonl": "selfroute.tasks.jsonl:Jsonl",
+    "jsonl": "selfroute.tasks.jsonl:JsonLines",
 }
+# Tasks that draw their problems: the run's seed and limit choose them. Elsewhere `seed` moves the held-out rows,
+# which must not change between training and evaluation.
+DRAWN_TASKS = frozenset({"countdown"})
 BACKENDS: dict[str, str] = {
     "embedded": "selfroute.backends.embedded:embedded",
     "transformers": "selfroute.backends.transformers:TransformersBackend.load",
     "openai": "selfroute.backends.openai_compatible:OpenAICompatibleBackend",
     "recorded": "selfroute.backends.recorded:RecordedBackend",
+}
+# How each kind of model is written in a recipe or after --device.
+BACKEND_EXAMPLES: dict[str, str] = {
+    "embedded": "embedded:device",
+    "transformers": "transformers:path/or/repository",
+    "openai": "{openai: {base_url: http://127.0.0.1:8080/v1, model: name, api_key_env: NAME}}",
+    "recorded": "recorded:answers.jsonl",
 }
 STRATEGIES: dict[str, str] = {
     "always_device": "selfroute.strategies.always:AlwaysDevice",
@@ -202,7 +214,7 @@ class TraceOptions:
     """How the written searches of the warm-up look; see `selfroute.train.traces`."""
 
     attempts: Count = 6
-    solution_rate: Rate = 0.35
+    solution_rate: Rate = 0.25
     handoff_rate: Rate = 0.05
     largest: Count = 100
 
@@ -296,7 +308,8 @@ def _put(values: dict[str, Any], path: Sequence[str], value: Any, text: str) -> 
     if inner is None:
         inner = {}
     if not isinstance(inner, Mapping):
-        raise ConfigError(f"{text}: '{key}' is {inner!r} and has no keys of its own; write {key}={{…}}")
+        whole = "{" + ": {".join(rest) + f": {text.partition('=')[2]}" + "}" * len(rest)
+        raise ConfigError(f"{text}: '{key}' is {inner!r} and has no keys of its own; write '{key}={whole}'")
     values[key] = dict(inner)
     _put(values[key], rest, value, text)
 
@@ -460,18 +473,19 @@ def to_values(value: Any) -> Any:
 # --- Names to objects ------------------------------------------------------------------------------------------------
 
 
-def make_task(spec: Spec, *, defaults: Mapping[str, Any] | None = None, where: str = "task") -> Task:
+def make_task(spec: Spec, *, seed: int | None = None, limit: int | None = None, where: str = "task") -> Task:
     """The task that a spec names.
 
     Args:
-        defaults: options used where the spec has none and the task knows them, e.g. the run's seed.
+        seed: draws the problems of a task that draws them, unless the spec has its own; no effect on others.
+        limit: as `seed`: how many problems are drawn.
 
     Raises:
         ConfigError: an unknown name or option, or one that the task refuses.
     """
     factory = resolve(TASKS, spec.name, kind="task", where=where)
-    known = inspect.signature(factory).parameters
-    options = {key: value for key, value in (defaults or {}).items() if key in known}
+    drawn = {"seed": seed, "limit": limit} if spec.name in DRAWN_TASKS else {}
+    options: dict[str, Any] = {key: value for key, value in drawn.items() if value is not None}
     options |= {"path": spec.value} if spec.value is not None else {}
     task: Task = _call(factory, options | dict(spec.options), f"{where}.{spec.name}")
     return task

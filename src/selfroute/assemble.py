@@ -1,0 +1,355 @@
+"""Recipes to running things: models, tasks and strategies put together for the commands.
+
+The rooms below take plain arguments; this is where a recipe's fields become them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from selfroute.backends.base import Backend, complete_all
+from selfroute.config import (
+    STRATEGIES,
+    EvaluateRecipe,
+    Spec,
+    TrainRecipe,
+    WarmupRecipe,
+    make_backend,
+    make_task,
+    resolve,
+    suggest,
+    to_values,
+)
+from selfroute.errors import ConfigError
+from selfroute.grading import judge
+from selfroute.handoff import TEMPLATES, PromptTemplate
+from selfroute.rewards import check_weights
+from selfroute.strategies.base import Strategy
+from selfroute.tasks.base import Row, Task
+from selfroute.tasks.countdown import Countdown
+from selfroute.types import Completion, Sampling
+
+__all__ = [
+    "cached_cloud",
+    "evaluate_recipe",
+    "first_rows",
+    "make_baselines",
+    "make_pair",
+    "make_policies",
+    "model_files",
+    "record_rows",
+    "template_of",
+    "train_recipe",
+    "warm_up_recipe",
+]
+
+
+def template_of(task: Task) -> PromptTemplate:
+    """The prompt template that a task names.
+
+    Raises:
+        ConfigError: there is no such template.
+    """
+    if task.template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise ConfigError(
+            f"task '{task.name}': unknown template '{task.template}'{suggest(task.template, TEMPLATES)}; known: {known}"
+        )
+    return TEMPLATES[task.template]
+
+
+def first_rows(task: Task, split: str, limit: int | None) -> list[Row]:
+    """The first `limit` rows of a split, or all of them.
+
+    Raises:
+        ConfigError: the split is empty.
+    """
+    rows = list(islice(task.rows(split), limit))
+    if not rows:
+        raise ConfigError(f"split '{split}' of task '{task.name}' is empty; choose another split or check the data")
+    return rows
+
+
+def cached_cloud(spec: Spec, cache: Path) -> Backend:
+    """The cloud model, with its answers kept in `cache` and never asked for twice."""
+    from selfroute.backends.cache import AnswerCache, cached
+
+    return cached(make_backend(spec, where="cloud"), AnswerCache(cache))
+
+
+def make_policies(policies: Mapping[str, Spec], *, cloud: Backend, template: PromptTemplate) -> dict[str, Strategy]:
+    """One self-routing strategy per device model, by its name in the report."""
+    self_route = resolve(STRATEGIES, "self_route", kind="strategy", where="policies")
+    return {
+        name: self_route(name=name, device=make_backend(spec, where=f"policies.{name}"), cloud=cloud, template=template)
+        for name, spec in policies.items()
+    }
+
+
+def check_baselines(names: Iterable[str]) -> None:
+    """Refuse an unknown strategy before any model is loaded.
+
+    Raises:
+        ConfigError: a name is not in `STRATEGIES`, or is self_route, which needs a policy.
+    """
+    for name in names:
+        if name == "self_route":
+            raise ConfigError("strategies: self_route needs a device model; write policies: {self_route: <model>}")
+        resolve(STRATEGIES, name, kind="strategy", where="strategies")
+
+
+async def make_baselines(
+    names: Sequence[str],
+    *,
+    device: Backend,
+    cloud: Backend,
+    task: Task,
+    share: float,
+    seed: int,
+    router_rows: int,
+    sampling: Sampling,
+) -> dict[str, Strategy]:
+    """The baselines by name; the prompt router is fitted on the first `router_rows` rows of the train split."""
+    template = template_of(task)
+    strategies: dict[str, Strategy] = {}
+    for name in names:
+        options: dict[str, Any] = {}
+        if name == "random_offload":
+            options = {"share": share, "seed": seed}
+        elif name == "prompt_router":
+            options = await _fit_router(task, router_rows, device, cloud, share=share, seed=seed, sampling=sampling)
+        factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
+        strategies[name] = factory(device=device, cloud=cloud, template=template, **options)
+    return strategies
+
+
+async def _fit_router(
+    task: Task, limit: int, device: Backend, cloud: Backend, *, share: float, seed: int, sampling: Sampling
+) -> dict[str, Any]:
+    """Scorer and threshold of the prompt router, from what both sides answer on train rows."""
+    from selfroute.train.router import fit_prompt_router
+
+    rows = first_rows(task, "train", limit)
+    template = template_of(task)
+    conversations = [template.conversation(row.question) for row in rows]
+    prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
+    by_device = await _correct(task, rows, await complete_all(device, prompts, sampling))
+    by_cloud = await _correct(task, rows, await complete_all(cloud, conversations, sampling))
+    kept = [i for i in range(len(rows)) if by_device[i] is not None and by_cloud[i] is not None]
+    if not kept:
+        raise ConfigError("prompt_router: no train row was answered by both sides; check the device and the cloud")
+    questions = [rows[i].question for i in kept]
+    scorer = await asyncio.to_thread(
+        fit_prompt_router, questions, [by_device[i] for i in kept], [by_cloud[i] for i in kept], seed=seed
+    )
+    return {"score": scorer, "threshold": scorer.threshold(questions, share)}
+
+
+async def _correct(task: Task, rows: Sequence[Row], answers: Sequence[object]) -> list[bool | None]:
+    """One verdict per row; None where the side or the verifier failed."""
+
+    def one(row: Row, answer: object) -> bool | None:
+        return judge(task, row, answer.text)[0] if isinstance(answer, Completion) else None
+
+    return await asyncio.to_thread(lambda: [one(row, answer) for row, answer in zip(rows, answers, strict=True)])
+
+
+@asynccontextmanager
+async def closing(*backends: Backend) -> AsyncIterator[None]:
+    """Close the backends that can be closed, whatever happens."""
+    try:
+        yield
+    finally:
+        for backend in backends:
+            if aclose := getattr(backend, "aclose", None):
+                await aclose()
+
+
+async def evaluate_recipe(recipe: EvaluateRecipe, *, command: str = "", **options: Any) -> dict[str, Any]:
+    """Evaluate everything a recipe names; returns the summary that stands in `OUT/summary.json`.
+
+    Args:
+        command: how the run was started, for the report.
+        options: passed on to `selfroute.evaluation.run.evaluate`, e.g. `on_progress`.
+    """
+    from selfroute.evaluation.run import evaluate
+
+    check_baselines(recipe.strategies)
+    task = make_task(recipe.task, seed=recipe.seed, limit=recipe.limit)
+    rows = first_rows(task, recipe.split, recipe.limit)
+    sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
+    device = make_backend(recipe.device, where="device")
+    cloud = cached_cloud(recipe.cloud, recipe.cache or recipe.out / "cloud.sqlite")
+    async with closing(device, cloud):
+        baselines = await make_baselines(
+            recipe.strategies,
+            device=device,
+            cloud=cloud,
+            task=task,
+            share=recipe.share,
+            seed=recipe.seed,
+            router_rows=recipe.router_rows,
+            sampling=sampling,
+        )
+        strategies = baselines | make_policies(recipe.policies, cloud=cloud, template=template_of(task))
+        return await evaluate(
+            list(strategies.values()),
+            task,
+            rows,
+            sampling,
+            template=template_of(task),
+            cloud=cloud,
+            share=recipe.share,
+            seed=recipe.seed,
+            out=recipe.out,
+            concurrency=recipe.concurrency,
+            **options,
+        )
+
+
+def model_files(model: str) -> tuple[str, str]:
+    """Where weights and tokenizer of a trainable model lie: `embedded:name`, a folder, or a repository of the hub.
+
+    Raises:
+        ConfigError: a folder that holds no model, or a path that does not exist.
+    """
+    if model.startswith("embedded:"):
+        from selfroute.backends.embedded import asset_path
+
+        folder = asset_path(model.removeprefix("embedded:"))
+        return str(folder), str(folder.parent / "tokenizer")
+    path = Path(model).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise ConfigError(f"model: '{model}' is not a model folder: it holds no config.json; name one that does")
+    if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
+        raise ConfigError(f"model: '{model}' does not exist; name a folder, a hub repository, or embedded:device")
+    place = str(path) if path.exists() else model
+    return place, place
+
+
+def train_recipe(recipe: TrainRecipe) -> Path:
+    """Train what a recipe names; returns the folder of the trained model."""
+    check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
+    task = make_task(recipe.task, seed=recipe.seed)
+    template_of(task)
+    first_rows(task, "train", 1)
+    model, tokenizer = model_files(recipe.model)
+    # Task tuning never offers the hand-off, so it needs no cloud.
+    needs_cloud = recipe.algorithm != "task_tuning"
+    cloud = cached_cloud(recipe.cloud, recipe.cache or recipe.out / "cloud.sqlite") if needs_cloud else None
+
+    from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
+
+    train(
+        task=task,
+        model=model,
+        tokenizer=tokenizer,
+        cloud=cloud,
+        algorithm=recipe.algorithm,
+        share=recipe.share,
+        steps=recipe.steps,
+        prompts_per_step=recipe.prompts_per_step,
+        group_size=recipe.group_size,
+        learning_rate=recipe.learning_rate,
+        temperature=recipe.temperature,
+        reward=asdict(recipe.reward),
+        max_new_tokens=recipe.max_new_tokens,
+        seed=recipe.seed,
+        save_steps=recipe.save_steps,
+        eval_steps=recipe.eval_steps,
+        eval_limit=recipe.eval_limit,
+        concurrency=recipe.concurrency,
+        out=recipe.out,
+        resume=recipe.resume,
+        config=to_values(recipe),
+    )
+    return recipe.out / "checkpoint"
+
+
+def warm_up_recipe(recipe: WarmupRecipe) -> Path:
+    """Make a small model from nothing; returns its folder.
+
+    Raises:
+        ConfigError: the task is not Countdown, the only one with written searches.
+    """
+    task = make_task(recipe.task, seed=recipe.seed)
+    if not isinstance(task, Countdown):
+        raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use countdown")
+
+    from selfroute.train.tokenizer import build_tokenizer
+    from selfroute.train.traces import TraceStyle
+    from selfroute.train.warmup import warm_up
+
+    warm_up(
+        out=recipe.out,
+        tokenizer=build_tokenizer(),
+        task=task,
+        style=TraceStyle(**asdict(recipe.traces)),
+        role=recipe.role,
+        hidden_size=recipe.hidden_size,
+        layers=recipe.layers,
+        steps=recipe.steps,
+        batch_tokens=recipe.batch_tokens,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        workers=recipe.workers,
+        resume=recipe.resume,
+    )
+    return recipe.out
+
+
+def make_pair(device: Spec, cloud: Spec, *, template: str) -> Strategy:
+    """A self-routing device and its cloud, for single questions.
+
+    Raises:
+        ConfigError: an unknown template or model.
+    """
+    if template not in TEMPLATES:
+        raise ConfigError(f"unknown template '{template}'{suggest(template, TEMPLATES)}; known: {', '.join(TEMPLATES)}")
+    made = make_backend(cloud, where="cloud")
+    return make_policies({"device": device}, cloud=made, template=TEMPLATES[template])["device"]
+
+
+async def record_rows(
+    backend: Backend,
+    task: Task,
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    as_device: bool,
+    concurrency: int,
+    max_tokens: int,
+    on_progress: Callable[[int, int], object],
+) -> list[str]:
+    """Record a backend's greedy answers to rows that `out` does not hold yet.
+
+    Args:
+        as_device: ask with the device's system prompt, without the offer to hand off.
+        on_progress: called with rows done and rows in all.
+
+    Returns:
+        `id: error` of the rows that got no answer.
+    """
+    from selfroute.backends.recorded import record
+
+    template = template_of(task)
+    items = []
+    for row in rows:
+        messages = template.conversation(row.question)
+        items.append((row.id, template.device_messages(messages, offer_handoff=False) if as_device else messages))
+    failed: list[str] = []
+    done = 0
+    async with closing(backend):
+        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency)
+        async for recording in answers:
+            done += 1
+            on_progress(done, len(rows))
+            if not isinstance(recording.outcome, Completion):
+                failed.append(f"{recording.id}: {recording.outcome}")
+    return failed

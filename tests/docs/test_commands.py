@@ -1,0 +1,90 @@
+"""Commands in README, docs and help exist, and their options and recipe keys are right."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from selfroute.cli import app
+from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+GROUP = typer.main.get_command(app)
+pytestmark = pytest.mark.docs
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The `selfroute …` and `make …` lines of a page's code blocks."""
+    for block in re.findall(r"```(?:sh|bash|console|text)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = (
+                shlex.split(line.removeprefix("$ "), comments=True)
+                if re.match(r"(\$ )?(selfroute|make) ", line)
+                else []
+            )
+            if words:
+                yield words
+
+
+def check_selfroute(words: list[str]) -> None:
+    name, *arguments = words
+    assert name in GROUP.commands, f"selfroute has no command '{name}'"  # type: ignore[attr-defined]
+    if "…" in arguments:
+        return
+    command = GROUP.commands[name]  # type: ignore[attr-defined]
+    parsed = command.make_context(name, list(arguments)).params
+    recipe = parsed.get("recipe")
+    if recipe is not None and (ROOT / recipe).is_file():
+        values = load_values(ROOT / recipe, parsed["overrides"] or [])
+        train = WarmupRecipe if values.get("algorithm") == "warm_up" else TrainRecipe
+        build({"evaluate": EvaluateRecipe, "train": train}[name], values, where=str(recipe))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_commands_of_a_page_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for program, *words in commands(page):
+        if program == "make":
+            target = next(word for word in words if "=" not in word)
+            assert target in targets, f"make has no target '{target}'"
+        elif not words[0].startswith("-"):
+            check_selfroute(words)
+
+
+@pytest.mark.parametrize("name", sorted(GROUP.commands))  # type: ignore[attr-defined]
+def test_help_shows_an_example_that_works(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"selfroute {name}" in result.output
+    epilog = GROUP.commands[name].epilog  # type: ignore[attr-defined]
+    for example in re.findall(r"\[bold\](.*?)\[/bold\]", epilog):
+        program, *words = shlex.split(example)
+        assert program == "selfroute"
+        check_selfroute(words)
+
+
+def test_the_readme_names_the_test_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in text
+    assert "make test" in text
+
+
+def test_the_version_is_in_the_changelog_and_the_citation() -> None:
+    import selfroute
+
+    assert f"## {selfroute.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"version: {selfroute.__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_constraints_pin_everything_exactly() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", pin) for pin in pins), "no ranges, no local versions"
+    assert "torch==2.13.0" in pins

@@ -1,0 +1,36 @@
+"""Every recipe in recipes/ parses, and starts with the command that runs it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values, make_task, parse_overrides
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.relative_to(ROOT) for path in ROOT.glob("recipes/**/*.yaml"))
+pytestmark = pytest.mark.docs
+
+
+def command_of(path: Path) -> list[str]:
+    first = (ROOT / path).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# selfroute "), f"{path} must start with the command that runs it"
+    return shlex.split(first.removeprefix("# "))
+
+
+def test_there_are_recipes() -> None:
+    assert {"evaluate", "gapg", "warmup"} <= {path.stem for path in RECIPES}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program, command, named, *overrides = command_of(path)
+    assert (program, Path(named)) == ("selfroute", path)
+    values = load_values(named, overrides)
+    train = WarmupRecipe if values.get("algorithm") == "warm_up" else TrainRecipe
+    recipe = build({"evaluate": EvaluateRecipe, "train": train}[command], values, where=named)
+    assert make_task(recipe.task, seed=recipe.seed).template
+    assert set(parse_overrides(overrides)) <= set(values), "the command shows keys that the recipe leaves out"
