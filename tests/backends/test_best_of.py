@@ -1,0 +1,125 @@
+"""Sampling again where an answer's own check rejects it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+from selfroute.backends.base import complete, complete_all
+from selfroute.backends.best_of import BestOfN
+from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.types import Completion, Delta, Message, Sampling, Usage
+
+EASY, HARD, HOPELESS = ([Message("user", text)] for text in ("easy", "hard", "hopeless"))
+
+
+class Counting:
+    """Greedy answers are "no" unless the prompt is easy; the sample of seed s on a hard prompt is "yes" if s = 2."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[Sampling] = []
+
+    def answer(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+        self.asked.append(sampling)
+        question = messages[-1].content
+        lucky = question == "hard" and sampling.temperature > 0 and sampling.seed == 2
+        return Completion("yes" if question == "easy" or lucky else f"no {sampling.seed}", Usage(10, 3), "stop")
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        answer = self.answer(messages, sampling)
+        yield Delta(answer.text, (), answer.finish_reason, answer.usage)
+
+    async def aclose(self) -> None:
+        self.asked.clear()
+
+
+class Batching(Counting):
+    """The same with batches, in which equal prompts draw different samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
+        self.batches.append(len(prompts))
+        texts = [self.answer(messages, sampling).text for messages in prompts]
+        if sampling.temperature > 0:
+            hard = [i for i, messages in enumerate(prompts) if messages[-1].content == "hard"]
+            texts[hard[1]] = "yes second"
+        return [Completion(text, Usage(10, 3), "stop") for text in texts]
+
+
+def accept(text: str) -> bool:
+    return text.startswith("yes")
+
+
+async def test_an_accepted_answer_is_given_at_once() -> None:
+    backend = Counting()
+    answer = await complete(BestOfN(backend, 4, accept), EASY, Sampling())
+    assert (answer.text, answer.usage) == ("yes", Usage(10, 3))
+    assert backend.asked == [Sampling()]
+
+
+async def test_the_first_accepted_sample_is_given_and_all_tokens_are_counted() -> None:
+    backend = Counting()
+    answer = await complete(BestOfN(backend, 4, accept, 0.8), HARD, Sampling(max_tokens=50))
+    assert (answer.text, answer.usage) == ("yes", Usage(10, 12))
+    assert [(s.temperature, s.seed, s.max_tokens) for s in backend.asked] == [
+        (0.0, None, 50),
+        (0.8, 1, 50),
+        (0.8, 2, 50),
+        (0.8, 3, 50),
+    ]
+
+
+async def test_the_first_answer_stands_when_none_is_accepted() -> None:
+    answer = await complete(BestOfN(Counting(), 3, accept), HOPELESS, Sampling())
+    assert (answer.text, answer.usage) == ("no None", Usage(10, 9))
+
+
+async def test_n_of_one_never_asks_again() -> None:
+    backend = Counting()
+    assert (await complete(BestOfN(backend, 1, accept), HOPELESS, Sampling())).text == "no None"
+    assert len(backend.asked) == 1
+
+
+@pytest.mark.parametrize("kind", [Counting, Batching])
+async def test_a_batch_keeps_its_order(kind: type[Counting]) -> None:
+    backend = kind()
+    answers = await complete_all(BestOfN(backend, 4, accept), [HOPELESS, EASY, HARD, EASY], Sampling())
+    texts = [answer.text for answer in answers if isinstance(answer, Completion)]
+    assert texts == ["no None", "yes", "yes second" if kind is Batching else "yes", "yes"]
+    tokens = [answer.usage.completion_tokens for answer in answers if isinstance(answer, Completion)]
+    assert tokens == [12, 3, 12, 3]
+
+
+def test_all_retries_are_one_batch() -> None:
+    backend = Batching()
+    BestOfN(backend, 4, accept).generate_batch([HARD, EASY, HOPELESS], Sampling())
+    assert backend.batches == [3, 6]
+
+
+async def test_a_failure_is_an_error_not_an_answer() -> None:
+    class Down(Counting):
+        def answer(self, messages: Sequence[Message], sampling: Sampling) -> Completion:
+            raise BackendUnavailable("down", backend=self.name)
+
+    with pytest.raises(BackendUnavailable):
+        await complete(BestOfN(Down(), 2, accept), EASY, Sampling())
+    [answer] = await complete_all(BestOfN(Down(), 2, accept), [EASY], Sampling())
+    assert isinstance(answer, BackendUnavailable)
+
+
+async def test_closing_reaches_the_backend() -> None:
+    backend = Counting()
+    await complete(BestOfN(backend, 1, accept), EASY, Sampling())
+    await BestOfN(backend, 1, accept).aclose()
+    assert backend.asked == []
+
+
+@pytest.mark.parametrize(("n", "temperature", "message"), [(0, 1.0, "n is 0"), (2, 0.0, "temperature is 0.0")])
+def test_bad_arguments_are_named(n: int, temperature: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        BestOfN(Counting(), n, accept, temperature)
