@@ -1,0 +1,516 @@
+"""Any server that speaks OpenAI's chat completions: a provider, or vLLM, llama.cpp, Ollama, LM Studio at home."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import math
+import os
+import random
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Self
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+from yarl import URL
+
+from selfroute.errors import (
+    BackendError,
+    BackendStatusError,
+    BackendTimeout,
+    BackendUnavailable,
+    ConfigError,
+    UnsupportedByBackend,
+)
+from selfroute.types import Delta, Message, Sampling, Token, Usage
+
+__all__ = ["OpenAICompatibleBackend"]
+
+_BACKOFF_S = 0.5  # before the second attempt; doubles with each further one
+_MAX_BACKOFF_S = 8.0
+_RETRYABLE = frozenset({408, 409, 425, 429})
+_JITTER = random.Random()  # our own, as the global one belongs to the user's seed
+_DONE = "[DONE]"
+_FIELD = re.compile(r"(event|id|retry)?:")
+_CHARACTERS_PER_TOKEN = 4  # rough, for servers that send no usage
+
+
+class OpenAICompatibleBackend:
+    """A model behind an OpenAI-compatible endpoint, asked over a streamed `/chat/completions`.
+
+    Reasoning that the server sends beside the answer is put back in front of it as `<think>…</think>`. Where the
+    server sends no usage, tokens are estimated as one per 4 characters. Failed requests are repeated as long as
+    nothing was received, after a growing pause or the server's `Retry-After`.
+
+    Close it with `aclose` or `async with`; a loop that ends closes its connections too.
+
+    Args:
+        name: shown in traces and reports.
+        base_url: up to, without, `/chat/completions`, e.g. `https://api.openai.com/v1`.
+        model: the server's name for the model.
+        api_key_env: the environment variable that holds the key, read with every request and never kept; None
+            sends no key. On a loopback address the variable may be absent.
+        timeout_s: seconds for one whole answer, retries and their pauses included.
+        connect_timeout_s: seconds for the connection alone.
+        max_retries: further attempts after a failed one.
+        concurrency: requests in flight at once, per event loop.
+        extra_body: fields to add to each request or, with the value None, to leave out, e.g.
+            `{"stream_options": None}` for a server that refuses it.
+
+    Raises:
+        ConfigError: if an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        model: str,
+        *,
+        api_key_env: str | None = "OPENAI_API_KEY",
+        timeout_s: float = 120.0,
+        connect_timeout_s: float = 10.0,
+        max_retries: int = 3,
+        concurrency: int = 16,
+        extra_body: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.api_key_env = _checked_variable(api_key_env)
+        self.timeout_s = _checked("timeout_s", timeout_s, above=0)
+        self.connect_timeout_s = _checked("connect_timeout_s", connect_timeout_s, above=0)
+        self.max_retries = int(_checked("max_retries", max_retries, above=-1))
+        self.concurrency = int(_checked("concurrency", concurrency, above=0))
+        self._extra_body = _checked_body(extra_body)
+        self._url = _endpoint(base_url)
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+
+    @property
+    def base_url(self) -> str:
+        """The address without `/chat/completions` and query."""
+        return str(self._url.parent.parent.with_query(None)).rstrip("/")
+
+    @property
+    def identity(self) -> str:
+        """What tells this model from others in an answer cache."""
+        extra = json.dumps(self._extra_body, sort_keys=True) if self._extra_body else ""
+        return f"{self.base_url} {self.model} {extra}".rstrip()
+
+    def __repr__(self) -> str:
+        return (
+            f"OpenAICompatibleBackend({self.name!r}, {self.base_url!r}, {self.model!r}, "
+            f"api_key_env={self.api_key_env!r})"
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close this event loop's connections; a later request opens new ones."""
+        if link := self._links.pop(asyncio.get_running_loop(), None):
+            await link.keeper.aclose()
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """Ask the endpoint and pass on what it writes.
+
+        Raises:
+            ConfigError: if the key is missing.
+            UnsupportedByBackend: if `sampling` forbids text, or the server sends no log-probabilities.
+            BackendTimeout: no whole answer within `timeout_s`, or no connection within `connect_timeout_s`.
+            BackendUnavailable: the connection failed or was cut, or the answer is malformed.
+            BackendStatusError: an HTTP error status.
+        """
+        if sampling.forbid:
+            raise UnsupportedByBackend(f"{self.name}: a chat endpoint cannot be forbidden to write {sampling.forbid}")
+        headers = self._headers()
+        body = _request(self.model, messages, sampling, self._extra_body)
+        link = await self._link()
+        async with link.gate:
+            deadline = time.monotonic() + self.timeout_s
+            for attempt in range(self.max_retries + 1):
+                started = False
+                try:
+                    reader = _Reader(messages)
+                    async with aclosing(self._attempt(link.session, headers, body, reader, deadline)) as deltas:
+                        async for delta in deltas:
+                            started = True
+                            yield delta
+                    break
+                except _Failed as error:
+                    failed = error
+                pause_s = _backoff_s(attempt) if failed.pause_s is None else failed.pause_s
+                late = time.monotonic() + pause_s >= deadline
+                if started or late or attempt == self.max_retries or not failed.error.retryable:
+                    raise failed.error  # outside the handler: its context could show the request and so the key
+                await asyncio.sleep(pause_s)
+        if sampling.top_logprobs is not None and reader.characters and not reader.token_count:
+            raise UnsupportedByBackend(
+                f"{self.name}: {self.base_url} sent no log-probabilities; use a server that can, or a strategy "
+                "that does without"
+            )
+
+    async def _attempt(
+        self,
+        session: aiohttp.ClientSession,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        reader: _Reader,
+        deadline: float,
+    ) -> AsyncGenerator[Delta, None]:
+        left_s = max(deadline - time.monotonic(), 0.001)
+        timeout = aiohttp.ClientTimeout(total=left_s, connect=self.connect_timeout_s)
+        request = session.post(
+            self._url, json=body, headers=headers, timeout=timeout, proxy=_proxy(self._url), allow_redirects=False
+        )
+        try:
+            async with request as response:
+                if not 200 <= response.status < 300:
+                    raise await self._refused(response)
+                async with aclosing(_events(response)) as events:
+                    async for event in events:
+                        if (delta := reader.read(event)) is not None:
+                            yield delta
+            yield reader.end()
+        except _Malformed as error:
+            raise _Failed(self._unavailable(str(error))) from error
+        except TimeoutError as error:
+            raise _Failed(self._late(error)) from error
+        except aiohttp.ClientPayloadError as error:
+            raise _Failed(self._unavailable(f"the answer was cut off after {reader.characters} characters")) from error
+        except (aiohttp.ClientError, OSError) as error:
+            what = f"the request failed, is the server running? {type(error).__name__}: {error}"
+            raise _Failed(self._unavailable(what)) from error
+
+    def _headers(self) -> dict[str, str]:
+        key = self._key()
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def _key(self) -> str | None:
+        if self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key and not _is_loopback(self._url):
+            raise ConfigError(f"{self.name}: no key for {self.base_url}; export {self.api_key_env}=…")
+        if not key.isascii() or not key.isprintable():
+            raise ConfigError(f"{self.name}: the key in {self.api_key_env} holds characters that no key has")
+        return key or None
+
+    def _scrub(self, text: str) -> str:
+        """A server's words for the user: on one line, short, and without the key if the server repeats it."""
+        key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
+        text = " ".join((text.replace(key, "***") if key else text).split())
+        return text if len(text) <= 200 else text[:200] + "…"
+
+    def _unavailable(self, what: str) -> BackendUnavailable:
+        return BackendUnavailable(f"{self.name}: {self.base_url}: {self._scrub(what)}", backend=self.name)
+
+    def _late(self, error: Exception) -> BackendTimeout:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            what = f"no connection within {self.connect_timeout_s:g} s"
+        else:
+            what = f"no whole answer within {self.timeout_s:g} s; raise timeout_s or lower max_tokens"
+        return BackendTimeout(f"{self.name}: {self.base_url}: {what}", backend=self.name)
+
+    async def _refused(self, response: aiohttp.ClientResponse) -> _Failed:
+        status = response.status
+        said = _error_message((await response.content.read(65536)).decode("utf-8", "replace"))
+        error = BackendStatusError(
+            f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}: {self._scrub(said)}",
+            backend=self.name,
+            status_code=status,
+            retryable=status in _RETRYABLE or status >= 500,
+        )
+        return _Failed(error, _retry_after_s(response.headers.get("Retry-After")))
+
+    def _advice(self, status: int) -> str:
+        if status in (401, 403):
+            key = f"the key in {self.api_key_env}" if self.api_key_env else "api_key_env, as no key was sent"
+            return f" (check {key})"
+        if status == 404 or 300 <= status < 400:
+            return f" (check base_url and the model {self.model!r})"
+        return ""
+
+    async def _link(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        for ended in [other for other in self._links if other.is_closed()]:
+            self._links.pop(ended, None)
+        if loop not in self._links:
+            keeper = _keep_session()
+            session = await anext(keeper)  # does not give up control, so there is one session per loop
+            self._links[loop] = _Link(session, asyncio.Semaphore(self.concurrency), keeper)
+        return self._links[loop]
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What belongs to one event loop."""
+
+    session: aiohttp.ClientSession
+    gate: asyncio.Semaphore
+    keeper: AsyncGenerator[aiohttp.ClientSession, None]
+
+
+async def _keep_session() -> AsyncGenerator[aiohttp.ClientSession, None]:
+    """Holds a session open until it is closed itself, at the latest when its event loop shuts down."""
+    connector = aiohttp.TCPConnector(limit=0)  # the semaphore limits
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        yield session
+
+
+class _Failed(Exception):
+    """An attempt failed; `pause_s` is what the server asks to wait before the next one."""
+
+    def __init__(self, error: BackendError, pause_s: float | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.pause_s = pause_s
+
+
+class _Malformed(Exception):
+    """The server's answer is not what it should be; the message says in which way."""
+
+
+class _Reader:
+    """Turns the chunks of one answer into deltas."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self.characters = 0
+        self.token_count = 0
+        self._prompt_characters = sum(len(message.content) for message in messages)
+        self._thinking = False
+        self._finish_reason: str | None = None
+        self._usage: Usage | None = None
+
+    def read(self, event: str) -> Delta | None:
+        """One event of a stream, or a whole answer that came at once."""
+        if event == _DONE:
+            self._finish_reason = self._finish_reason or "stop"
+            return None
+        chunk = _parse(event)
+        self._usage = _usage(chunk.get("usage")) or self._usage
+        choices = chunk.get("choices") or [{}]
+        try:
+            choice = choices[0]
+            part = choice.get("delta") or choice.get("message") or {}
+            self._finish_reason = choice.get("finish_reason") or (
+                "stop" if choice.get("message") else self._finish_reason
+            )
+            text, tokens = self._text(part), _tokens(choice.get("logprobs"))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise _Malformed(f"a malformed event: {event}") from None
+        self.characters += len(text)
+        self.token_count += len(tokens)
+        return Delta(text, tokens) if text or tokens else None
+
+    def end(self) -> Delta:
+        """The last delta, once the server has sent everything."""
+        if self._finish_reason is None:
+            raise _Malformed(f"the answer ended unfinished after {self.characters} characters")
+        reason = "length" if self._finish_reason in ("length", "max_tokens") else "stop"
+        # A thought that was cut stays open, as in the text of a model that writes its own tags.
+        text = "</think>" if self._thinking and reason == "stop" else ""
+        return Delta(text, finish_reason=reason, usage=self._usage or self._estimate())
+
+    def _text(self, part: Mapping[str, Any]) -> str:
+        thought = _plain(part.get("reasoning_content") or part.get("reasoning"))
+        content = _plain(part.get("content"))
+        if thought and not self._thinking:
+            self._thinking = True
+            thought = f"<think>{thought}"
+        if content and self._thinking:
+            self._thinking = False
+            content = f"</think>{content}"
+        return thought + content
+
+    def _estimate(self) -> Usage:
+        def tokens(characters: int) -> int:
+            return math.ceil(characters / _CHARACTERS_PER_TOKEN)
+
+        return Usage(tokens(self._prompt_characters), self.token_count or tokens(self.characters))
+
+
+def _request(
+    model: str, messages: Sequence[Message], sampling: Sampling, extra_body: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The body of a request. What equals the server's default is left out, as some models refuse to be told."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p if sampling.top_p != 1 else None,
+        "max_tokens": sampling.max_tokens,
+        "seed": sampling.seed,
+        "stop": list(sampling.stop) or None,
+        "logprobs": None if sampling.top_logprobs is None else True,
+        "top_logprobs": sampling.top_logprobs or None,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **extra_body,
+    }
+    return {key: value for key, value in body.items() if value is not None}
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
+    """The data of each server-sent event; of a server that does not stream, its whole JSON answer."""
+    rest = b""
+    async for block in response.content.iter_any():
+        if not rest and "json" in response.content_type:
+            yield (block + await response.content.read()).decode("utf-8", "replace")
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            event = _event(line)
+            if event:
+                yield event
+            if event == _DONE:
+                await _drain(response)
+                return
+    if event := _event(rest):
+        yield event
+
+
+def _event(line: bytes) -> str | None:
+    text = line.decode("utf-8", "replace").strip()
+    if not text or _FIELD.match(text):
+        return None
+    if text.startswith("data:"):
+        return text.removeprefix("data:").strip()
+    if text.startswith("{"):  # some servers report an error in this way
+        return text
+    raise _Malformed(f"not a stream of events, check base_url: {text}")
+
+
+async def _drain(response: aiohttp.ClientResponse) -> None:
+    """Read to the end of the response, so that its connection can be used again; not for long."""
+    try:
+        async with asyncio.timeout(0.2):
+            await response.content.read()
+    except (TimeoutError, aiohttp.ClientError):
+        pass
+
+
+def _parse(event: str) -> Mapping[str, Any]:
+    try:
+        chunk = json.loads(event)
+    except (ValueError, RecursionError):
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise _Malformed(f"a malformed event: {event}")
+    if chunk.get("error"):
+        raise _Malformed(f"the server reported an error: {_error_message(event)}")
+    return chunk
+
+
+def _usage(value: Any) -> Usage | None:
+    if not isinstance(value, dict):
+        return None
+    prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
+    return Usage(prompt or 0, completion or 0) if isinstance(prompt, int) or isinstance(completion, int) else None
+
+
+def _plain(content: Any) -> str:
+    """Message content as text; some servers send it in parts."""
+    if isinstance(content, list):
+        return "".join(_plain(part.get("text")) for part in content)
+    return content if isinstance(content, str) else ""
+
+
+def _tokens(logprobs: Any) -> tuple[Token, ...]:
+    return tuple(
+        Token(token["token"], float(token["logprob"]), _top(token.get("top_logprobs") or []))
+        for token in (logprobs or {}).get("content") or []
+    )
+
+
+def _top(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    # Two tokens may print alike, e.g. halves of a character: the likelier one comes first and stays.
+    return {str(each["token"]): float(each["logprob"]) for each in reversed(alternatives)}
+
+
+def _error_message(body: str) -> str:
+    """What a server says in an error body: `{"error": {"message": …}}` or one of its relatives."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    for key in ("error", "message", "detail"):
+        if isinstance(said, dict) and said.get(key):
+            said = said[key]
+    return said if isinstance(said, str) else body
+
+
+def _retry_after_s(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, given as a number or as a date."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _backoff_s(attempt: int) -> float:
+    """The pause after a failed attempt, counted from 0: doubling, less up to half by chance so that clients spread."""
+    return min(_BACKOFF_S * 2.0**attempt, _MAX_BACKOFF_S) * _JITTER.uniform(0.5, 1.0)
+
+
+def _endpoint(base_url: str) -> URL:
+    wrong = ConfigError(f"base_url is {base_url!r}; write the address up to /v1, e.g. http://127.0.0.1:8000/v1")
+    try:
+        url = URL(base_url)
+    except (TypeError, ValueError):
+        raise wrong from None
+    if url.user or url.password:
+        raise ConfigError("base_url holds a user or password; put the key in a variable and name it in api_key_env")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise wrong
+    path = url.path.rstrip("/").removesuffix("/chat/completions")
+    return url.with_path(f"{path}/chat/completions").with_query(url.query)
+
+
+def _is_loopback(url: URL) -> bool:
+    try:
+        return ipaddress.ip_address(url.host or "").is_loopback
+    except ValueError:
+        return url.host == "localhost"
+
+
+def _proxy(url: URL) -> str | None:
+    """The proxy that the environment names for this address."""
+    if _is_loopback(url) or proxy_bypass(url.host or ""):
+        return None
+    return getproxies().get(url.scheme)
+
+
+def _checked_variable(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        # The value is not shown: it is likely the key itself.
+        raise ConfigError("api_key_env is not the name of an environment variable; it must not be the key itself")
+    return name
+
+
+def _checked_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        json.dumps(body := dict(extra_body or {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"extra_body cannot be sent as JSON: {error}") from None
+    return body
+
+
+def _checked(name: str, value: float, *, above: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not above < value < math.inf:
+        raise ConfigError(f"{name} is {value!r}; it must be a number above {above:g}")
+    return value
