@@ -2,8 +2,9 @@
 
 Two rules, shared by every verifier:
 
-* Reasoning is not an answer. Everything up to the first `</think>` is reasoning; if the block is never closed,
-  everything from `<think>` on is.
+* Reasoning is not an answer: `<think>` blocks, to the end of the text if one is not closed. A chat template may open
+  the first block in the prompt, so a first think tag that closes makes all before it reasoning; a later stray one
+  is dropped: it must not take an answer back. `selfroute.handoff` reads completions the same way.
 * The first decision counts. Of several `<answer>` elements outside the reasoning, the first one that is closed and
   not blank is the answer; later ones cannot mend it. An `<answer>` opened again before it is closed starts anew, so
   of nested tags the innermost counts.
@@ -15,20 +16,22 @@ import re
 
 __all__ = ["after_reasoning", "boxed", "tagged_answer"]
 
-_THINK_END = re.compile(r"</think\s{0,8}>", re.IGNORECASE)
-_THINK = re.compile(r"<think\s{0,8}>", re.IGNORECASE)
+_THINK_TAG = re.compile(r"<(/?)think\s{0,8}>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer\s{0,8}>", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|(?=[ 0-9]))")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def after_reasoning(completion: str) -> str:
-    """The part of a completion that counts: what is outside the reasoning."""
-    if end := _THINK_END.search(completion):
-        return completion[end.end() :]
-    if start := _THINK.search(completion):
-        return completion[: start.start()]
-    return completion
+    """The parts of a completion that count, joined: what is outside the reasoning."""
+    parts: list[str] = []
+    start, thinking = 0, False
+    for number, tag in enumerate(_THINK_TAG.finditer(completion)):
+        closes = bool(tag[1])
+        if not thinking and not (closes and number == 0):
+            parts.append(completion[start : tag.start()])
+        start, thinking = tag.end(), not closes
+    return "".join(parts) if thinking else "".join([*parts, completion[start:]])
 
 
 def tagged_answer(completion: str) -> str | None:
