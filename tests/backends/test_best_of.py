@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+
 from selfroute.backends.base import complete, complete_all
 from selfroute.backends.best_of import BestOfN
 from selfroute.errors import BackendUnavailable, ConfigError

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selfroute.backends.sampler import Sampled, Step, _draw, sample
-from selfroute.errors import ConfigError
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -21,6 +20,9 @@ from transformers import (
     PretrainedConfig,
     Qwen2Config,
 )
+
+from selfroute.backends.sampler import Sampled, Step, _draw, sample
+from selfroute.errors import ConfigError
 
 VOCABULARY = 48
 EOS = [3, 7]
@@ -239,7 +241,7 @@ class TestForbid:
         groups = run(llama, prompts, eos_token_ids=[], temperature=1.5, samples_per_prompt=64, seed=0, forbid=table)
         rows = [row.token_ids for row in groups[0]]
         assert any(first in row for row in rows) and any(second in row for row in rows)
-        assert not any(pair == (first, second) for row in rows for pair in zip(row, row[1:], strict=False))
+        assert not any(pair == (first, second) for row in rows for pair in pairwise(row))
 
     def test_logprobs_are_those_of_the_free_model(self, llama: Any) -> None:
         [prompt] = prompts_of(5)

@@ -1,0 +1,478 @@
+"""A backend over a transformers model in this process.
+
+Importing this module loads no torch; building a `TransformersBackend` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from selfroute.backends.tokens import RowText, TokenTexts, decode, forbid_table
+from selfroute.errors import BackendError, BackendUnavailable, ConfigError, SelfRouteError
+from selfroute.types import Completion, Delta, Message, Sampling, Usage
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from selfroute.backends.sampler import Sampled, Step
+
+__all__ = ["TransformersBackend"]
+
+# How long the first request of a batch waits for company.
+_GATHER_S = 0.002
+
+
+@dataclass(eq=False)
+class _Request:
+    """One `stream` call on its way through the worker thread."""
+
+    messages: Sequence[Message]
+    sampling: Sampling
+    loop: asyncio.AbstractEventLoop
+    pieces: asyncio.Queue[Delta | SelfRouteError] = field(default_factory=asyncio.Queue)
+    cancelled: bool = False
+
+    def send(self, piece: Delta | SelfRouteError) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+        except RuntimeError:  # the consumer's loop is closed
+            self.cancelled = True
+
+
+@dataclass(eq=False)
+class _Row:
+    """One completion being written."""
+
+    text: RowText
+    prompt_tokens: int
+    logprobs: list[float] = field(default_factory=list)
+    top: list[dict[int, float]] = field(default_factory=list)
+
+
+class TransformersBackend:
+    """A causal language model of transformers, batched.
+
+    Concurrent `stream` calls with equal sampling are answered together by one worker thread; a call that arrives
+    while a batch is being written waits for the next one. Use it as a context manager, or call `close`, to end
+    the thread.
+
+    Args:
+        name: how errors and reports call it.
+        model: on any device; put into eval mode while it writes.
+        tokenizer: with a chat template.
+        max_batch: most prompts at once.
+
+    Raises:
+        ConfigError: the tokenizer has no chat template, or `max_batch` is below 1.
+    """
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, max_batch: int = 64
+    ) -> None:
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"{name}: its tokenizer has no chat template; use an instruction-tuned model or set chat_template"
+            )
+        if max_batch < 1:
+            raise ConfigError(f"{name}: max_batch is {max_batch}; give at least 1")
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_batch = max_batch
+        text_config = model.config.get_text_config(decoder=True)
+        self._vocabulary = int(text_config.vocab_size)
+        self._window: int | None = getattr(text_config, "max_position_embeddings", None)
+        self._eos = _end_tokens(model, tokenizer)
+        self._texts = TokenTexts(tokenizer)
+        self._forbid_table = lru_cache(maxsize=8)(self._make_forbid_table)
+        self._model_lock = threading.Lock()
+        self._wake = threading.Condition()
+        self._waiting: deque[_Request] = deque()
+        self._worker: threading.Thread | None = None
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        name: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        device: str | torch.device | None = None,
+        max_batch: int = 64,
+    ) -> Self:
+        """Load a model folder or a repository of the Hugging Face hub.
+
+        Args:
+            name: defaults to `path_or_repo`.
+            dtype: e.g. "bfloat16"; by default float32 on a CPU and the stored type elsewhere.
+            device: by default the first accelerator, else the CPU.
+
+        Raises:
+            ConfigError: there is no such model, or it cannot be loaded.
+        """
+        model, tokenizer = load_model(path_or_repo, dtype=dtype, device=device)
+        return cls(name or str(path_or_repo), model, tokenizer, max_batch=max_batch)
+
+    # --- streaming
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """Write the answer piece by piece; see `Backend.stream`.
+
+        Raises:
+            BackendError: the prompt cannot be encoded, or the model failed.
+            ConfigError: `sampling` is out of range.
+        """
+        if sampling.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {sampling.max_tokens}; give at least 1")
+        request = _Request(list(messages), sampling, asyncio.get_running_loop())
+        self._submit(request)
+        try:
+            while True:
+                piece = await request.pieces.get()
+                if isinstance(piece, SelfRouteError):
+                    raise piece
+                yield piece
+                if piece.finish_reason is not None:
+                    return
+        finally:
+            request.cancelled = True
+
+    def _submit(self, request: _Request) -> None:
+        with self._wake:
+            if self._closed:
+                raise self._closed_error()
+            self._waiting.append(request)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name=f"selfroute {self.name}", daemon=True)
+                self._worker.start()
+            self._wake.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._waiting or self._closed)
+            time.sleep(_GATHER_S)
+            with self._wake:
+                if self._closed:
+                    return
+                batch = self._take_batch()
+            if batch:
+                self._serve(batch)
+
+    def _take_batch(self) -> list[_Request]:
+        """The first waiting request and every other one that can be answered along with it."""
+        batch: list[_Request] = []
+        rest: deque[_Request] = deque()
+        for request in self._waiting:
+            if request.cancelled:
+                continue
+            alike = not batch or _kind(request.sampling) == _kind(batch[0].sampling)
+            (batch if alike and len(batch) < self.max_batch else rest).append(request)
+        self._waiting = rest
+        return batch
+
+    def _serve(self, requests: Sequence[_Request]) -> None:
+        """Answer a batch; whatever goes wrong reaches the consumers as an error."""
+        served: list[_Request] = []
+        prompts: list[list[int]] = []
+        for request in requests:
+            try:
+                prompts.append(self._encode(request.messages))
+                served.append(request)
+            except SelfRouteError as error:
+                request.send(error)
+        if not served:
+            return
+        rows = [_Row(RowText(self.tokenizer, r.sampling.stop), len(p)) for r, p in zip(served, prompts, strict=True)]
+        try:
+            done = self._write(
+                prompts, [r.sampling for r in served], on_step=lambda step: self._forward(step, served, rows)
+            )
+        except Exception as error:  # the worker must outlive any failure of a library
+            for request in served:
+                request.send(self._as_backend_error(error))
+            return
+        for request, row, sampled in zip(served, rows, done, strict=True):
+            row.text.finish()
+            request.send(self._delta(row, request.sampling, finish_reason=sampled.finish_reason))
+
+    def _forward(self, step: Step, requests: Sequence[_Request], rows: Sequence[_Row]) -> list[int]:
+        """Send one step's new text to its consumers; which rows are over."""
+        over = []
+        for at, index in enumerate(step.rows):
+            request, row = requests[index], rows[index]
+            if self._closed:
+                raise self._closed_error()
+            if not request.cancelled:
+                _push(row, step, at)
+                delta = self._delta(row, request.sampling)
+                if delta.text or delta.tokens:
+                    request.send(delta)
+            if request.cancelled or row.text.stopped:
+                over.append(index)
+        return over
+
+    def _delta(self, row: _Row, sampling: Sampling, *, finish_reason: str | None = None) -> Delta:
+        text, which = row.text.take(last=finish_reason is not None)
+        if sampling.top_logprobs is None:
+            tokens: tuple[Any, ...] = ()
+        else:
+            tokens = row.text.tokens(which, row.logprobs, row.top, self._texts)
+        usage = None if finish_reason is None else Usage(row.prompt_tokens, len(row.text.token_ids))
+        return Delta(text, tokens, finish_reason, usage)
+
+    # --- batches
+
+    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
+        """Answer every prompt, in order; prompts of similar length are written together.
+
+        Equal prompts draw different samples; with a seed, the same call gives the same ones.
+        `seconds` is a batch's wall time divided by its prompts.
+
+        Raises:
+            BackendError: a prompt cannot be encoded, or the model failed.
+        """
+        encoded = [self._encode(messages) for messages in prompts]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+        seeds = _own_seeds(encoded, [sampling.seed] * len(encoded))
+        answers: dict[int, Completion] = {}
+        for begin in range(0, len(order), self.max_batch):
+            chunk = order[begin : begin + self.max_batch]
+            chunk_prompts, chunk_seeds = [encoded[i] for i in chunk], [seeds[i] for i in chunk]
+            try:
+                answers.update(zip(chunk, self._answer_chunk(chunk_prompts, sampling, chunk_seeds), strict=True))
+            except Exception as error:
+                raise self._as_backend_error(error) from error
+        return [answers[i] for i in range(len(encoded))]
+
+    def _answer_chunk(
+        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int | None]
+    ) -> list[Completion]:
+        started = time.perf_counter()
+        rows = [_Row(RowText(self.tokenizer, sampling.stop), len(prompt)) for prompt in prompts]
+        # Text is needed while writing only where a stop string may cut it.
+        on_step = (lambda step: _push_all(rows, step)) if any(sampling.stop) else None
+        done = self._write(prompts, [sampling] * len(prompts), on_step=on_step, seeds=seeds)
+        seconds = (time.perf_counter() - started) / len(prompts)
+        return [self._completion(*each, sampling, seconds) for each in zip(rows, done, strict=True)]
+
+    def _completion(self, row: _Row, sampled: Sampled, sampling: Sampling, seconds: float) -> Completion:
+        usage = Usage(row.prompt_tokens, len(sampled.token_ids))
+        if sampling.top_logprobs is None and not any(sampling.stop):
+            text = decode(self.tokenizer, sampled.token_ids)
+            return Completion(text, usage, sampled.finish_reason, (), seconds)
+        for token_id in sampled.token_ids[len(row.text.token_ids) :]:
+            row.text.push(token_id)
+        row.text.finish()
+        tokens: tuple[Any, ...] = ()
+        if sampling.top_logprobs is not None:
+            every = range(len(sampled.token_ids))
+            tokens = row.text.tokens(every, sampled.logprobs, sampled.top, self._texts)
+        return Completion(row.text.text, usage, sampled.finish_reason, tokens, seconds)
+
+    # --- the model
+
+    def _write(
+        self,
+        prompts: Sequence[list[int]],
+        samplings: Sequence[Sampling],
+        *,
+        on_step: Callable[[Step], Collection[int]] | None,
+        seeds: Sequence[int | None] | None = None,
+    ) -> list[Sampled]:
+        """One completion per prompt; all samplings are of one kind."""
+        from selfroute.backends.sampler import sample
+
+        kind = samplings[0]
+        pad = self.tokenizer.pad_token_id
+        with self._model_lock:
+            groups = sample(
+                self.model,
+                prompts,
+                max_new_tokens=[
+                    self._room(prompt, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)
+                ],
+                eos_token_ids=self._eos,
+                pad_token_id=pad if isinstance(pad, int) else 0,
+                temperature=kind.temperature,
+                top_p=kind.top_p,
+                seed=seeds or _own_seeds(prompts, [sampling.seed for sampling in samplings], alone=True),
+                forbid=self._forbid_table(kind.forbid) if any(kind.forbid) else None,
+                top_logprobs=kind.top_logprobs,
+                on_step=on_step,
+            )
+        return [group[0] for group in groups]
+
+    def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        if self._window is None:
+            return sampling.max_tokens
+        return min(sampling.max_tokens, self._window - len(prompt))
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            token_ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        except Exception as error:
+            raise BackendError(
+                f"{self.name}: the chat template refuses the conversation: {_one_line(error)}", backend=self.name
+            ) from error
+        if self._window is not None and len(token_ids) >= self._window:
+            raise BackendError(
+                f"{self.name}: the prompt has {len(token_ids)} tokens and the model's window {self._window}; "
+                "shorten the conversation",
+                backend=self.name,
+            )
+        return token_ids
+
+    def _make_forbid_table(self, strings: tuple[str, ...]) -> torch.Tensor:
+        known = len(self.tokenizer)
+        texts = [self._texts[i] if i < known else "" for i in range(self._vocabulary)]
+        return forbid_table(texts, [s for s in strings if s])
+
+    def _as_backend_error(self, error: Exception) -> SelfRouteError:
+        if isinstance(error, SelfRouteError):
+            return error
+        return BackendError(f"{self.name}: {type(error).__name__}: {_one_line(error)}", backend=self.name)
+
+    # --- closing
+
+    def _closed_error(self) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"{self.name}: the backend is closed; build a new one", backend=self.name, retryable=False
+        )
+
+    def close(self) -> None:
+        """End the worker thread; answers under way fail."""
+        with self._wake:
+            self._closed = True
+            waiting, self._waiting = list(self._waiting), deque()
+            self._wake.notify()
+        for request in waiting:
+            request.send(self._closed_error())
+        if self._worker is not None and self._worker is not threading.current_thread():
+            self._worker.join()
+
+    async def aclose(self) -> None:
+        """`close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def load_model(
+    path_or_repo: str | Path,
+    *,
+    tokenizer_path: str | Path | None = None,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model, in eval mode, and tokenizer; arguments as in `TransformersBackend.load`.
+
+    Raises:
+        ConfigError: there is no such model, or it cannot be loaded.
+    """
+    _check_folder(path_or_repo)
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        device = accelerator or torch.device("cpu")
+    if dtype is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path or path_or_repo))
+        model = AutoModelForCausalLM.from_pretrained(str(path_or_repo), dtype=dtype)
+        torch.nn.Module.to(model, device)
+        return model.train(False), tokenizer
+    except Exception as error:
+        raise ConfigError(
+            f"cannot load model '{path_or_repo}': {_one_line(error)}; check the name and the connection, or give a "
+            "folder saved by save_pretrained"
+        ) from error
+
+
+def _check_folder(path_or_repo: str | Path) -> None:
+    """Refuse what is clearly a path but no model folder, before the hub is asked for it."""
+    text, path = str(path_or_repo), Path(path_or_repo).expanduser()
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise ConfigError(
+                f"'{text}' is not a model folder: it has no config.json; give a folder saved by save_pretrained"
+            )
+    elif isinstance(path_or_repo, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+        raise ConfigError(f"model folder '{text}' does not exist; check the path")
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends an answer: the tokenizer's, and those that the model's generation settings name."""
+    settings = getattr(model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    listed = named if isinstance(named, list) else [named]
+    return frozenset(i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int))
+
+
+def _kind(sampling: Sampling) -> tuple[Any, ...]:
+    """What requests must agree in to be written together; the rest is each row's own."""
+    return sampling.temperature, sampling.top_p, sampling.top_logprobs, sampling.forbid
+
+
+def _own_seeds(
+    prompts: Sequence[Sequence[int]], seeds: Sequence[int | None], *, alone: bool = False
+) -> list[int | None]:
+    """A seed of its own for each prompt, whatever it is batched with.
+
+    Equal prompts of one call get different seeds, unless they are requests of their own (`alone`).
+    """
+    seen: Counter[tuple[int, ...]] = Counter()
+    own: list[int | None] = []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        key = tuple(prompt)
+        digest = hashlib.blake2b(repr((seed, seen[key], key)).encode(), digest_size=7).digest()
+        own.append(None if seed is None else int.from_bytes(digest))
+        seen[key] += 0 if alone else 1
+    return own
+
+
+def _push(row: _Row, step: Step, at: int) -> None:
+    row.text.push(step.token_ids[at])
+    row.logprobs.append(step.logprobs[at])
+    if step.top is not None:
+        row.top.append(step.top[at])
+
+
+def _push_all(rows: Sequence[_Row], step: Step) -> list[int]:
+    """Add one step to the rows; those that a stop string ended."""
+    for at, index in enumerate(step.rows):
+        _push(rows[index], step, at)
+    return [index for index in step.rows if rows[index].text.stopped]
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
