@@ -1,0 +1,82 @@
+"""The embedded pair: two small models for Countdown that come with the package, so that everything runs offline."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from selfroute.backends.base import Backend
+from selfroute.backends.best_of import BestOfN
+from selfroute.backends.transformers import TransformersBackend, load_model
+from selfroute.errors import ConfigError
+
+__all__ = ["accepts_own_check", "asset_path", "embedded", "provenance"]
+
+_FOLDERS = {"device": "device", "device-gapg": "device_gapg", "cloud": "cloud"}
+# Answers that the cloud may write for one prompt; the others write one.
+_CLOUD_SAMPLES = 8
+
+
+def embedded(name: str, *, samples: int | None = None, max_batch: int = 64, root: Path | None = None) -> Backend:
+    """A model that comes with the package, in float32 on the CPU.
+
+    Args:
+        name: "device" (before training), "device-gapg" (after it) or "cloud".
+        samples: most answers per prompt; the first whose own written check says yes is given. By default 8 for
+            the cloud and 1 for the devices.
+        max_batch: most prompts at once.
+        root: the assets' folder, if not the package's own.
+
+    Raises:
+        ConfigError: unknown name, or the weights are not installed.
+    """
+    folder = asset_path(name, root=root)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"embedded model '{name}' is not installed: no config.json in {folder}; reinstall selfroute, or make the "
+            "pair with its recipe"
+        )
+    # The weights are stored in half the bytes; on a CPU float32 is faster and greedy decoding repeatable.
+    model, tokenizer = load_model(folder, tokenizer_path=folder.parent / "tokenizer", dtype="float32", device="cpu")
+    backend = TransformersBackend(name, model, tokenizer, max_batch=max_batch)
+    count = samples if samples is not None else _CLOUD_SAMPLES if name == "cloud" else 1
+    return backend if count == 1 else BestOfN(backend, count, accepts_own_check)
+
+
+def asset_path(name: str, *, root: Path | None = None) -> Path:
+    """Folder of an embedded model; its tokenizer lies beside it in `tokenizer`.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in _FOLDERS:
+        raise ConfigError(f"no embedded model '{name}'; known: {', '.join(_FOLDERS)}")
+    return _root(root) / _FOLDERS[name]
+
+
+def provenance(name: str, *, root: Path | None = None) -> dict[str, Any]:
+    """How an embedded model was made: recipe, seed, commit, hardware, time, held-out accuracy.
+
+    Raises:
+        ConfigError: unknown name, or the package has no record of it.
+    """
+    folder = asset_path(name, root=root)
+    file = folder.parent / "provenance.json"
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"no record of embedded model '{name}' in {file}; reinstall selfroute") from error
+    return dict(record)
+
+
+def accepts_own_check(completion: str) -> bool:
+    """Whether a completion of the pair says itself that it found the target: its last attempt ends in "y"."""
+    attempts, closed, _ = completion.partition("</think>")
+    return bool(closed) and attempts.rstrip("\n").endswith("y")
+
+
+def _root(root: Path | None) -> Path:
+    # The package is always installed as files: torch reads weights from a path.
+    return root if root is not None else Path(str(files("selfroute") / "assets"))
