@@ -1,0 +1,63 @@
+"""The results in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from selfroute.evaluation.words import best, fixed_point, interval, percent, share_of
+
+__all__ = ["summary_table"]
+
+
+def summary_table(summary: Mapping[str, Any]) -> Table:
+    """One line per strategy, best first, between the bounds: random and oracle at the same share.
+
+    "as run" is before shares are matched; strategies that never or always send have no figure at the share.
+    """
+    share = share_of(summary)
+    table = Table(
+        title=f"{summary['task']}  n = {summary['n']}  seed {summary['seed']}", title_justify="left", pad_edge=False
+    )
+    table.add_column("strategy", no_wrap=True)
+    for column in (
+        "calls\nas run",
+        "right\nas run",
+        f"right\nat {share}",
+        "95 %\ninterval",
+        "kept and\nright",
+        "oracle\ngain",
+        "APGR",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    oracle = percent(summary["oracle_accuracy"])
+    random = percent(summary["random_accuracy"])
+    table.add_row(Text("oracle", style="dim"), share, "", oracle, "", "", "1.00", "", style="dim", end_section=True)
+    top = best(summary)["name"]
+    for entry in sorted(summary["strategies"], key=_rank):
+        table.add_row(*_cells(entry), style="bold" if entry["name"] == top and not entry["fixed"] else None)
+    table.add_section()
+    table.add_row(Text("random", style="dim"), share, "", random, "", "", "0.00", "0.500", style="dim")
+    return table
+
+
+def _rank(entry: Mapping[str, Any]) -> tuple[bool, float]:
+    return entry["fixed"], -entry["raw_overall_accuracy" if entry["fixed"] else "overall_accuracy"]
+
+
+def _cells(entry: Mapping[str, Any]) -> list[str]:
+    raw = [entry["name"], percent(entry["raw_call_share"]), percent(entry["raw_overall_accuracy"])]
+    kept = percent(entry["conditional_local_accuracy"])
+    if entry["fixed"]:
+        return [*raw, "–", "", kept, "–", "–"]
+    return [
+        *raw,
+        percent(entry["overall_accuracy"]),
+        interval(entry["ci95"]["overall_accuracy"], scale=100, digits=1),
+        kept,
+        fixed_point(entry["oracle_gain"], digits=2),
+        fixed_point(entry["apgr"]),
+    ]

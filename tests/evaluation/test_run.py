@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.evaluation.world import TEMPLATE, N, Numbers, Toy, cloud_solves, device_solves, large, number, small, world
+
+from selfroute.backends.base import Backend
+from selfroute.backends.function import FunctionBackend
+from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.evaluation.records import read_records, read_samples
+from selfroute.evaluation.run import evaluate
+from selfroute.evaluation.summary import summarise
+from selfroute.strategies.base import Strategy
+from selfroute.tasks.base import Row, Verdict
+from selfroute.types import Message, Sampling
+
+FILES = {"records.jsonl", "samples.jsonl", "summary.json", "curve.png", "report.html", "run.json"}
+
+
+class Counting:
+    """Counts the calls of a backend."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.name, self.calls = backend, backend.name, 0
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
+        self.calls += 1
+        return self.backend.stream(messages, sampling)
+
+
+async def run(out: Path, strategies: list[Strategy] | None = None, **options: Any) -> dict[str, Any]:
+    cloud = options.pop("cloud", None) or large()
+    values: dict[str, Any] = {"share": 0.3, "seed": 0, "concurrency": 8, **options}
+    task = values.pop("task", None) or Numbers()
+    rows = values.pop("rows", None) or list(task.rows("test"))
+    strategies = world(small(), cloud) if strategies is None else strategies
+    return await evaluate(strategies, task, rows, Sampling(), template=TEMPLATE, cloud=cloud, out=out, **values)
+
+
+async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "folder"
+    steps: list[tuple[int, int]] = []
+    summary = await run(
+        out, on_progress=lambda done, total: steps.append((done, total)), command="selfroute evaluate x"
+    )
+    assert {path.name for path in out.iterdir()} == FILES
+    records = {record.key: record for record in read_records(out / "records.jsonl")}
+    assert len(records) == 4 * N
+    for i in range(N):
+        graded, cloud = records["graded", f"n{i:03}"], records["always_cloud", f"n{i:03}"]
+        for record in (graded, cloud):
+            assert (record.device_correct, record.cloud_correct) == (device_solves(i), cloud_solves(i))
+        asked = i % 5 == 4
+        assert (graded.wants_cloud, graded.source) == (asked, "cloud" if asked else "device")
+        assert graded.correct == (cloud_solves(i) if asked else device_solves(i))
+        assert graded.local_correct == (device_solves(i) if asked else None)
+        assert graded.score == pytest.approx((i % 5) / 5 + i / 1000)
+        assert (graded.usd, graded.seconds) == ((0.01, 0.75) if asked else (0, 0.5))
+        assert (graded.cloud_tokens > 0, graded.error) == (asked, None)
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert summary == summarise(records.values(), share=0.3, seed=0, task="numbers")
+    assert (summary["device_accuracy"], summary["cloud_accuracy"]) == (0.6, 0.9)
+    assert steps[-1] == (5 * N, 5 * N) and steps == sorted(steps)
+
+
+async def test_samples_hold_the_texts(tmp_path: Path) -> None:
+    await run(tmp_path)
+    sample = {s.key: s for s in read_samples(tmp_path / "samples.jsonl")}["graded", "n004"]
+    assert (sample.question, sample.gold) == ("number 4", "4")
+    assert "<answer>-1</answer>" in sample.device_text and "<answer>4</answer>" in sample.cloud_text
+    assert sample.local_text == sample.device_text
+
+
+@pytest.mark.parametrize("keep", [0, 1, 57, 4 * N - 1])
+async def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, keep: int) -> None:
+    whole = await run(tmp_path / "whole")
+    device, cloud = Counting(small()), Counting(large())
+    await run(tmp_path / "cut", world(device, cloud), cloud=cloud)
+    path = tmp_path / "cut" / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:keep]) + lines[keep][:25])
+    (tmp_path / "cut" / "summary.json").unlink()
+    before, device.calls = device.calls, 0
+    again = await run(tmp_path / "cut", world(device, cloud), cloud=cloud)
+    assert again == whole
+    assert (device.calls == before) == (keep == 0) and device.calls <= 2 * (4 * N - keep)
+    assert len(read_records(path)) == 4 * N and path.read_bytes().endswith(b"\n")
+
+
+async def test_an_interrupt_leaves_what_was_finished(tmp_path: Path) -> None:
+    stop = asyncio.Event()
+
+    def progress(done: int, total: int) -> None:
+        if done >= N + 10:
+            stop.set()
+
+    task = asyncio.create_task(run(tmp_path, on_progress=progress))
+    await stop.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    done = len(read_records(tmp_path / "records.jsonl"))
+    assert 0 < done < 4 * N
+    device = Counting(small())
+    assert await run(tmp_path, world(device, large())) == await run(tmp_path / "whole")
+    assert 0 < device.calls < 2 * 4 * N
+
+
+async def test_a_finished_run_asks_nobody(tmp_path: Path) -> None:
+    first = await run(tmp_path)
+    device, cloud = Counting(small()), Counting(large())
+    assert await run(tmp_path, world(device, cloud), cloud=cloud) == first
+    assert (device.calls, cloud.calls) == (0, 0)
+
+
+async def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    await run(tmp_path)
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"share is 0\.3 there and 0\.4 here; choose another out="):
+        await run(tmp_path, share=0.4)
+    with pytest.raises(ConfigError, match=r"rows is \"40 rows .* there and \"39 rows .* here"):
+        await run(tmp_path, rows=list(Numbers().rows("test"))[:39])
+    with pytest.raises(ConfigError, match="config is missing there"):
+        await run(tmp_path, config={"device": "other"})
+    with pytest.raises(ConfigError, match=r"cloud is \"large\" there and \"huge\" here"):
+        await run(tmp_path, cloud=FunctionBackend("huge", lambda m, s: ""))
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"run\.json' is not the run\.json of an evaluation"):
+        await run(tmp_path)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(ConfigError, match=r"records\.jsonl without run\.json"):
+        await run(tmp_path)
+
+
+def failing(fails: Any) -> FunctionBackend:
+    def fn(messages: Sequence[Message], sampling: Sampling) -> str:
+        if fails(number(messages)):
+            raise BackendUnavailable("no route", backend="large")
+        return f"<answer>{number(messages)}</answer>"
+
+    return FunctionBackend("large", fn)
+
+
+async def test_a_cloud_that_never_answers_stops_the_run_at_once(tmp_path: Path) -> None:
+    device = Counting(small())
+    cloud = failing(lambda i: True)
+    with pytest.raises(ConfigError, match="cloud 'large' answered none of 8 prompts; the first error: no route"):
+        await run(tmp_path, world(device, cloud), cloud=cloud)
+    assert device.calls == 0
+
+
+async def test_failures_are_none_counted_apart_and_tried_again(tmp_path: Path) -> None:
+    cloud = failing(lambda i: i == 4)
+    summary = await run(tmp_path, world(small(), cloud), cloud=cloud)
+    records = {r.key: r for r in read_records(tmp_path / "records.jsonl")}
+    failed = records["graded", "n004"]
+    assert failed.cloud_correct is failed.correct is failed.device_correct is None
+    assert failed.error == "BackendUnavailable: no route"
+    assert (summary["n"], summary["n_excluded"]) == (N - 1, 1)
+    healed = failing(lambda i: False)
+    again = await run(tmp_path, world(small(), healed), cloud=healed)
+    assert {r.key: r for r in read_records(tmp_path / "records.jsonl")}["graded", "n004"].correct is True
+    assert (again["n"], again["n_excluded"]) == (N, 0)
+
+
+async def test_a_verifier_that_fails_gives_none(tmp_path: Path) -> None:
+    class Fragile(Numbers):
+        def verify(self, row: Row, completion: str) -> Verdict:
+            if row.id == "n007":
+                raise ZeroDivisionError("oops")
+            return super().verify(row, completion)
+
+    summary = await run(tmp_path, task=Fragile())
+    record = {r.key: r for r in read_records(tmp_path / "records.jsonl")}["asks", "n007"]
+    assert record.correct is None and "ZeroDivisionError" in str(record.error)
+    assert summary["n_excluded"] == 1
+
+
+async def test_a_configuration_error_of_a_strategy_is_not_a_row(tmp_path: Path) -> None:
+    def fn(messages: Sequence[Message], sampling: Sampling) -> str:
+        raise ConfigError("OPENAI_API_KEY is not set")
+
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        await run(tmp_path, [Toy("broken", FunctionBackend("d", fn), large())])
+    assert not (tmp_path / "records.jsonl").read_text()
+
+
+class NoBudget:
+    name = "plain"
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategies": []}, "no strategy to evaluate"),
+        ({"rows": [Row("1", "number 1", "1")] * 2}, "row id '1' occurs more than once"),
+        (
+            {"strategies": [Toy("a", small(), large()), Toy("a", small(), large())]},
+            "strategy 'a' occurs more than once",
+        ),
+        ({"strategies": [NoBudget()]}, r"strategy 'plain' has no with_budget\(\)"),
+        ({"share": 1.2}, r"share=1\.2 is not in \[0, 1\]"),
+    ],
+)
+async def test_bad_arguments_are_refused_before_any_work(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await run(tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+async def test_no_rows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no row to evaluate"):
+        await evaluate(
+            world(small(), large()), Numbers(), [], Sampling(), template=TEMPLATE, cloud=large(), share=0.3, seed=0,
+            out=tmp_path,
+        )  # fmt: skip
+
+
+async def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write to out='.*file'"):
+        await run(tmp_path / "file")
