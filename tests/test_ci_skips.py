@@ -22,6 +22,9 @@ def test_missing(): pytest.skip("needs chromium")
 @pytest.mark.gpu
 def test_gpu(): pytest.skip("no accelerator")
 
+@pytest.mark.skipif(True, reason="needs ../shared/data")
+def test_outside(): pass
+
 @pytest.mark.xfail(reason="known")
 def test_known(): assert False
 """
@@ -43,7 +46,7 @@ def run(suite: Path, ci: str) -> str:
 
 
 def test_on_a_laptop_a_missing_part_is_a_skip(suite: Path) -> None:
-    assert "1 passed, 3 skipped, 1 xfailed" in run(suite, "")
+    assert "1 passed, 4 skipped, 1 xfailed" in run(suite, "")
 
 
 def test_in_ci_a_missing_part_is_a_failure_named(suite: Path) -> None:
@@ -51,6 +54,6 @@ def test_in_ci_a_missing_part_is_a_failure_named(suite: Path) -> None:
     assert "test_module.py was skipped, which counts as a failure when CI=true" in output
     (suite / "test_module.py").unlink()
     output = run(suite, "true")
-    assert "1 failed, 1 passed, 1 skipped, 1 xfailed" in output
+    assert "1 failed, 1 passed, 2 skipped, 1 xfailed" in output
     assert "test_it.py::test_missing was skipped" in output
     assert "needs chromium" in output

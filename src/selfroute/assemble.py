@@ -171,12 +171,14 @@ async def closing(*backends: Backend) -> AsyncIterator[None]:
                 await aclose()
 
 
-async def evaluate_recipe(recipe: EvaluateRecipe, *, command: str = "", **options: Any) -> dict[str, Any]:
+async def evaluate_recipe(
+    recipe: EvaluateRecipe, *, command: str = "", on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """Evaluate everything a recipe names; returns the summary that stands in `OUT/summary.json`.
 
     Args:
         command: how the run was started, for the report.
-        options: passed on to `selfroute.evaluation.run.evaluate`, e.g. `on_progress`.
+        on_progress: called with answers done and answers in all.
     """
     from selfroute.evaluation.run import evaluate
 
@@ -209,7 +211,10 @@ async def evaluate_recipe(recipe: EvaluateRecipe, *, command: str = "", **option
             seed=recipe.seed,
             out=recipe.out,
             concurrency=recipe.concurrency,
-            **options,
+            on_progress=on_progress,
+            command=command,
+            # What cannot change a result may differ when an interrupted run goes on.
+            config={k: v for k, v in to_values(recipe).items() if k not in ("out", "cache", "concurrency")},
         )
 
 
@@ -233,8 +238,14 @@ def model_files(model: str) -> tuple[str, str]:
     return place, place
 
 
-def train_recipe(recipe: TrainRecipe) -> Path:
-    """Train what a recipe names; returns the folder of the trained model."""
+def train_recipe(
+    recipe: TrainRecipe, *, on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+) -> Path:
+    """Train what a recipe names; returns the folder of the trained model.
+
+    Args:
+        on_progress: called with step, steps, and the step's metrics.
+    """
     check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
@@ -262,12 +273,12 @@ def train_recipe(recipe: TrainRecipe) -> Path:
         max_new_tokens=recipe.max_new_tokens,
         seed=recipe.seed,
         save_steps=recipe.save_steps,
-        eval_steps=recipe.eval_steps,
-        eval_limit=recipe.eval_limit,
+        rows_per_pass=recipe.rows_per_pass,
         concurrency=recipe.concurrency,
         out=recipe.out,
         resume=recipe.resume,
         config=to_values(recipe),
+        on_progress=on_progress,
     )
     return recipe.out / "checkpoint"
 

@@ -127,7 +127,9 @@ def train(
     if values.get("algorithm") == "warm_up":
         out = assemble.warm_up_recipe(config.build(config.WarmupRecipe, values, where=str(recipe)))
     else:
-        out = assemble.train_recipe(config.build(config.TrainRecipe, values, where=str(recipe)))
+        loaded = config.build(config.TrainRecipe, values, where=str(recipe))
+        with _progress("training") as show:
+            out = assemble.train_recipe(loaded, on_progress=lambda step, steps, now: show(step, steps, _in_words(now)))
     typer.echo(f"trained model: {out}")
 
 
@@ -147,9 +149,9 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     with _progress("evaluating") as on_progress:
         summary = asyncio.run(assemble.evaluate_recipe(loaded, command=command, on_progress=on_progress))
 
-    from selfroute.evaluation.table import table
+    from selfroute.evaluation.table import summary_table
 
-    Console().print(table(summary))
+    Console().print(summary_table(summary))
     typer.echo(f"report: {loaded.out / 'report.html'}")
 
 
@@ -328,13 +330,26 @@ def _progress(title: str) -> Iterator[Any]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TextColumn("left"), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title, total=None)
 
-        def on_progress(done: int, total: int, what: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{title} {what}".strip())
+    def on_progress(done: int, total: int, what: str = "") -> None:
+        bar.start()  # not before: bad input gets one line and nothing else
+        bar.update(task, completed=done, total=total, description=f"{title} {what}".strip())
 
+    try:
         yield on_progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _in_words(metrics: Mapping[str, float]) -> str:
+    """The three shares of a training step that tell how it goes."""
+    shown = {"asks": "call_share", "right alone": "device_correct", "kept and wrong": "kept_and_wrong"}
+    return ", ".join(
+        f"{words} {metrics[f'rollouts/{name}']:.0%}" for words, name in shown.items() if f"rollouts/{name}" in metrics
+    )
 
 
 async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> None:

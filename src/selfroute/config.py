@@ -181,8 +181,7 @@ class TrainRecipe:
         prompts_per_step: prompts whose groups make one step.
         group_size: rollouts per prompt.
         save_steps: steps between checkpoints.
-        eval_steps: steps between evaluations on the validation split; 0 never evaluates.
-        eval_limit: rows of such an evaluation.
+        rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
         cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
         concurrency: cloud requests in flight.
     """
@@ -201,8 +200,7 @@ class TrainRecipe:
     max_new_tokens: Count = 256
     seed: int = 0
     save_steps: Count = 20
-    eval_steps: Annotated[int, Bounds(0)] = 0
-    eval_limit: Count = 200
+    rows_per_pass: Count | None = None
     out: Path = Path("out/train")
     cache: Path | None = None
     concurrency: Count = 32

@@ -1,0 +1,221 @@
+"""The commands from the outside: exit codes, one-line errors, and what they print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from selfroute import assemble
+from selfroute.backends.function import FunctionBackend
+from selfroute.backends.recorded import RecordedBackend
+from selfroute.cli import app
+from selfroute.config import Spec, make_task
+
+SELFROUTE = Path(sys.executable).with_name("selfroute")
+ROOT = Path(__file__).resolve().parents[1]
+GAPG = str(ROOT / "recipes/countdown/gapg.yaml")
+EVALUATE = str(ROOT / "recipes/countdown/evaluate.yaml")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "selfroute.cli", *arguments]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"question": "1+1", "answer": "2"}) + "\n" + json.dumps({"question": "1+2"}) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "nope.yaml"], ["recipe 'nope.yaml' does not exist"]),
+        (["train", GAPG, "share=1.5"], ["share", "1.5 is not between 0 and 1"]),
+        (["train", GAPG, "share=0"], ["share", "0 is not between 0 and 1"]),
+        (["train", GAPG, "stpes=5"], ["unknown key 'stpes'", "did you mean 'steps'?"]),
+        (["train", GAPG, "algorithm=ppo"], ["'ppo' is not one of gapg"]),
+        (["train", GAPG, "reward.clod=0.2"], ["'clod'", "did you mean 'cloud'?"]),
+        (["train", GAPG, "reward.cloud=2"], ["local > cloud > format", "cloud=2"]),
+        (["train", GAPG, "task=countdwn"], ["unknown task 'countdwn'", "did you mean 'countdown'?"]),
+        (["train", GAPG, "task.countdown.largest=3"], ["unknown key 'largest'", "did you mean 'largest_"]),
+        (["train", GAPG, "model=/no/such/folder"], ["'/no/such/folder' does not exist"]),
+        (["train", GAPG, f"model={ROOT / 'recipes'}"], ["recipes' is not a model folder", "config.json"]),
+        (
+            ["train", GAPG, "cloud.openai.model=m"],
+            ["'cloud' is 'embedded:cloud'", "write 'cloud={openai: {model: m}}'"],
+        ),
+        (["train", GAPG, "cloud={opnai: {model: m}}"], ["unknown backend 'opnai'", "did you mean 'openai'?"]),
+        (["evaluate", EVALUATE, "limit=0"], ["limit", "0 is not at least 1"]),
+        (["evaluate", EVALUATE, "split=tset"], ["split", "'tset'"]),
+        (["evaluate", EVALUATE, "strategies=[always_clod]"], ["'always_clod'", "did you mean 'always_cloud'?"]),
+        (["evaluate", EVALUATE, "strategies=[self_route]"], ["self_route", "policies"]),
+        (["ask", "x", "--template", "thnk"], ["unknown template 'thnk'", "did you mean 'think'?"]),
+        (["ask", "x", "--cloud", "recorded:nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["record", "countdown", "--backend", "nope:x"], ["--backend: unknown backend 'nope'"]),
+        (["record", "gsm8k", "path=nowhere"], ["nowhere"]),
+        (["tasks", "--check", "countdwn"], ["did you mean 'countdown'?"]),
+        (["tasks", "seed=3"], ["seed=3", "--check"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    for part in parts:
+        assert part in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if path.suffix != ".sqlite"], "refused before any work"
+
+
+def test_a_row_without_its_field_names_file_and_line(jsonl: Path) -> None:
+    result = invoke("tasks", "--check", "jsonl", f"path={jsonl}", "verifier=numeric")
+    assert result.exit_code == 1
+    assert f"{jsonl}:2" in result.stderr
+    assert "answer" in result.stderr
+
+
+def test_a_mistyped_command_or_option_is_exit_2() -> None:
+    assert invoke("trian").exit_code == 2
+    assert "train" in invoke("trian").stderr
+    assert invoke("train", GAPG, "--resum").exit_code == 2
+
+
+def test_exit_codes_of_the_real_program() -> None:
+    assert run("--version").stdout.strip() == version("selfroute")
+    missing = run("train", "nope.yaml")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert missing.stderr == "error: recipe 'nope.yaml' does not exist; examples are in recipes/\n"
+    assert SELFROUTE.exists()
+
+
+def test_a_traceback_only_where_asked() -> None:
+    assert "Traceback" not in run("train", "nope.yaml").stderr
+    assert "Traceback" in run("train", "nope.yaml", SELFROUTE_DEBUG="1").stderr
+
+
+def test_env_shows_versions() -> None:
+    output = invoke("env").stdout
+    for name in ("selfroute", "python", "torch", "trl"):
+        assert any(line.split()[0] == name for line in output.splitlines())
+    assert version("torch") in output
+
+
+@pytest.mark.parametrize("command", ["tasks", "strategies", "backends"])
+def test_lists_name_everything_with_a_sentence(command: str) -> None:
+    from selfroute import config
+
+    output = invoke(command).stdout
+    for name in getattr(config, command.upper()):
+        assert name in output
+    if command == "backends":
+        assert "embedded:device" in output
+
+
+def test_tasks_check_passes_on_good_data(tmp_path: Path) -> None:
+    result = invoke("tasks", "--check", "countdown", "limit=20")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "every gold answer" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_interrupted_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    line = [command, {"train": GAPG, "evaluate": EVALUATE}[command], "seed=3"]
+    monkeypatch.setattr(assemble, f"{command}_recipe", interrupt)
+    monkeypatch.setattr(sys, "argv", ["selfroute", *line])
+    result = invoke(*line)
+    assert result.exit_code == 130
+    again = " ".join(["selfroute", *line]) + (" --resume" if command == "train" else "")
+    assert result.stderr.strip().endswith(f"go on with: {again}")
+
+
+async def test_record_writes_answers_that_replay(tmp_path: Path) -> None:
+    task = make_task(Spec("countdown"), seed=1, limit=5)
+    rows = assemble.first_rows(task, "test", 5)
+    out, seen = tmp_path / "answers.jsonl", []
+    backend = FunctionBackend("echo", lambda messages, sampling: f"<answer>{messages[-1].content[:9]}</answer>")
+    failed = await assemble.record_rows(
+        backend, task, rows, out, as_device=False, concurrency=2, max_tokens=64, on_progress=lambda *at: seen.append(at)
+    )
+    assert failed == []
+    assert seen[-1] == (5, 5)
+    assert len(RecordedBackend("replay", out)) == 5
+
+
+def test_record_from_the_command_line(tmp_path: Path) -> None:
+    source, out = tmp_path / "source.jsonl", tmp_path / "again.jsonl"
+    task = make_task(Spec("countdown"), limit=2)
+    template = assemble.template_of(task)
+    prompts = [template.conversation(row.question)[0].content for row in task.rows("test")]
+    source.write_text("".join(json.dumps({"prompt": prompt, "text": "no"}) + "\n" for prompt in prompts))
+    line = ["record", "countdown", "limit=2", "--backend", f"recorded:{source}", "--out", str(out)]
+    result = invoke(*line)
+    assert result.exit_code == 0, result.output
+    assert f"2 of 2 answers are in {out}" in result.stdout
+    again = invoke(*line)
+    assert again.exit_code == 0
+    assert len(out.read_text().splitlines()) == 2
+
+    source.write_text(source.read_text().splitlines()[0] + "\n")
+    out.unlink()
+    partial = invoke(*line)
+    assert partial.exit_code == 1
+    assert "error: 1 rows got no answer" in partial.stderr
+
+
+def test_ask_shows_who_speaks(tmp_path: Path) -> None:
+    from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+
+    template, question = TEMPLATES["think"], "Using the numbers [3, 5, 7], create an equation that equals 26"
+    conversation = template.conversation(question)
+    device = [{"role": m.role, "content": m.content} for m in template.device_messages(conversation)]
+    cloud = [{"role": m.role, "content": m.content} for m in conversation]
+    (tmp_path / "device.jsonl").write_text(
+        json.dumps({"messages": device, "text": f"<think>3+5</think>{HANDOFF_TEXT}"}) + "\n"
+    )
+    (tmp_path / "cloud.jsonl").write_text(
+        json.dumps({"messages": cloud, "text": "<think>3*7+5</think><answer>3*7+5</answer>"}) + "\n"
+    )
+    result = invoke(
+        "ask", question, "--device", f"recorded:{tmp_path}/device.jsonl", "--cloud", f"recorded:{tmp_path}/cloud.jsonl"
+    )
+    assert result.exit_code == 0, result.output
+    output = result.stdout
+    assert output.index("device") < output.index("asks for the cloud") < output.index("3*7+5")
+    assert "answered by cloud (hand-off)" in output
+    assert "external assistance" not in output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_in_the_real_program_is_exit_130() -> None:
+    command = [sys.executable, "-m", "selfroute.cli", "tasks", "--check", "countdown", "limit=3000", "four_share=1.0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert stderr == "interrupted\n"

@@ -1,0 +1,89 @@
+"""The public names: they exist, the two lists in the package root agree, and importing them loads no torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import selfroute
+
+HEAVY = {"torch", "transformers", "trl", "sklearn", "matplotlib", "datasets", "pandas"}
+
+
+def run(code: str) -> str:
+    """Run code in a fresh interpreter; returns what it printed."""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def loaded(code: str) -> set[str]:
+    """The heavy libraries that a fresh interpreter has loaded after `code`."""
+    printed = run(f"import json, sys\n{code}\nprint('\\n' + json.dumps(sorted(sys.modules)))")
+    return HEAVY & set(json.loads(printed.strip().splitlines()[-1]))
+
+
+@pytest.mark.parametrize("name", selfroute.__all__)
+def test_every_public_name_exists(name: str) -> None:
+    assert getattr(selfroute, name) is not None
+    assert name in dir(selfroute)
+
+
+def test_names_for_type_checkers_are_the_names_at_run_time() -> None:
+    tree = ast.parse(Path(selfroute.__file__).read_text(encoding="utf-8"))
+    typed = {
+        alias.asname: node.module
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert typed == {name: f"selfroute.{module}" for name, module in selfroute._MODULE_OF.items()}
+
+
+@pytest.mark.parametrize("module", sorted(set(selfroute._MODULE_OF.values())))
+def test_a_public_name_is_public_in_its_module_too(module: str) -> None:
+    inner = import_module(f"selfroute.{module}")
+    names = {name for name, place in selfroute._MODULE_OF.items() if place == module}
+    assert names <= set(inner.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = selfroute.Nothing
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert loaded("import selfroute") == set()
+
+
+def test_importing_the_package_is_quick() -> None:
+    code = "import time; start = time.perf_counter(); import selfroute; print(time.perf_counter() - start)"
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_the_light_rooms_load_nothing_heavy() -> None:
+    modules = ["errors", "types", "handoff", "grading", "rewards", "config", "assemble", "cli"]
+    modules += [f"{room}.base" for room in ("budget", "tasks", "backends", "strategies")]
+    assert loaded("import " + ", ".join(f"selfroute.{module}" for module in modules)) == set()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["tasks"], ["strategies"], ["backends"], ["env"]]
+)
+def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
+    code = f"""
+import selfroute.cli
+try:
+    selfroute.cli.app({arguments!r}, prog_name='selfroute')
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+    assert loaded(code) == set()
