@@ -16,7 +16,17 @@ from selfroute.errors import ConfigError
 from selfroute.tasks.arithmetic import countdown_verdict
 from selfroute.tasks.base import Row, Verdict
 
-__all__ = ["DEFAULT_LIMITS", "Countdown", "Problem", "Step", "draw_steps", "expression", "question", "split_of"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Countdown",
+    "Problem",
+    "Step",
+    "draw_steps",
+    "expression",
+    "question",
+    "split_of",
+    "usable_step",
+]
 
 OPERATORS = "+-*/"
 DEFAULT_LIMITS: Mapping[str, int] = {"train": 20_000, "validation": 500, "test": 1_000}
@@ -57,24 +67,40 @@ def apply(left: int, operator: str, right: int) -> int | None:
     return left // right if right and left % right == 0 else None
 
 
-def draw_steps(rng: random.Random, numbers: Sequence[int], largest: int) -> tuple[Step, ...] | None:
-    """A random calculation over all numbers whose results stay in 1..largest, or None if this draw fails."""
+def usable_step(left: int, operator: str, right: int, largest: int) -> Step | None:
+    """The step in its one spelling (larger number first), or None if it is not allowed.
+
+    Multiplying or dividing by one only spells another solution differently; it is left out.
+    """
+    if left < right:
+        left, right = right, left
+    result = apply(left, operator, right)
+    if result is None or result > largest or (operator in "*/" and right == 1):
+        return None
+    return Step(left, operator, right, result)
+
+
+def draw_steps(
+    rng: random.Random, numbers: Sequence[int], largest: int, *, target: int | None = None
+) -> tuple[Step, ...] | None:
+    """A random calculation over all numbers whose results stay in 1..largest, or None if this draw fails.
+
+    With a target the last step is not random: it is the one that comes nearest.
+    """
     pool = list(numbers)
     steps: list[Step] = []
     while len(pool) > 1:
         left = pool.pop(rng.randrange(len(pool)))
         right = pool.pop(rng.randrange(len(pool)))
-        operator = OPERATORS[rng.randrange(4)]
-        if left < right and operator in "-/":
-            left, right = right, left
-        result = apply(left, operator, right)
-        # Multiplying or dividing by one is a different spelling of another solution; leave it out.
-        if result is None or result > largest or (operator in "*/" and right == 1) or (operator == "*" and left == 1):
+        if target is not None and not pool:
+            choices = [step for o in OPERATORS if (step := usable_step(left, o, right, largest)) is not None]
+            step = min(choices, key=lambda choice: abs(choice.result - target), default=None)
+        else:
+            step = usable_step(left, OPERATORS[rng.randrange(4)], right, largest)
+        if step is None:
             return None
-        if left < right:
-            left, right = right, left  # one spelling for sums and products: larger number first
-        steps.append(Step(left, operator, right, result))
-        pool.append(result)
+        steps.append(step)
+        pool.append(step.result)
     return tuple(steps)
 
 
@@ -134,7 +160,7 @@ class Countdown:
         seed: int = 0,
         limit: int | None = None,
         four_share: float = 0.25,
-        largest_number: int = 20,
+        largest_number: int = 15,
         largest_target: int = 100,
     ) -> None:
         if not 0.0 <= four_share <= 1.0:

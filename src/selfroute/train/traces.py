@@ -7,9 +7,12 @@ with the target right beside it::
     12-10=2,16+2=18?18y
     </think><answer>16+(12-10)</answer>
 
-An attempt is a real solution with probability `solution_rate` and otherwise a random calculation that misses;
-none repeats. With random attempts only, greedy decoding repeats itself. Hand-offs stand at random places, at
-once, between attempts, and after a success, so that the imitating model can ask but does not know when.
+An attempt is a real solution with probability `solution_rate`; otherwise it starts at random and its last step
+comes as near to the target as it can. No start repeats. With random attempts only, greedy decoding repeats itself;
+with a random last step, most of what there is to imitate is noise.
+
+Hand-offs stand at random places, so that the imitating model can ask but does not know when: at once or between
+attempts, where the open reasoning breaks off, and after the search, in place of the answer, also of a right one.
 """
 
 from __future__ import annotations
@@ -30,13 +33,13 @@ class TraceStyle:
 
     Attributes:
         attempts: most attempts before the search gives up.
-        solution_rate: probability that an attempt is a real solution.
+        solution_rate: probability that an attempt is the known solution.
         handoff_rate: probability of a hand-off before each attempt and before the answer; only where it is offered.
         largest: largest intermediate result of a random attempt.
     """
 
     attempts: int = 6
-    solution_rate: float = 0.35
+    solution_rate: float = 0.25
     handoff_rate: float = 0.05
     largest: int = 100
 
@@ -46,11 +49,11 @@ def _attempt(steps: Sequence[Step], target: int) -> str:
     return f"{','.join(map(str, steps))}?{target}{verdict}\n"
 
 
-def _miss(problem: Problem, rng: random.Random, largest: int, tried: set[tuple[Step, ...]]) -> tuple[Step, ...] | None:
-    """A new random calculation; it may hit the target by chance, and then counts as a solution."""
+def _try(problem: Problem, rng: random.Random, largest: int, tried: set[tuple[Step, ...]]) -> tuple[Step, ...] | None:
+    """A calculation with a new start; it may hit the target by chance."""
     for _ in range(50):
-        steps = draw_steps(rng, problem.numbers, largest)
-        if steps is not None and steps not in tried:
+        steps = draw_steps(rng, problem.numbers, largest, target=problem.target)
+        if steps is not None and steps[:-1] not in tried:
             return steps
     return None
 
@@ -63,10 +66,10 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
     handoff_rate = style.handoff_rate if offer_handoff else 0.0
     for _ in range(style.attempts):
         if rng.random() < handoff_rate:
-            return f"<think>{''.join(lines)}</think>{HANDOFF_TEXT}"
-        drawn = None if rng.random() < style.solution_rate else _miss(problem, rng, style.largest, tried)
+            return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
+        drawn = None if rng.random() < style.solution_rate else _try(problem, rng, style.largest, tried)
         steps = drawn if drawn is not None else problem.steps
-        tried.add(steps)
+        tried.add(steps[:-1])
         lines.append(_attempt(steps, problem.target))
         if steps[-1].result == problem.target:
             break

@@ -29,7 +29,9 @@ Batch = dict[str, torch.Tensor]
 IGNORED = -100  # label that the cross-entropy leaves out
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers: int, head_size: int = 32) -> LlamaForCausalLM:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers: int, head_size: int = 32
+) -> LlamaForCausalLM:
     """A small Llama with tied embeddings; 128 x 4 is about 0.9 M parameters, 256 x 8 about 6.5 M."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -44,7 +46,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # at this size the plain products are quicker than the fused kernel
+    return model
 
 
 class TraceBatches(IterableDataset[Batch]):
@@ -81,7 +85,7 @@ class TraceBatches(IterableDataset[Batch]):
         self._frames = {offer: self._frame(offer) for offer in (False, True)}
 
     def _frame(self, offer: bool) -> tuple[str, str]:
-        """What stands before and after the question in a rendered prompt; rendering each one anew costs more than the trace."""
+        """What stands before and after the question in a prompt; rendering each one anew costs more than its trace."""
         template, mark = TEMPLATES[self.task.template], "\0"
         messages = template.conversation(mark)
         if self.role == "device":
@@ -114,7 +118,9 @@ class TraceBatches(IterableDataset[Batch]):
         pairs = [self._texts(rng) for _ in range(self.chunk)]
         end = [self.tokenizer.eos_token_id]
         prompts, completions = self._encode([p for p, _ in pairs]), self._encode([c for _, c in pairs])
-        rows = sorted(zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        rows = sorted(
+            zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1])
+        )
         batches: list[Batch] = []
         while rows:
             # The longest row sets the width; take from the long end so that every batch is full.
@@ -180,7 +186,7 @@ def warm_up(
         adam_beta2=0.98,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        bf16=cuda,
+        bf16=True,
         use_cpu=not cuda,
         logging_steps=max(1, steps // 50),
         save_steps=max(1, steps // 5),
@@ -190,7 +196,7 @@ def warm_up(
         dataloader_prefetch_factor=8 if workers else None,
         remove_unused_columns=False,
         report_to=[],
-        disable_tqdm=False,
+        disable_tqdm=True,
     )
     data = TraceBatches(tokenizer, task, style, role=role, seed=seed, batch_tokens=batch_tokens)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
