@@ -205,9 +205,50 @@ def test_ask_shows_who_speaks(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     output = result.stdout
-    assert output.index("device") < output.index("asks for the cloud") < output.index("3*7+5")
+    assert output.index("3+5") < output.index("the device asks for the cloud") < output.index("3*7+5")
     assert "answered by cloud (hand-off)" in output
     assert "external assistance" not in output
+
+
+def recordings(folder: Path, limit: int) -> tuple[str, str]:
+    """A device that hands off every other problem and fails it when forced, and a cloud that knows all answers."""
+    from selfroute.handoff import HANDOFF_TEXT
+
+    task = make_task(Spec("countdown"), seed=3, limit=limit)
+    template = assemble.template_of(task)
+    device, cloud = [], []
+    for number, row in enumerate(task.rows("test")):
+        conversation, gold = template.conversation(row.question), f"<think></think>{task.gold_completion(row)}"
+        asks = number % 2 == 0
+        own = (f"<think></think>{HANDOFF_TEXT}", "<think></think><answer>1</answer>") if asks else (gold, gold)
+        for offer, text in zip((True, False), own, strict=True):
+            prompt = template.device_messages(conversation, offer_handoff=offer)
+            device.append({"messages": [{"role": m.role, "content": m.content} for m in prompt], "text": text})
+        cloud.append({"prompt": conversation[0].content, "text": gold})
+    for name, rows in (("device", device), ("cloud", cloud)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"recorded:{folder}/device.jsonl", f"recorded:{folder}/cloud.jsonl"
+
+
+def test_evaluate_from_recipe_to_report(tmp_path: Path) -> None:
+    device, cloud = recordings(tmp_path, 20)
+    recipe, out = tmp_path / "evaluate.yaml", tmp_path / "out"
+    recipe.write_text(
+        f"task: countdown\ndevice: {device}\ncloud: {cloud}\npolicies: {{mine: '{device}'}}\n"
+        f"strategies: [always_device, always_cloud, random_offload]\nout: {out}\n"
+    )
+    line = ["evaluate", str(recipe), "seed=3", "limit=20", "share=0.5"]
+    result = invoke(*line)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    assert f"report: {out / 'report.html'}" in result.stdout.replace("\n", "")
+    summary = json.loads((out / "summary.json").read_text())
+    mine = next(entry for entry in summary["strategies"] if entry["name"] == "mine")
+    assert (summary["n"], summary["call_share_target"]) == (20, 0.5)
+    assert (mine["raw_call_share"], mine["overall_accuracy"]) == (0.5, 1.0)
+
+    assert invoke(*line, "concurrency=3").exit_code == 0, "what cannot change a result may change on the way"
+    other = invoke(*line, "max_tokens=99")
+    assert other.exit_code == 2, "a folder is not mixed"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

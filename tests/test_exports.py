@@ -55,6 +55,11 @@ def test_a_public_name_is_public_in_its_module_too(module: str) -> None:
     assert names <= set(inner.__all__)
 
 
+def test_no_public_name_hides_a_module() -> None:
+    folder = Path(selfroute.__file__).parent
+    assert not {path.stem for path in folder.iterdir()} & set(selfroute.__all__)
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = selfroute.Nothing

@@ -2,7 +2,9 @@
 
 The public names below load on first use, so that importing the package costs little and no torch::
 
-    from selfroute import SelfRoute, answer, embedded
+    from selfroute import TEMPLATES, SelfRoute, embedded
+
+    pair = SelfRoute(device=embedded("device-gapg"), cloud=embedded("cloud"), template=TEMPLATES["think"])
 
 Command line: `selfroute --help`.
 """
@@ -20,6 +22,15 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.backends.base import complete as complete
     from selfroute.backends.base import complete_all as complete_all
     from selfroute.backends.base import run_sync as run_sync
+    from selfroute.backends.best_of import BestOfN as BestOfN
+    from selfroute.backends.cache import AnswerCache as AnswerCache
+    from selfroute.backends.cache import cached as cached
+    from selfroute.backends.embedded import embedded as embedded
+    from selfroute.backends.function import FunctionBackend as FunctionBackend
+    from selfroute.backends.openai_compatible import OpenAICompatibleBackend as OpenAICompatibleBackend
+    from selfroute.backends.recorded import RecordedBackend as RecordedBackend
+    from selfroute.backends.recorded import record as record
+    from selfroute.backends.transformers import TransformersBackend as TransformersBackend
     from selfroute.budget.base import Budget as Budget
     from selfroute.budget.base import Lease as Lease
     from selfroute.budget.base import NoCloud as NoCloud
@@ -34,13 +45,34 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.errors import SelfRouteError as SelfRouteError
     from selfroute.errors import TaskError as TaskError
     from selfroute.errors import UnsupportedByBackend as UnsupportedByBackend
+    from selfroute.evaluation.run import evaluate as evaluate
+    from selfroute.grading import Outcome as Outcome
+    from selfroute.grading import grade as grade
+    from selfroute.handoff import HANDOFF_TEXT as HANDOFF_TEXT
     from selfroute.handoff import TEMPLATES as TEMPLATES
     from selfroute.handoff import PromptTemplate as PromptTemplate
+    from selfroute.handoff import StreamParser as StreamParser
+    from selfroute.handoff import parse as parse
+    from selfroute.rewards import hierarchical as hierarchical
+    from selfroute.strategies.always import AlwaysCloud as AlwaysCloud
+    from selfroute.strategies.always import AlwaysDevice as AlwaysDevice
     from selfroute.strategies.base import Strategy as Strategy
     from selfroute.strategies.base import answer as answer
+    from selfroute.strategies.prompt_router import PromptRouter as PromptRouter
+    from selfroute.strategies.random_offload import RandomOffload as RandomOffload
+    from selfroute.strategies.self_route import SelfRoute as SelfRoute
+    from selfroute.strategies.sides import Price as Price
+    from selfroute.strategies.sides import Prices as Prices
     from selfroute.tasks.base import Row as Row
     from selfroute.tasks.base import Task as Task
     from selfroute.tasks.base import Verdict as Verdict
+    from selfroute.tasks.check import check as check
+    from selfroute.tasks.countdown import Countdown as Countdown
+    from selfroute.tasks.gsm8k import GSM8K as GSM8K
+    from selfroute.tasks.hendrycks_math import HendrycksMath as HendrycksMath
+    from selfroute.tasks.jsonl import JsonLines as JsonLines
+    from selfroute.train.gapg import GAPGConfig as GAPGConfig
+    from selfroute.train.gapg import GAPGTrainer as GAPGTrainer
     from selfroute.types import Completion as Completion
     from selfroute.types import Delta as Delta
     from selfroute.types import Event as Event
@@ -56,14 +88,35 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
 
 _MODULES: dict[str, str] = {
     "backends.base": "Backend BatchBackend complete complete_all run_sync",
+    "backends.best_of": "BestOfN",
+    "backends.cache": "AnswerCache cached",
+    "backends.embedded": "embedded",
+    "backends.function": "FunctionBackend",
+    "backends.openai_compatible": "OpenAICompatibleBackend",
+    "backends.recorded": "RecordedBackend record",
+    "backends.transformers": "TransformersBackend",
     "budget.base": "Budget Lease NoCloud Unlimited",
     "errors": (
-        "BackendError BackendStatusError BackendTimeout BackendUnavailable BudgetExceeded ConfigError "
-        "RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
+        "BackendError BackendStatusError BackendTimeout BackendUnavailable BudgetExceeded "
+        "ConfigError RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
     ),
-    "handoff": "PromptTemplate TEMPLATES",
+    "evaluation.run": "evaluate",
+    "grading": "Outcome grade",
+    "handoff": "HANDOFF_TEXT PromptTemplate StreamParser TEMPLATES parse",
+    "rewards": "hierarchical",
+    "strategies.always": "AlwaysCloud AlwaysDevice",
     "strategies.base": "Strategy answer",
+    "strategies.prompt_router": "PromptRouter",
+    "strategies.random_offload": "RandomOffload",
+    "strategies.self_route": "SelfRoute",
+    "strategies.sides": "Price Prices",
     "tasks.base": "Row Task Verdict",
+    "tasks.check": "check",
+    "tasks.countdown": "Countdown",
+    "tasks.gsm8k": "GSM8K",
+    "tasks.hendrycks_math": "HendrycksMath",
+    "tasks.jsonl": "JsonLines",
+    "train.gapg": "GAPGConfig GAPGTrainer",
     "types": "Completion Delta Event Finished HandOff Message Sampling Segment TextDelta Token Trace Usage",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

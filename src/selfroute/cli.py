@@ -362,11 +362,11 @@ async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> 
     async for event in strategy.stream(TEMPLATES[template].conversation(question), Sampling(max_tokens=max_tokens)):
         if isinstance(event, TextDelta):
             if event.source != speaker:
-                console.print(f"{chr(10) if speaker else ''}[bold cyan]{event.source}[/bold cyan]")
+                console.print(f"[bold cyan]{event.source}[/bold cyan]")
                 speaker = event.source
             console.print(event.text, end="", markup=False, style="dim" if event.kind == "reasoning" else "")
         elif isinstance(event, HandOff):
-            console.print("\n[yellow]asks for the cloud[/yellow]", end="")
+            console.print(("\n" if speaker else "") + "[yellow]the device asks for the cloud[/yellow]")
         elif isinstance(event, Finished):
             _print_end(console, event.trace)
 
