@@ -1,0 +1,65 @@
+"""Decide from the prompt alone, before any model runs."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from selfroute.backends.base import Backend
+from selfroute.budget.base import Budget, Unlimited
+from selfroute.errors import ConfigError
+from selfroute.handoff import PromptTemplate
+from selfroute.strategies.sides import Prices, answer_on_device, ask_cloud, closing
+from selfroute.types import Event, Message, Sampling
+
+__all__ = ["PromptRouter"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRouter:
+    """Questions that score at or above a threshold go to the cloud ("router" in arXiv 2509.24050).
+
+    Args:
+        score: from a question to how much it needs the cloud, e.g. what `fit_prompt_router` in
+            `selfroute.train.router` returns. It sees the last user turn, without the template's words around the
+            question, and runs in a worker thread.
+        threshold: least score that is sent; `math.inf` sends none.
+        device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
+
+    Raises:
+        ConfigError: the threshold is NaN.
+    """
+
+    score: Callable[[str], float]
+    threshold: float
+    device: Backend
+    cloud: Backend
+    template: PromptTemplate
+    budget: Budget = field(default_factory=Unlimited)
+    prices: Prices = field(default_factory=Prices)
+    name: str = "prompt_router"
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.threshold):
+            raise ConfigError("threshold: nan is not a threshold; give the least score that goes to the cloud")
+
+    def with_budget(self, budget: Budget) -> PromptRouter:
+        """The same strategy under another budget."""
+        return replace(self, budget=budget)
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        """See `selfroute.strategies.base.Strategy`."""
+        score = float(await asyncio.to_thread(self.score, _question(self.template, messages)))
+        turn = ask_cloud if score >= self.threshold else answer_on_device
+        async with closing(turn(self, messages, sampling, reason="routed", score=score)) as events:
+            async for event in events:
+                yield event
+
+
+def _question(template: PromptTemplate, messages: Sequence[Message]) -> str:
+    """The last user turn as the scorer's training data had it: the template's own words are no evidence."""
+    last = next((message.content for message in reversed(messages) if message.role == "user"), "")
+    head, _, tail = template.user.partition("{question}")
+    return last.removeprefix(head).removesuffix(tail)

@@ -1,0 +1,65 @@
+"""The device tries, and asks for the cloud itself: GAPG's way of splitting work (arXiv 2509.24050)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from selfroute.backends.base import Backend
+from selfroute.budget.base import Budget, Unlimited
+from selfroute.handoff import PromptTemplate, StreamParser, handoff_score
+from selfroute.strategies.sides import Attempt, Prices, ask_cloud, closing, speak
+from selfroute.types import Event, Finished, Message, Sampling, Trace
+
+__all__ = ["SelfRoute"]
+
+_ALTERNATIVES = 5  # the most that every server with log-probabilities gives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfRoute:
+    """The device's attempt is streamed live; if it ends in a hand-off, the cloud answers the plain conversation.
+
+    When the budget refuses the call or the cloud fails, the device has to answer after all: the same conversation
+    again, without the offer. The trace keeps `wants_cloud`, and says "budget" or "cloud-error" and why.
+
+    Args:
+        scored: ask the device for log-probabilities, so that traces carry the hand-off's probability as score; a
+            device that has none is asked again without.
+        device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
+    """
+
+    device: Backend
+    cloud: Backend
+    template: PromptTemplate
+    budget: Budget = field(default_factory=Unlimited)
+    prices: Prices = field(default_factory=Prices)
+    name: str = "self_route"
+    scored: bool = True
+
+    def with_budget(self, budget: Budget) -> SelfRoute:
+        """The same strategy under another budget."""
+        return replace(self, budget=budget)
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        """See `selfroute.strategies.base.Strategy`."""
+        attempt, parser = Attempt("device", self.device, self.prices.device), StreamParser()
+        prompt = self.template.device_messages(messages)
+        async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
+            async for delta in deltas:
+                yield delta
+        score = handoff_score(attempt.tokens) if self.scored else None
+        segments = (attempt.segment(),)
+        if not parser.wants_cloud:
+            yield Finished(Trace(self.name, "device", False, "answered", attempt.text, segments, score))
+            return
+        call = ask_cloud(self, messages, sampling, reason="hand-off", score=score, before=segments, handed_off=True)
+        async with closing(call) as events:
+            async for event in events:
+                yield event
+
+    def _variants(self, sampling: Sampling) -> tuple[Sampling, ...]:
+        """How to ask the device, best first."""
+        if not self.scored:
+            return (sampling,)
+        return replace(sampling, top_logprobs=max(_ALTERNATIVES, sampling.top_logprobs or 0)), sampling

@@ -1,0 +1,297 @@
+"""What every strategy is made of: one attempt of one side, an answer from the device alone, a call to the cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, TypeVar
+
+from selfroute.backends.base import Backend
+from selfroute.budget.base import Budget, Lease
+from selfroute.errors import BackendError, BudgetExceeded, ConfigError, UnsupportedByBackend
+from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser
+from selfroute.types import (
+    Delta,
+    Event,
+    Finished,
+    HandOff,
+    Message,
+    Reason,
+    Sampling,
+    Segment,
+    Source,
+    TextDelta,
+    Token,
+    Trace,
+    Usage,
+)
+
+__all__ = ["Attempt", "DeviceSide", "Pair", "Price", "Prices", "answer_on_device", "ask_cloud", "closing", "speak"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What a model costs, in USD per million tokens.
+
+    Raises:
+        ConfigError: a price is negative or not a number.
+    """
+
+    prompt_usd: float = 0.0
+    completion_usd: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{field.name}: {value} is not a price; give USD per million tokens, 0 or more")
+
+    def cost_usd(self, usage: Usage) -> float:
+        return (usage.prompt_tokens * self.prompt_usd + usage.completion_tokens * self.completion_usd) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """Prices of both sides."""
+
+    device: Price = Price()
+    cloud: Price = Price()
+
+
+class DeviceSide(Protocol):
+    """The part of a strategy that its device answers with."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def device(self) -> Backend: ...
+    @property
+    def template(self) -> PromptTemplate: ...
+    @property
+    def prices(self) -> Prices: ...
+
+
+class Pair(DeviceSide, Protocol):
+    """The part of a strategy that both sides answer with."""
+
+    @property
+    def cloud(self) -> Backend: ...
+    @property
+    def budget(self) -> Budget: ...
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close a stream as soon as its reader leaves, not when the garbage collector comes by."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+class Attempt:
+    """One run of one backend: passes its text on, and keeps what a `Segment` needs.
+
+    Attributes:
+        started: whether the backend has written or finished: from then on the call has cost something.
+        tokens: what it reported, in order.
+    """
+
+    def __init__(self, source: Source, backend: Backend, price: Price) -> None:
+        self.source = source
+        self.started = False
+        self.tokens: list[Token] = []
+        self._waited_s = 0.0
+        self._replayed_s: float | None = None
+        self._backend = backend
+        self._price = price
+        self._texts: list[str] = []
+        self._usage: Usage | None = None
+
+    async def stream(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[str]:
+        """Write the answer with the first of the sampling variants that the backend supports.
+
+        Raises:
+            BackendError: the backend did not answer.
+            UnsupportedByBackend: the last variant asks too much as well.
+        """
+        for sampling in variants:
+            try:
+                async with closing(self._read(messages, sampling)) as texts:
+                    async for text in texts:
+                        yield text
+                return
+            except UnsupportedByBackend:
+                if self.started or sampling is variants[-1]:
+                    raise
+
+    async def _read(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[str]:
+        async with closing(self._backend.stream(messages, sampling)) as deltas:
+            while (delta := await self._next(deltas)) is not None:
+                if delta.text:
+                    yield delta.text
+        self.started = True  # an answer without any piece is an answer
+
+    async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
+        began = time.perf_counter()
+        try:
+            delta = await anext(deltas, None)
+        finally:
+            self._waited_s += time.perf_counter() - began
+        if delta is not None:
+            self.started = True
+            self._texts.append(delta.text)
+            self.tokens.extend(delta.tokens)
+            self._usage = delta.usage or self._usage
+            self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
+        return delta
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent waiting for the backend, without the reader's own; of a replayed answer, what it once took."""
+        return self._waited_s if self._replayed_s is None else self._replayed_s
+
+    @property
+    def usage(self) -> Usage:
+        """What the backend reported; for a stream that broke off before that, each piece counts as one token."""
+        return self._usage or Usage(completion_tokens=sum(bool(text) for text in self._texts))
+
+    def segment(self) -> Segment:
+        return Segment(self.source, self.text, self.usage, self.seconds, self._price.cost_usd(self.usage))
+
+
+async def speak(
+    attempt: Attempt, parser: StreamParser, messages: Sequence[Message], *variants: Sampling
+) -> AsyncIterator[TextDelta]:
+    """Run a device attempt for a reader: without tags, hand-off, and blanks before the content.
+
+    A hand-off does not end the attempt: it is read to its end, so that its tokens are counted. `parser` and `attempt`
+    know what came of it.
+    """
+    shown = False  # whether any content has been
+    async with closing(attempt.stream(messages, *variants)) as texts:
+        async for text in texts:
+            for delta in _deltas(parser.feed(text), strip=not shown):
+                shown |= delta.kind == "content"
+                yield delta
+    for delta in _deltas(parser.close(), strip=not shown):
+        yield delta
+
+
+def _deltas(pieces: Sequence[Piece], *, strip: bool) -> list[TextDelta]:
+    deltas: list[TextDelta] = []
+    for piece in pieces:
+        if piece.kind == "reasoning":
+            deltas.append(TextDelta(piece.text, "device", "reasoning"))
+        elif piece.kind == "content" and (text := piece.text.lstrip() if strip else piece.text):
+            deltas.append(TextDelta(text, "device", "content"))
+            strip = False
+    return deltas
+
+
+async def answer_on_device(
+    side: DeviceSide,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    reason: Reason,
+    wants_cloud: bool = False,
+    score: float | None = None,
+    before: tuple[Segment, ...] = (),
+    error: str | None = None,
+) -> AsyncIterator[Event]:
+    """Let the device answer alone: no hand-off is offered, and it is kept from writing one where the backend can.
+
+    A device that hands off all the same is served as an empty answer.
+
+    Args:
+        wants_cloud, reason, score, error: for the trace.
+        before: what was written before.
+
+    Raises:
+        BackendError: the device did not answer; a note tells of the failure before it.
+    """
+    attempt, parser = Attempt("device", side.device, side.prices.device), StreamParser()
+    prompt = side.template.device_messages(messages, offer_handoff=False)
+    muzzled = replace(sampling, forbid=(*sampling.forbid, HANDOFF_TEXT))
+    try:
+        async with closing(speak(attempt, parser, prompt, muzzled, sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
+    except BackendError as failure:
+        if error is not None:
+            failure.add_note(f"before that: {error}")
+        raise
+    text = "" if parser.wants_cloud else attempt.text
+    yield Finished(Trace(side.name, "device", wants_cloud, reason, text, (*before, attempt.segment()), score, error))
+
+
+async def ask_cloud(
+    pair: Pair,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    reason: Reason,
+    score: float | None = None,
+    before: tuple[Segment, ...] = (),
+    handed_off: bool = False,
+) -> AsyncIterator[Event]:
+    """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
+
+    The reservation is settled once the cloud has written or finished, also when it then breaks off or the reader
+    leaves; before that, it is released.
+
+    Args:
+        reason, score: for the trace.
+        before: what was written before.
+        handed_off: whether the device asked, which is an event of its own.
+
+    Raises:
+        BackendError: neither side could answer.
+    """
+    attempt = Attempt("cloud", pair.cloud, pair.prices.cloud)
+    failed: Reason
+    try:
+        lease = await pair.budget.reserve()
+        try:
+            if handed_off:
+                yield HandOff(score)
+            async with closing(attempt.stream(messages, sampling)) as texts:
+                async for text in texts:
+                    yield TextDelta(text, "cloud")
+        finally:
+            # Shielded: a second cancellation must not leave the reservation open for ever.
+            await asyncio.shield(_book(lease, attempt))
+    except BudgetExceeded as failure:
+        failed, error = "budget", str(failure)
+    except BackendError as failure:
+        failed, error = "cloud-error", str(failure)
+    else:
+        segments = (*before, attempt.segment())
+        yield Finished(Trace(pair.name, "cloud", True, reason, attempt.text, segments, score))
+        return
+    before = (*before, attempt.segment()) if attempt.started else before
+    retry = answer_on_device(
+        pair, messages, sampling, reason=failed, wants_cloud=True, score=score, before=before, error=error
+    )
+    async with closing(retry) as events:
+        async for event in events:
+            yield event
+
+
+async def _book(lease: Lease, attempt: Attempt) -> None:
+    if attempt.started:
+        await lease.settle(attempt.usage, attempt.segment().cost_usd)
+    else:
+        await lease.release()

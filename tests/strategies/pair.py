@@ -1,0 +1,121 @@
+"""What the strategy tests share: a device, a cloud and a budget that remember what was asked of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from selfroute.backends.function import FunctionBackend
+from selfroute.errors import BackendUnavailable, UnsupportedByBackend
+from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+from selfroute.types import Delta, Message, Sampling, Usage
+
+TEMPLATE = TEMPLATES["think"]
+SAMPLING = Sampling(max_tokens=100)
+DEVICE_TEXT = "<think>2+2 = 4</think>\n<answer>4 by device</answer>"
+ASKING_TEXT = f"<think>no idea</think>\n{HANDOFF_TEXT}"
+CLOUD_TEXT = "The cloud says <unknown> is 4."  # a cloud may write anything: it is passed on as it is
+
+
+def easy() -> list[Message]:
+    return TEMPLATE.conversation("easy: 2+2")
+
+
+def hard() -> list[Message]:
+    return TEMPLATE.conversation("hard: 2+2")
+
+
+def offered(messages: Sequence[Message]) -> bool:
+    return any(HANDOFF_TEXT in message.content for message in messages)
+
+
+def asks_when_hard(messages: Sequence[Message], sampling: Sampling) -> str:
+    """A trained device: hands off hard questions where that is offered and not forbidden."""
+    may = offered(messages) and HANDOFF_TEXT not in sampling.forbid
+    return ASKING_TEXT if may and "hard" in messages[-1].content else DEVICE_TEXT
+
+
+def down(messages: Sequence[Message], sampling: Sampling) -> str:
+    raise BackendUnavailable("connection refused", backend="model")
+
+
+class Recorder(FunctionBackend):
+    """Remembers what it was asked."""
+
+    def __init__(self, name: str, fn: Callable[[Sequence[Message], Sampling], str]) -> None:
+        super().__init__(name, fn)
+        self.asked: list[tuple[list[Message], Sampling]] = []
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        self.asked.append((list(messages), sampling))
+        async for delta in super().stream(messages, sampling):
+            yield delta
+
+
+class Plain(Recorder):
+    """A backend with neither log-probabilities nor masks, as many are."""
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        if sampling.top_logprobs is not None or sampling.forbid:
+            raise UnsupportedByBackend(f"{self.name}: no log-probabilities, no masks")
+        async for delta in super().stream(messages, sampling):
+            yield delta
+
+
+class Stalling:
+    """Writes some pieces, then hangs (or fails); says when it hangs and whether its stream was closed."""
+
+    name = "stalling"
+
+    def __init__(self, *pieces: str, failure: Exception | None = None) -> None:
+        self.pieces = pieces
+        self.failure = failure
+        self.hangs = asyncio.Event()
+        self.closed = False
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        try:
+            for piece in self.pieces:
+                yield Delta(piece)
+            self.hangs.set()
+            if self.failure is not None:
+                raise self.failure
+            await asyncio.Event().wait()
+        finally:
+            self.closed = True
+
+
+class Ledger:
+    """A budget that counts what becomes of its leases."""
+
+    def __init__(self) -> None:
+        self.reserved = self.released = 0
+        self.settled: list[tuple[Usage, float]] = []
+
+    @property
+    def is_open(self) -> bool:
+        return self.reserved != self.released + len(self.settled)
+
+    async def reserve(self) -> Entry:
+        self.reserved += 1
+        return Entry(self)
+
+
+class Entry:
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.done = False
+
+    def finish(self) -> None:
+        assert not self.done, "a lease ends once"
+        self.done = True
+
+    async def settle(self, usage: Usage, cost_usd: float) -> None:
+        await asyncio.sleep(0)  # as a real ledger does: a cancelled task must get through here
+        self.finish()
+        self.ledger.settled.append((usage, cost_usd))
+
+    async def release(self) -> None:
+        await asyncio.sleep(0)
+        self.finish()
+        self.ledger.released += 1

@@ -1,0 +1,254 @@
+"""What every strategy keeps. A new strategy joins by adding a line to `STRATEGIES`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing, suppress
+from typing import Any
+
+import pytest
+from tests.strategies.pair import (
+    ASKING_TEXT,
+    CLOUD_TEXT,
+    DEVICE_TEXT,
+    SAMPLING,
+    TEMPLATE,
+    Ledger,
+    Plain,
+    Recorder,
+    Stalling,
+    asks_when_hard,
+    down,
+    easy,
+    hard,
+    offered,
+)
+
+from selfroute.backends.base import Backend
+from selfroute.budget.base import NoCloud
+from selfroute.errors import BackendUnavailable
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
+from selfroute.strategies.base import answer
+from selfroute.strategies.prompt_router import PromptRouter
+from selfroute.strategies.random_offload import RandomOffload
+from selfroute.strategies.self_route import SelfRoute
+from selfroute.strategies.sides import Price, Prices
+from selfroute.types import Event, Finished, HandOff, Message, TextDelta
+
+Make = Callable[..., Any]
+
+# Name → how it is made, and which of an easy and a hard question it sends to the cloud.
+STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
+    "always_device": (AlwaysDevice, False, False),
+    "always_cloud": (AlwaysCloud, True, True),
+    "random_none": (lambda **sides: RandomOffload(share=0, **sides), False, False),
+    "random_all": (lambda **sides: RandomOffload(share=1, **sides), True, True),
+    "prompt_router": (lambda **sides: PromptRouter(score=lambda q: q.count("hard"), threshold=1, **sides), False, True),
+    "self_route": (SelfRoute, False, True),
+    "self_route_unscored": (lambda **sides: SelfRoute(scored=False, **sides), False, True),
+}
+PRICES = Prices(device=Price(completion_usd=1), cloud=Price(prompt_usd=3, completion_usd=15))
+CASES = [
+    pytest.param(make, question, sends, id=f"{name}-{question.__name__}")
+    for name, (make, *sent) in STRATEGIES.items()
+    for question, sends in zip((easy, hard), sent, strict=True)
+]
+EACH = [pytest.param(make, id=name) for name, (make, *_) in STRATEGIES.items()]
+SENDING = [pytest.param(make, id=name) for name, (make, _, sends_hard) in STRATEGIES.items() if sends_hard]
+
+
+class Sides:
+    """A fresh pair for one test."""
+
+    def __init__(self, *, device: Backend | None = None, cloud: Backend | None = None) -> None:
+        self.device: Any = device or Recorder("device", asks_when_hard)
+        self.cloud: Any = cloud or Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
+        self.ledger = Ledger()
+
+    def make(self, make: Make, **options: Any) -> Any:
+        given = {"budget": self.ledger, "prices": PRICES} | options
+        return make(device=self.device, cloud=self.cloud, template=TEMPLATE, **given)
+
+
+async def events_of(strategy: Any, messages: list[Message]) -> list[Event]:
+    return [event async for event in strategy.stream(messages, SAMPLING)]
+
+
+def said(events: list[Event], source: str, kind: str = "content") -> str:
+    return "".join(e.text for e in events if isinstance(e, TextDelta) and (e.source, e.kind) == (source, kind))
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
+async def test_the_trace_tells_what_the_events_told(make: Make, question: Any, sends: bool) -> None:
+    sides = Sides()
+    strategy = sides.make(make)
+    events = await events_of(strategy, question())
+    assert [isinstance(event, Finished) for event in events] == [False] * (len(events) - 1) + [True]
+    trace = events[-1].trace  # type: ignore[union-attr]
+    assert trace.strategy == strategy.name
+    assert (trace.source, trace.wants_cloud) == (("cloud", True) if sends else ("device", False))
+    assert trace.text == trace.segments[-1].text == (CLOUD_TEXT if sends else DEVICE_TEXT)
+    assert said(events, trace.source) == (CLOUD_TEXT if sends else "4 by device")
+    assert trace.error is None
+    assert len(sides.cloud.asked) == sends
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
+async def test_no_markup_and_no_handoff_reaches_the_reader(make: Make, question: Any, sends: bool) -> None:
+    events = await events_of(Sides().make(make), question())
+    shown = said(events, "device") + said(events, "device", "reasoning")
+    assert not any(mark in shown for mark in ("<think>", "<answer>", "<unknown>", "external", HANDOFF_TEXT))
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
+async def test_each_side_sees_its_own_prompt(make: Make, question: Any, sends: bool) -> None:
+    sides = Sides()
+    strategy = sides.make(make)
+    await answer(strategy, question(), SAMPLING)
+    for messages, sampling in sides.cloud.asked:
+        assert messages == question()  # the conversation, and nothing of the device's
+        assert sampling == SAMPLING
+    for messages, _ in sides.device.asked:
+        assert messages[0].role == "system"
+        assert messages[1:] == question()
+        assert offered(messages) == isinstance(strategy, SelfRoute)
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
+async def test_a_cloud_call_is_reserved_and_settled_and_paid(make: Make, question: Any, sends: bool) -> None:
+    sides = Sides()
+    trace = await answer(sides.make(make), question(), SAMPLING)
+    assert (sides.ledger.reserved, sides.ledger.released) == (sends, 0)
+    assert sides.ledger.settled == [(s.usage, s.cost_usd) for s in trace.segments if s.source == "cloud"]
+    usage = trace.usage("cloud")
+    paid = (3 * usage.prompt_tokens + 15 * usage.completion_tokens + trace.usage("device").completion_tokens) / 1e6
+    assert trace.cost_usd == pytest.approx(paid)
+    assert trace.cost_usd > 0
+    assert trace.seconds > 0
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
+@pytest.mark.parametrize("device", [Recorder, Plain])
+async def test_no_cloud_means_a_forced_local_attempt(make: Make, question: Any, sends: bool, device: Any) -> None:
+    sides = Sides(device=device("device", asks_when_hard))
+    strategy = sides.make(make).with_budget(NoCloud())
+    events = await events_of(strategy, question())
+    trace = events[-1].trace  # type: ignore[union-attr]
+    assert (trace.source, trace.text, trace.wants_cloud) == ("device", DEVICE_TEXT, sends)
+    assert said(events, "device") == "4 by device"
+    assert (trace.reason == "budget") == sends
+    assert (trace.error is not None) == sends
+    assert not sides.cloud.asked
+    assert not any(isinstance(event, HandOff) for event in events)
+    assert not offered(sides.device.asked[-1][0]) or not sends
+
+
+@pytest.mark.parametrize("make", SENDING)
+async def test_a_cloud_that_fails_means_a_forced_local_attempt(make: Make) -> None:
+    sides = Sides(cloud=Recorder("cloud", down))
+    trace = await answer(sides.make(make), hard(), SAMPLING)
+    assert (trace.source, trace.reason, trace.text) == ("device", "cloud-error", DEVICE_TEXT)
+    assert trace.wants_cloud
+    assert trace.error == "connection refused"
+    assert all(segment.source == "device" for segment in trace.segments)
+    assert (sides.ledger.reserved, sides.ledger.released) == (1, 1)
+    messages, sampling = sides.device.asked[-1]
+    assert not offered(messages)
+    assert HANDOFF_TEXT in sampling.forbid
+
+
+@pytest.mark.parametrize("make", SENDING)
+async def test_a_cloud_that_breaks_off_has_cost_something(make: Make) -> None:
+    broken = Stalling("The cl", "oud", failure=BackendUnavailable("connection lost", backend="cloud"))
+    sides = Sides(cloud=broken)
+    trace = await answer(sides.make(make), hard(), SAMPLING)
+    assert (trace.reason, trace.text) == ("cloud-error", DEVICE_TEXT)
+    assert [s.text for s in trace.segments if s.source == "cloud"] == ["The cloud"]
+    assert sides.ledger.settled[0][0].completion_tokens == 2
+    assert not sides.ledger.is_open
+
+
+@pytest.mark.parametrize("make", SENDING)
+async def test_a_forced_attempt_that_still_asks_is_an_empty_answer(make: Make) -> None:
+    stubborn = Plain("device", lambda messages, sampling: ASKING_TEXT)
+    trace = await answer(Sides(device=stubborn).make(make).with_budget(NoCloud()), hard(), SAMPLING)
+    assert (trace.source, trace.reason, trace.text) == ("device", "budget", "")
+    assert trace.segments[-1].text == ASKING_TEXT
+
+
+@pytest.mark.parametrize("make", EACH)
+async def test_when_no_side_can_answer_the_error_comes_through(make: Make) -> None:
+    sides = Sides(device=Recorder("device", down), cloud=Recorder("cloud", down))
+    with pytest.raises(BackendUnavailable):
+        await answer(sides.make(make), hard(), SAMPLING)
+    assert not sides.ledger.is_open
+
+
+@pytest.mark.parametrize("make", SENDING)
+@pytest.mark.parametrize("pieces", [(), ("The", " cloud")])
+async def test_cancelling_closes_the_lease_and_the_stream(make: Make, pieces: tuple[str, ...]) -> None:
+    cloud = Stalling(*pieces)
+    sides = Sides(cloud=cloud)
+    task = asyncio.create_task(answer(sides.make(make), hard(), SAMPLING))
+    await asyncio.wait_for(cloud.hangs.wait(), 5)
+    assert sides.ledger.is_open
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # impatient callers cancel twice
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert cloud.closed
+    assert not sides.ledger.is_open
+    assert len(sides.ledger.settled) == bool(pieces)
+
+
+@pytest.mark.parametrize("make", SENDING)
+async def test_a_reader_that_leaves_closes_the_lease_and_the_stream(make: Make) -> None:
+    cloud = Stalling("The", " cloud")
+    sides = Sides(cloud=cloud)
+    async with aclosing(sides.make(make).stream(hard(), SAMPLING)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta) and event.source == "cloud":
+                break
+    assert cloud.closed
+    assert len(sides.ledger.settled) == 1
+    assert not sides.ledger.is_open
+
+
+@pytest.mark.parametrize("make", EACH)
+async def test_a_reader_that_leaves_during_the_device_owes_nothing(make: Make) -> None:
+    device = Stalling("<think>2+", "2")
+    sides = Sides(device=device)
+    async with aclosing(sides.make(make).stream(easy(), SAMPLING)) as events:
+        async for event in events:
+            if isinstance(event, TextDelta):
+                break
+    assert not sides.ledger.is_open
+    assert device.closed or any(sides.cloud.asked)
+
+
+@pytest.mark.parametrize("make", EACH)
+async def test_requests_do_not_disturb_each_other(make: Make) -> None:
+    strategy = Sides().make(make)
+    questions = [TEMPLATE.conversation(f"{'hard' if i % 3 else 'easy'} {i}") for i in range(30)]
+    alone = [await answer(strategy, question, SAMPLING) for question in questions]
+    together = await asyncio.gather(*(answer(strategy, question, SAMPLING) for question in reversed(questions)))
+    for one, other in zip(alone, reversed(together), strict=True):
+        assert (one.source, one.text, one.score) == (other.source, other.text, other.score)
+
+
+@pytest.mark.parametrize("make", EACH)
+async def test_with_budget_makes_a_copy(make: Make) -> None:
+    sides = Sides()
+    strategy = sides.make(make)
+    other = Ledger()
+    copy = strategy.with_budget(other)
+    assert type(copy) is type(strategy)
+    assert (strategy.budget, copy.budget) == (sides.ledger, other)
+    with suppress(BackendUnavailable):
+        await answer(copy, hard(), SAMPLING)
+    assert sides.ledger.reserved == 0

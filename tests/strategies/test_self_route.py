@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from tests.strategies.pair import (
+    ASKING_TEXT,
+    CLOUD_TEXT,
+    SAMPLING,
+    TEMPLATE,
+    Plain,
+    Recorder,
+    Stalling,
+    asks_when_hard,
+    easy,
+    hard,
+)
+
+from selfroute.backends.function import FunctionBackend
+from selfroute.budget.base import NoCloud
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.strategies.base import answer
+from selfroute.strategies.self_route import SelfRoute
+from selfroute.types import Completion, Delta, HandOff, Message, Sampling, TextDelta, Token, Usage
+
+
+def route(device: Any, **options: Any) -> SelfRoute:
+    cloud = FunctionBackend("cloud", lambda messages, sampling: CLOUD_TEXT)
+    return SelfRoute(device=device, cloud=cloud, template=TEMPLATE, **options)
+
+
+def with_logprobs(ending: str) -> Callable[[Sequence[Message], Sampling], Completion]:
+    """A device that decides in one token, as the embedded one: 30 % hand-off, 60 % answer."""
+    top = {HANDOFF_TEXT: math.log(0.3), "<answer>": math.log(0.6)}
+    tokens = [Token(text, 0.0) for text in ("<think>", "hm", "</think>")] + [Token(ending, top[ending], top)]
+    if ending == "<answer>":
+        tokens += [Token("4", 0.0), Token("</answer>", 0.0)]
+
+    def fn(messages: Sequence[Message], sampling: Sampling) -> Completion:
+        kept = tokens if sampling.top_logprobs else ()
+        text = "".join(token.text for token in tokens)
+        return Completion(text, Usage(9, len(tokens)), tokens=tuple(kept))
+
+    return fn
+
+
+async def test_reasoning_is_live_and_the_cloud_follows_the_handoff() -> None:
+    events = [event async for event in route(Recorder("device", asks_when_hard)).stream(hard(), SAMPLING)]
+    at = next(i for i, event in enumerate(events) if isinstance(event, HandOff))
+    before, after = events[:at], events[at + 1 : -1]
+    assert "".join(e.text for e in before if isinstance(e, TextDelta)) == "no idea"
+    assert all(isinstance(e, TextDelta) and (e.source, e.kind) == ("device", "reasoning") for e in before)
+    assert all(isinstance(e, TextDelta) and e.source == "cloud" for e in after)
+
+
+async def test_reasoning_comes_before_the_device_has_finished() -> None:
+    device = Stalling("<think>step one")
+    stream = route(device).stream(easy(), SAMPLING)
+    event = await anext(stream)
+    assert event == TextDelta("step one", "device", "reasoning")
+    await stream.aclose()  # type: ignore[attr-defined]
+    assert device.closed
+
+
+async def test_the_tokens_of_the_whole_handoff_are_counted() -> None:
+    def fn(messages: Sequence[Message], sampling: Sampling) -> Completion:
+        return Completion(ASKING_TEXT + " and on I go", Usage(5, 40))
+
+    trace = await answer(route(FunctionBackend("device", fn)), hard(), SAMPLING)
+    assert trace.source == "cloud"
+    assert trace.usage("device") == Usage(5, 40)
+
+
+@pytest.mark.parametrize("ending", [HANDOFF_TEXT, "<answer>"])
+async def test_the_score_is_the_handoffs_probability(ending: str) -> None:
+    events = [e async for e in route(FunctionBackend("device", with_logprobs(ending))).stream(hard(), SAMPLING)]
+    assert events[-1].trace.score == pytest.approx(0.3)  # type: ignore[union-attr]
+    assert [e.score for e in events if isinstance(e, HandOff)] == [pytest.approx(0.3)] * (ending == HANDOFF_TEXT)
+
+
+async def test_the_score_survives_a_refused_budget() -> None:
+    device = FunctionBackend("device", with_logprobs(HANDOFF_TEXT))
+    trace = await answer(route(device).with_budget(NoCloud()), hard(), SAMPLING)
+    assert trace.score == pytest.approx(0.3)
+    assert (trace.source, trace.wants_cloud, trace.reason) == ("device", True, "budget")
+    assert [segment.source for segment in trace.segments] == ["device", "device"]
+
+
+async def test_a_device_without_logprobs_has_no_score() -> None:
+    device = Plain("device", asks_when_hard)
+    trace = await answer(route(device), hard(), SAMPLING)
+    assert (trace.source, trace.score) == ("cloud", None)
+    assert [sampling for _, sampling in device.asked] == [SAMPLING]
+
+
+async def test_unscored_asks_for_no_logprobs() -> None:
+    device = Recorder("device", asks_when_hard)
+    await answer(route(device, scored=False), easy(), SAMPLING)
+    assert device.asked[0][1] == SAMPLING
+
+
+async def test_a_completion_that_answers_and_then_asks_is_an_answer() -> None:
+    device = FunctionBackend("device", lambda messages, sampling: f"<answer>4</answer> {HANDOFF_TEXT}")
+    events = [e async for e in route(device).stream(easy(), SAMPLING)]
+    trace = events[-1].trace  # type: ignore[union-attr]
+    assert (trace.source, trace.wants_cloud, trace.reason) == ("device", False, "answered")
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)).strip() == "4"
+
+
+async def test_replayed_seconds_are_the_traces_seconds() -> None:
+    class Replay:
+        name = "replay"
+
+        async def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
+            yield Delta("<answer>4</answer>")
+            yield Delta(finish_reason="stop", usage=Usage(1, 1), seconds=12.5)
+
+    trace = await answer(route(Replay()), easy(), SAMPLING)
+    assert trace.seconds == 12.5
