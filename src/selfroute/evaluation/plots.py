@@ -11,12 +11,12 @@ import numpy as np
 from selfroute.evaluation.metrics import Floats
 from selfroute.evaluation.summary import Curves, Line
 
-__all__ = ["COLOURS", "curve_png", "curve_svg", "legend_mark"]
+__all__ = ["COLOURS", "curve_png", "curve_svg", "leader", "legend_mark"]
 
 # Okabe and Ito's palette, which the common kinds of colour blindness can tell apart; marks and dashes differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2", "6 2 1 2")
+_DASHES = ("6 3", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2", "6 2 1 2")  # the leader is solid
 
 
 def curve_png(drawn: Curves, path: Path, *, share: float, title: str = "") -> None:
@@ -72,7 +72,7 @@ def curve_svg(drawn: Curves, *, share: float) -> str:
     parts.append(frame.path(drawn.shares, drawn.oracle, "stroke:var(--ink);stroke-width:1.2"))
     parts += [frame.vertical(share)]
     for number, line in enumerate(drawn.lines):
-        parts += _strategy(frame, drawn.shares, line, number)
+        parts += _strategy(frame, drawn.shares, line, number, _stroke(number, number == leader(drawn, share)))
     label = "Overall accuracy against call share, one line per strategy"
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}" font-size="12">'
@@ -81,11 +81,16 @@ def curve_svg(drawn: Curves, *, share: float) -> str:
     )
 
 
-def legend_mark(number: int, *, fixed: bool) -> str:
+def leader(drawn: Curves, share: float) -> int | None:
+    """Number of the line that is highest at a share, None if every strategy is fixed; it is drawn solid."""
+    at = int(np.argmin(np.abs(drawn.shares - share)))
+    moving = [number for number, line in enumerate(drawn.lines) if not line.fixed]
+    return max(moving, key=lambda number: drawn.lines[number].accuracy[at], default=None)
+
+
+def legend_mark(number: int, *, fixed: bool, first: bool = False) -> str:
     """The sign of a strategy as in the figure, as a small `<svg>`."""
-    colour = f"var(--c{number % len(COLOURS)})"
-    dash = _DASHES[number % len(_DASHES)]
-    stroke = "" if fixed else f'<path d="M1 8H35" style="stroke:{colour};stroke-width:2.4;stroke-dasharray:{dash}"/>'
+    stroke = "" if fixed else f'<path d="M1 8H35" style="{_stroke(number, first)}"/>'
     return f'<svg width="36" height="16" aria-hidden="true">{stroke}{_mark(18, 8, number)}</svg>'
 
 
@@ -135,7 +140,12 @@ def _axes(frame: _Frame) -> list[str]:
     return parts
 
 
-def _strategy(frame: _Frame, shares: Floats, line: Line, number: int) -> list[str]:
+def _stroke(number: int, first: bool) -> str:
+    style = "stroke-width:3" if first else f"stroke-width:2;stroke-dasharray:{_DASHES[number % len(_DASHES)]}"
+    return f"stroke:var(--c{number % len(COLOURS)});{style}"
+
+
+def _strategy(frame: _Frame, shares: Floats, line: Line, number: int, stroke: str) -> list[str]:
     colour = f"var(--c{number % len(COLOURS)})"
     point = _mark(frame.x(line.raw_share), frame.y(line.raw_accuracy), number)
     as_run = f"as run {100 * line.raw_share:.1f} % sent, {100 * line.raw_accuracy:.1f} % right"
@@ -143,10 +153,9 @@ def _strategy(frame: _Frame, shares: Floats, line: Line, number: int) -> list[st
     if line.fixed:
         return [mark]
     band = f"{frame.points(shares, line.low)} {frame.points(shares[::-1], line.high[::-1])}"
-    dash = _DASHES[number % len(_DASHES)]
     return [
         f'<polygon points="{band}" style="fill:{colour};opacity:.10"/>',
-        frame.path(shares, line.accuracy, f"stroke:{colour};stroke-width:2.4;stroke-dasharray:{dash}"),
+        frame.path(shares, line.accuracy, stroke),
         mark,
     ]
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from selfroute.evaluation.plots import curve_svg, legend_mark
+from selfroute.evaluation.plots import curve_svg, leader, legend_mark
 from selfroute.evaluation.records import Record, Sample
 from selfroute.evaluation.summary import Curves
 from selfroute.evaluation.words import (
@@ -43,6 +43,8 @@ GLOSSARY = {
     "local accuracy": "Prompts kept on the device and answered right, over all prompts.",
     "without a cloud": "Right answers over all prompts if no call is allowed: own answers, and forced attempts in "
     "place of hand-offs.",
+    "tokens, $": "Completion tokens per request on each side, and the price of 1,000 requests, as run.",
+    "errors": "Requests with a failure on the way, also where the device could still answer.",
     "intervals": "Small figures are 95 % bootstrap intervals over prompts. Differences are paired by prompt. Neither "
     "covers the chance of another training run.",
 }
@@ -63,12 +65,13 @@ def report_html(
     """
     page = Template(files("selfroute.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
     first, *rest = headline(summary)
-    comparisons = [f"<p>{escape(versus(c))}</p>" for c in summary["comparisons"]]
+    left_out = _excluded(summary)
+    comparisons = [f"<p>{_sentence(versus(c))}</p>" for c in summary["comparisons"]]
     return page.substitute(
         title=escape(f"Device and cloud on {summary['task'] or 'your task'}"),
-        lead=f'<p class="lead">{escape(first)}</p>' + "".join(f"<p>{escape(s)}</p>" for s in rest) + _excluded(summary),
+        lead=f'<p class="lead">{_sentence(first)}</p>' + "".join(f"<p>{_sentence(s)}</p>" for s in rest) + left_out,
         figure=curve_svg(drawn, share=summary["call_share_target"]),
-        legend=_legend(drawn),
+        legend=_legend(drawn, summary["call_share_target"]),
         figure_note="Lines: accuracy when the share is varied, with pointwise 95 % bands. Marks: each strategy as run.",
         matched=_matched_table(summary),
         comparisons="".join(comparisons),
@@ -79,6 +82,11 @@ def report_html(
     )
 
 
+def _sentence(text: str) -> str:
+    """Escaped, and with no line break between a number and its per cent sign."""
+    return escape(text).replace(" %", "&nbsp;%")
+
+
 def _excluded(summary: Mapping[str, Any]) -> str:
     count = summary["n_excluded"]
     if not count:
@@ -86,13 +94,14 @@ def _excluded(summary: Mapping[str, Any]) -> str:
     return f"<p>{count} more prompts are left out: a side or the verifier failed on them for at least one strategy.</p>"
 
 
-def _legend(drawn: Curves) -> str:
+def _legend(drawn: Curves, share: float) -> str:
     line = '<svg width="36" height="16" aria-hidden="true"><path d="M1 8H35" style="stroke:var({});{}"/></svg>'
     bounds = [
         (line.format("--ink", "stroke-width:1.2"), "oracle, reference device"),
         (line.format("--faint", "stroke-dasharray:5 4"), "random, reference device"),
     ]
-    own = [(legend_mark(i, fixed=s.fixed), s.name) for i, s in enumerate(drawn.lines)]
+    first = leader(drawn, share)
+    own = [(legend_mark(i, fixed=s.fixed, first=i == first), s.name) for i, s in enumerate(drawn.lines)]
     items = "".join(f"<li>{sign} {escape(name)}</li>" for sign, name in own + bounds)
     return f'<ul class="legend">{items}</ul>'
 
@@ -154,7 +163,7 @@ def _raw_table(summary: Mapping[str, Any]) -> str:
         ("without a cloud", _rate("forced_local_accuracy")),
         ("device tokens", lambda e: f"{e['device_tokens'] / n:.0f}"),
         ("cloud tokens", lambda e: f"{e['cloud_tokens'] / n:.0f}"),
-        ("per 1,000", lambda e: money(e["usd"], n)),
+        ("$ per 1,000", lambda e: money(e["usd"], n)),
         ("errors", lambda e: str(e["errors"])),
     ]
     lines = [_cells(entry, columns, is_best=False) for entry in summary["strategies"]]

@@ -16,8 +16,8 @@ def percent(value: float | None, *, digits: int = 1) -> str:
 
 
 def fixed_point(value: float | None, *, digits: int = 3) -> str:
-    """0.6123 → "0.612"; a dash for None."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """0.6123 → "0.612", and no minus before a zero; a dash for None."""
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def interval(band: Sequence[float] | None, *, scale: float = 1, digits: int = 3) -> str:

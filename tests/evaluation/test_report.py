@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.evaluation.test_summary import ALL
+
+from selfroute.evaluation.plots import curve_png, curve_svg
+from selfroute.evaluation.records import Record, Sample
+from selfroute.evaluation.report import GLOSSARY, report_html
+from selfroute.evaluation.summary import curves, summarise
+from selfroute.evaluation.table import summary_table
+from selfroute.evaluation.words import fixed_point, headline, money, percent
+
+ABOUT = {
+    "command": "selfroute evaluate r.yaml seed=3",
+    "commit": "abc123",
+    "versions": {"python": "3.11"},
+    "identity": {},
+}
+VOID = {"meta"}
+
+
+def samples() -> list[Sample]:
+    return [
+        Sample(
+            strategy=r.strategy, id=r.id, question="Is <b>1 & 1</b> two?", gold="yes", device_text="<think>x</think>"
+        )
+        for r in ALL
+    ]
+
+
+def page(records: list[Record] = ALL, **about: Any) -> str:
+    summary = summarise(records, share=0.3, seed=3, task="toy", resamples=50)
+    return report_html(summary, curves(records, seed=3), records, samples(), about=ABOUT | about)
+
+
+class Reader(HTMLParser):
+    """Checks that tags are closed in order, and gathers text by heading level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and data.strip():
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
+    html = page()
+    read(html)
+    assert not re.search(r"https?:|//[a-z]|src=|href=|@import|url\(", html)
+    assert "prefers-color-scheme: dark" in html
+    assert len(html) < 200_000
+
+
+def test_the_page_has_every_heading_and_explains_every_metric() -> None:
+    reader = read(page())
+    assert reader.texts["h2"] == [
+        "Accuracy against call share",
+        "At the same call share",
+        "As run",
+        "Sample transcripts",
+        "What the numbers mean",
+        "How this was made",
+    ]
+    assert [re.sub(r" \(.*", "", text) for text in reader.texts["h3"]] == [
+        "Solved on the device",
+        "Handed off, and the cloud solved it",
+        "Kept, and wrong",
+    ]
+    assert set(GLOSSARY) <= set(reader.texts["dt"])
+    told = " ".join(reader.texts["dd"])
+    for fact in ("selfroute evaluate r.yaml seed=3", "abc123", "python 3.11", "200 compared"):
+        assert fact in told
+
+
+def test_model_text_is_escaped() -> None:
+    html = page(command="<script>alert(1)</script>")
+    assert "<script" not in html and "<b>" not in html and "<think>" not in html
+    assert "&lt;think&gt;x&lt;/think&gt;" in html
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    summary = summarise(ALL, share=0.3, seed=3, resamples=10)
+    long = [Sample(strategy=r.strategy, id=r.id, question="q", gold="g", device_text="y" * 9000) for r in ALL]
+    html = report_html(summary, curves(ALL, seed=3), ALL, long, about=ABOUT)
+    assert "(9000 characters in all)" in html and "y" * 1600 not in html
+
+
+def test_the_headline_says_what_is_best_and_how_sure() -> None:
+    summary = summarise(ALL, share=0.3, seed=3, task="toy", resamples=100)
+    best, against, levels = headline(summary)
+    accuracy = percent(next(e for e in summary["strategies"] if e["name"] == "sees")["overall_accuracy"])
+    assert best.startswith(f"At a call share of 30 %, sees answers {accuracy} of 200 toy prompts right (95 % interval ")
+    assert against.startswith("sees against asks: +")
+    assert percent(summary["device_accuracy"]) in levels and percent(summary["oracle_accuracy"]) in levels
+
+
+def test_a_difference_that_may_be_chance_is_called_so() -> None:
+    twin = [
+        Record(**{f: getattr(r, f) for f in r.__slots__} | {"strategy": "twin"}) for r in ALL if r.strategy == "sees"
+    ]
+    summary = summarise([r for r in ALL if r.strategy == "sees"] + twin, share=0.3, seed=0, resamples=20)
+    assert headline(summary)[1] in (
+        "sees against twin: +0.0 points (0.0 to 0.0): not told apart at this n.",
+        "twin against sees: +0.0 points (0.0 to 0.0): not told apart at this n.",
+    )
+
+
+def test_only_fixed_strategies_still_make_a_report() -> None:
+    records = [r for r in ALL if r.strategy.startswith("always")]
+    html = page(records)
+    read(html)
+    assert "No strategy here chooses between device and cloud" in html
+
+
+def test_refusals_and_left_out_prompts_are_told() -> None:
+    even = [
+        Record(strategy=r.strategy, id=r.id, source="device", wants_cloud=r.wants_cloud, score=r.score,
+               device_correct=r.device_correct, cloud_correct=r.device_correct)
+        for r in ALL
+    ]  # fmt: skip
+    even[0] = Record(strategy=even[0].strategy, id=even[0].id, source="device", wants_cloud=False, error="down")
+    html = page(even)
+    assert "APGR and CPT are not given: the cloud leads the device by 0.0 points, less than 2." in html
+    assert "1 more prompts are left out" in html
+
+
+def test_the_figure_is_well_formed_and_shows_every_strategy() -> None:
+    drawn = curves(ALL, seed=3)
+    svg = ET.fromstring(curve_svg(drawn, share=0.3))
+    titles = [element.text or "" for element in svg.iter("title")]
+    assert [title.split(":")[0] for title in titles] == [line.name for line in drawn.lines]
+    moving = sum(not line.fixed for line in drawn.lines)
+    assert len(list(svg.iter("polygon"))) == moving and len(list(svg.iter("polyline"))) == moving + 2
+    width, height = map(float, svg.attrib["viewBox"].split()[2:])
+    for element in svg.iter("polyline"):
+        for point in element.attrib["points"].split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= width and 0 <= y <= height
+
+
+def test_the_png_is_one_of_the_stated_size(tmp_path: Path) -> None:
+    curve_png(curves(ALL, seed=3), tmp_path / "curve.png", share=0.3, title="toy")
+    head = (tmp_path / "curve.png").read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (int.from_bytes(head[16:20]), int.from_bytes(head[20:24])) == (1280, 800)
+
+
+def test_the_terminal_table_fits_and_orders_by_accuracy() -> None:
+    summary = summarise(ALL, share=0.3, seed=3, task="toy", resamples=50)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(summary))
+    console.file.close()
+    lines = console.export_text().splitlines()
+    order = [name for line in lines for name in re.findall(r"│(\w+)", line)]
+    assert order == ["oracle", "sees", "asks", "always_cloud", "always_device", "random"]
+    assert "…" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (percent(0.3), "30.0 %"),
+        (percent(None), "–"),
+        (fixed_point(-0.0004, digits=2), "0.00"),
+        (fixed_point(-0.02, digits=2), "-0.02"),
+        (fixed_point(None), "–"),
+        (money(0.0, 10), "–"),
+        (money(0.5, 100), "$5.00"),
+    ],
+)
+def test_numbers_as_words(shown: str, expected: str) -> None:
+    assert shown == expected
