@@ -90,8 +90,8 @@ async def respond(request, content_type="text/event-stream"):
     return response
 
 
-def stream(*events, done=True, pause_s=0.0):
-    """Each event in a write of its own."""
+def stream(*events, done=True, pause_s=0.0, linger_s=0.0):
+    """Each event in a write of its own; the response itself ends `linger_s` after the answer."""
 
     async def behave(server, request, body):
         response = await respond(request)
@@ -100,6 +100,7 @@ def stream(*events, done=True, pause_s=0.0):
             await asyncio.sleep(pause_s)
         if done:
             await response.write(b"data: [DONE]\n\n")
+        await asyncio.sleep(linger_s)
         return response
 
     return behave

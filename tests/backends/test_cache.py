@@ -338,10 +338,11 @@ from selfroute.types import Completion
 
 cache = AnswerCache(sys.argv[1])
 cache.put("before", Completion("before"))
+inherited = cache._connection
 child = os.fork()
 if child == 0:
     cache.put("child", cache.get("before"))
-    os._exit(0)
+    os._exit(cache._connection is inherited)
 assert os.waitpid(child, 0)[1] == 0
 assert cache.get("child") == Completion("before")
 cache.put("after", Completion("after"))

@@ -310,9 +310,16 @@ async def test_the_connection_is_used_again(server, backend):
         return await handle(request)
 
     server.server.app.router._resources[0]._routes["POST"]._handler = watch
+    server.script += [stream(chunk({"content": "hi"}, "stop"), linger_s=0.02)] * 3
     for _ in range(3):
         await complete(backend, ASK, Sampling())
     assert len(ports) == 1
+
+
+async def test_a_server_that_does_not_hang_up_does_not_hold_up_the_answer(server, backend):
+    server.script.append(stream(chunk({"content": "hi"}, "stop"), linger_s=3))
+    async with asyncio.timeout(1):
+        assert (await complete(backend, ASK, Sampling())).text == "hi"
 
 
 async def test_leaving_early_frees_the_place_and_the_server(server):
