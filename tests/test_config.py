@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfroute import assemble
 from selfroute.config import (
+    BACKEND_EXAMPLES,
+    BACKENDS,
+    STRATEGIES,
+    TASKS,
+    Algorithm,
     EvaluateRecipe,
     RewardOptions,
     Spec,
+    TraceOptions,
     TrainRecipe,
     WarmupRecipe,
     build,
@@ -21,6 +33,7 @@ from selfroute.config import (
     make_task,
     parse_overrides,
     parse_spec,
+    resolve,
     to_values,
 )
 from selfroute.errors import ConfigError
@@ -203,3 +216,46 @@ def test_bad_tasks(spec: Spec, part: str) -> None:
 def test_an_unknown_backend_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"cloud: unknown backend 'opnai'; did you mean 'openai'\?"):
         make_backend(Spec("opnai"), where="cloud")
+
+
+@pytest.mark.parametrize("table", [TASKS, BACKENDS, STRATEGIES])
+def test_every_name_leads_to_a_factory(table: dict[str, str]) -> None:
+    for name in table:
+        factory = resolve(table, name, kind="thing", where="test")
+        assert callable(factory)
+        assert (factory.__doc__ or "").strip(), "the lists of the command line show the first sentence"
+
+
+def test_every_backend_has_an_example_that_parses() -> None:
+    assert list(BACKEND_EXAMPLES) == list(BACKENDS)
+    for name, example in BACKEND_EXAMPLES.items():
+        assert parse_spec(yaml.safe_load(example), "device").name == name
+
+
+# --- what recipes promise, the rooms below keep ---
+
+
+@pytest.mark.parametrize(
+    ("cls", "reader"),
+    [
+        (EvaluateRecipe, assemble.evaluate_recipe),
+        (TrainRecipe, assemble.train_recipe),
+        (WarmupRecipe, assemble.warm_up_recipe),
+    ],
+)
+def test_no_key_of_a_recipe_is_ignored(cls: type, reader: Callable[..., object]) -> None:
+    read = set(re.findall(r"recipe\.(\w+)", inspect.getsource(reader)))
+    chosen_by = {"algorithm"} if cls is WarmupRecipe else set()  # the key that tells `train` which recipe it has
+    assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read
+
+
+def test_the_algorithms_are_those_of_the_trainer() -> None:
+    from selfroute.train.gapg import ALGORITHMS
+
+    assert set(get_args(Algorithm)) == set(ALGORITHMS)
+
+
+def test_the_traces_are_those_of_the_warm_up() -> None:
+    from selfroute.train.traces import TraceStyle
+
+    assert dataclasses.asdict(TraceStyle()) == dataclasses.asdict(TraceOptions())
