@@ -141,7 +141,7 @@ async def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Pat
         await run(tmp_path, share=0.4)
     with pytest.raises(ConfigError, match=r"rows is \"40 rows .* there and \"39 rows .* here"):
         await run(tmp_path, rows=list(Numbers().rows("test"))[:39])
-    with pytest.raises(ConfigError, match="config is missing there"):
+    with pytest.raises(ConfigError, match=r'config\.device is missing there and "other" here'):
         await run(tmp_path, config={"device": "other"})
     with pytest.raises(ConfigError, match=r"cloud is \"large\" there and \"huge\" here"):
         await run(tmp_path, cloud=FunctionBackend("huge", lambda m, s: ""))

@@ -83,7 +83,7 @@ async def evaluate(
     _check(strategies, rows, share)
     identity = _identity(strategies, task, rows, sampling, template, cloud, share=share, seed=seed)
     about = {"command": command, "commit": provenance.commit(), "versions": provenance.versions()}
-    _open(out, identity | {"config": provenance.digest(config) if config else None}, about | {"config": config})
+    _open(out, identity | {f"config.{key}": value for key, value in (config or {}).items()}, about)
     kept = _finished(out)
     run = _Run(task, sampling, template, concurrency, on_progress, total=len(rows) * (len(strategies) + 1))
     missing = [row for row in rows if any((strategy.name, row.id) not in kept for strategy in strategies)]
