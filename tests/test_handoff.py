@@ -6,7 +6,7 @@ import time
 from itertools import groupby, pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, Piece, StreamParser, handoff_score, parse
@@ -55,6 +55,7 @@ def state(parser: StreamParser) -> tuple[object, ...]:
     return parser.wants_cloud, parser.answered, parser.decided_at, parser.malformed
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS, st.lists(st.integers(0, 200)))
 @example("Hi need external assistance", [1])
 def test_any_chunking_gives_the_same_pieces_and_decision(text: str, places: list[int]) -> None:
@@ -71,6 +72,7 @@ def test_any_chunking_gives_the_same_pieces_and_decision(text: str, places: list
     )
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS)
 def test_no_text_is_lost_or_repeated_and_no_handoff_leaks(text: str) -> None:
     pieces, parser = stream(list(text))
@@ -82,6 +84,7 @@ def test_no_text_is_lost_or_repeated_and_no_handoff_leaks(text: str) -> None:
         assert not any(bare.search(run) for kind, run in merged(pieces) if kind == "content")
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(TEXTS, TEXTS)
 def test_a_handoff_is_final(text: str, more: str) -> None:
     if parse(text).wants_cloud:
@@ -96,6 +99,7 @@ def could_become_markup(held: str) -> bool:
     return any("".join(mark.lower().split()).startswith(squeezed) for mark in marks)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(FRAGMENTS, max_size=10).map("".join))
 def test_text_is_held_back_only_while_it_may_become_markup(text: str) -> None:
     parser = StreamParser()
@@ -316,6 +320,7 @@ def test_score_without_alternatives_or_decision() -> None:
     assert handoff_score([]) is None
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.tuples(FRAGMENTS, st.floats(-5, 0), st.dictionaries(FRAGMENTS, st.floats(-5, 0), max_size=3))))
 def test_score_is_a_probability_for_any_tokens(parts: list[tuple[str, float, dict[str, float]]]) -> None:
     tokens = [Token(*part) for part in parts]
