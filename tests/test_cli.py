@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -214,10 +215,10 @@ def recordings(folder: Path, limit: int) -> tuple[str, str]:
     """A device that hands off every other problem and fails it when forced, and a cloud that knows all answers."""
     from selfroute.handoff import HANDOFF_TEXT
 
-    task = make_task(Spec("countdown"), seed=3, limit=limit)
+    task = make_task(Spec("countdown"), seed=3, limit=2 * limit)
     template = assemble.template_of(task)
     device, cloud = [], []
-    for number, row in enumerate(task.rows("test")):
+    for number, row in enumerate([*islice(task.rows("test"), limit), *task.rows("train")]):
         conversation, gold = template.conversation(row.question), f"<think></think>{task.gold_completion(row)}"
         asks = number % 2 == 0
         own = (f"<think></think>{HANDOFF_TEXT}", "<think></think><answer>1</answer>") if asks else (gold, gold)
@@ -235,7 +236,7 @@ def test_evaluate_from_recipe_to_report(tmp_path: Path) -> None:
     recipe, out = tmp_path / "evaluate.yaml", tmp_path / "out"
     recipe.write_text(
         f"task: countdown\ndevice: {device}\ncloud: {cloud}\npolicies: {{mine: '{device}'}}\n"
-        f"strategies: [always_device, always_cloud, random_offload]\nout: {out}\n"
+        f"strategies: [always_device, always_cloud, random_offload, prompt_router]\nrouter_rows: 40\nout: {out}\n"
     )
     line = ["evaluate", str(recipe), "seed=3", "limit=20", "share=0.5"]
     result = invoke(*line)

@@ -141,13 +141,8 @@ async def _fit_router(
     prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
     by_device = await _correct(task, rows, await complete_all(device, prompts, sampling))
     by_cloud = await _correct(task, rows, await complete_all(cloud, conversations, sampling))
-    kept = [i for i in range(len(rows)) if by_device[i] is not None and by_cloud[i] is not None]
-    if not kept:
-        raise ConfigError("prompt_router: no train row was answered by both sides; check the device and the cloud")
-    questions = [rows[i].question for i in kept]
-    scorer = await asyncio.to_thread(
-        fit_prompt_router, questions, [by_device[i] for i in kept], [by_cloud[i] for i in kept], seed=seed
-    )
+    questions = [row.question for row in rows]
+    scorer = await asyncio.to_thread(fit_prompt_router, questions, by_device, by_cloud, seed=seed)
     return {"score": scorer, "threshold": scorer.threshold(questions, share)}
 
 
@@ -183,7 +178,9 @@ async def evaluate_recipe(
     from selfroute.evaluation.run import evaluate
 
     check_baselines(recipe.strategies)
-    task = make_task(recipe.task, seed=recipe.seed, limit=recipe.limit)
+    # A task that draws its problems draws enough of them for the router too; the first ones stay the same.
+    drawn = None if recipe.limit is None else max(recipe.limit, recipe.router_rows)
+    task = make_task(recipe.task, seed=recipe.seed, limit=drawn)
     rows = first_rows(task, recipe.split, recipe.limit)
     sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
     device = make_backend(recipe.device, where="device")
@@ -265,6 +262,7 @@ def train_recipe(
         algorithm=recipe.algorithm,
         share=recipe.share,
         steps=recipe.steps,
+        max_minutes=recipe.max_minutes,
         prompts_per_step=recipe.prompts_per_step,
         group_size=recipe.group_size,
         learning_rate=recipe.learning_rate,

@@ -24,7 +24,7 @@ from selfroute.errors import ConfigError, SelfRouteError
 __all__ = ["app", "main"]
 
 # Commands that go on where they were, and what to add to the same line for that.
-RESUMABLE = {"train": " --resume", "evaluate": "", "record": ""}
+RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "matplotlib", "math-verify",
              "aiohttp", "typer", "rich", "PyYAML", "xllamacpp", "redis", "ray")  # fmt: skip
 
@@ -99,11 +99,14 @@ def _example(*lines: str) -> str:
 
 
 @app.command(epilog=_example("selfroute demo", "selfroute demo --out out/first"))
-def demo(out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Of the training and of the problems.")] = 1,
+) -> None:
     """Train the embedded device model on Countdown at a 30 % cloud share, compare, and write a report."""
     from selfroute.demo import demo as run_demo
 
-    run_demo(out=out)
+    run_demo(out=out, progress=_progress, seed=seed)
 
 
 @app.command(

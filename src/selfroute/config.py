@@ -178,6 +178,7 @@ class TrainRecipe:
         model: device model to train: `embedded:device`, a folder, or a repository of the hub.
         share: wanted call share; the method's cloud-device ratio is share / (1 - share).
         steps: optimiser steps.
+        max_minutes: ends the run after the step in which this time is up; None sets no limit.
         prompts_per_step: prompts whose groups make one step.
         group_size: rollouts per prompt.
         save_steps: steps between checkpoints.
@@ -192,6 +193,7 @@ class TrainRecipe:
     algorithm: Algorithm = "gapg"
     share: Share = 0.3
     steps: Count = 120
+    max_minutes: Positive | None = None
     prompts_per_step: Count = 32
     group_size: Group = 8
     learning_rate: Positive = 3e-4
