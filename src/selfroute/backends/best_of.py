@@ -55,6 +55,12 @@ class BestOfN:
         self.temperature = temperature
         self.seed = seed
 
+    @property
+    def identity(self) -> str:
+        """What tells its answers from others in a cache."""
+        inner = getattr(self.backend, "identity", self.backend.name)
+        return f"{inner}/best-of-{self.n}/temperature={self.temperature:g}/seed={self.seed}"
+
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """The whole answer in one piece: which one it is shows only at the end."""
         first = await complete(self.backend, messages, sampling)

@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -124,6 +124,19 @@ class TransformersBackend:
         """
         model, tokenizer = load_model(path_or_repo, dtype=dtype, device=device)
         return cls(name or str(path_or_repo), model, tokenizer, max_batch=max_batch)
+
+    @cached_property
+    def identity(self) -> str:
+        """Fingerprint of weights and chat template, so that a cache never mixes two models of one name.
+
+        Reads the sum and a few values of each weight, not every byte.
+        """
+        digest = hashlib.sha256(str(self.tokenizer.chat_template).encode())
+        for name, weight in self.model.state_dict().items():
+            flat = weight.detach().flatten()
+            values = [float(flat.float().sum()), *flat[:8].float().tolist()]
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}{values}".encode())
+        return f"transformers/{digest.hexdigest()[:16]}"
 
     # --- streaming
 

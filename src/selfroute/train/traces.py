@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.countdown import Problem, Step, draw_steps, expression
 
-__all__ = ["TraceStyle", "accepts_own_check", "write_trace"]
+__all__ = ["TraceStyle", "write_trace"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,3 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
             break
     ending = HANDOFF_TEXT if rng.random() < handoff_rate else f"<answer>{expression(steps)}</answer>"
     return f"<think>{''.join(lines)}</think>{ending}"
-
-
-def accepts_own_check(completion: str) -> bool:
-    """Whether the search in a completion says itself that it found the target."""
-    reasoning = completion.partition("</think>")[0]
-    return reasoning.rstrip("\n").endswith("y")

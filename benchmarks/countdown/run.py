@@ -1,0 +1,222 @@
+"""The evidence: GAPG and its baselines on Countdown, three seeds, at a 30 % call share.
+
+    python benchmarks/countdown/run.py                    # everything, about three hours on two cores
+    python benchmarks/countdown/run.py seeds=1 steps=40   # a quick look
+
+Every run starts from the shipped warm-up device. Stopped and started again it goes on where it was: finished runs
+and evaluations are kept. Writes `results.json` and `results.md` beside this file, and the runs themselves under `out`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfroute.assemble import evaluate_recipe, train_recipe
+from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, parse_overrides
+from selfroute.environment import provenance
+
+HERE = Path(__file__).parent
+ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")
+TUNED = "task_tuning"  # the device of the baselines, as in the paper
+FIGURES = (
+    "overall_accuracy",
+    "overall_accuracy_excess_wrong",
+    "raw_call_share",
+    "raw_overall_accuracy",
+    "conditional_local_accuracy",
+    "forced_local_accuracy",
+    "oracle_gain",
+    "auroc",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What can be changed with key=value."""
+
+    seeds: tuple[int, ...] = (1, 2, 3)
+    algorithms: tuple[str, ...] = ALGORITHMS
+    steps: int = 120
+    share: float = 0.3
+    rows: int = 1000
+    jobs: int = 2
+    out: Path = Path("out/evidence")
+    results: Path = HERE
+
+
+def main() -> None:
+    values = parse_overrides(sys.argv[1:])
+    if isinstance(values.get("seeds"), int):
+        values["seeds"] = [values["seeds"]]
+    options = build(Options, values, where="benchmarks/countdown/run.py")
+    if os.environ.get("SELFROUTE_ONE_RUN"):
+        algorithm, seed = os.environ["SELFROUTE_ONE_RUN"].split("/")
+        train_one(options, algorithm, int(seed))
+        return
+    train_all(options)
+    summaries = {seed: evaluate_one(options, seed) for seed in options.seeds}
+    write_results(options, summaries)
+
+
+def folder(options: Options, algorithm: str, seed: int) -> Path:
+    return options.out / f"{algorithm}-{seed}"
+
+
+def train_all(options: Options) -> None:
+    """One process a run, `jobs` at a time, one thread each."""
+    waiting = [
+        (algorithm, seed)
+        for seed in options.seeds
+        for algorithm in options.algorithms
+        if not (folder(options, algorithm, seed) / "run.json").exists()
+    ]
+    running: list[subprocess.Popen[bytes]] = []
+    for algorithm, seed in waiting:
+        while len(running) >= options.jobs:
+            running = _reap(running)
+        environment = {**os.environ, "SELFROUTE_ONE_RUN": f"{algorithm}/{seed}", "OMP_NUM_THREADS": "1"}
+        running.append(subprocess.Popen([sys.executable, __file__, *sys.argv[1:]], env=environment))
+    while running:
+        running = _reap(running)
+
+
+def _reap(running: Sequence[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    """Wait a little; raise if a run failed."""
+    left = []
+    for process in running:
+        try:
+            code = process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            left.append(process)
+            continue
+        if code:
+            raise SystemExit(f"a training run failed with exit code {code}; start again to go on")
+    return left
+
+
+def train_one(options: Options, algorithm: str, seed: int) -> None:
+    out = folder(options, algorithm, seed)
+    recipe = TrainRecipe(
+        task=Spec("countdown"),
+        algorithm=algorithm,  # type: ignore[arg-type]
+        share=options.share,
+        steps=options.steps,
+        seed=seed,
+        out=out,
+        cache=options.out / "cloud.sqlite",
+        resume=any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
+    )
+
+    def show(step: int, steps: int, now: Mapping[str, float]) -> None:
+        if step % 10 == 0:
+            asked, solved = now.get("rollouts/call_share", 0.0), now.get("rollouts/device_correct", 0.0)
+            print(f"{out.name}: step {step}/{steps}  asks {asked:.0%}  solves {solved:.0%}", flush=True)
+
+    train_recipe(recipe, on_progress=show)
+
+
+def evaluate_one(options: Options, seed: int) -> dict[str, Any]:
+    """All policies of one training seed on the same held-out problems."""
+    policies = {
+        algorithm: Spec("transformers", str(folder(options, algorithm, seed) / "checkpoint"))
+        for algorithm in options.algorithms
+        if algorithm != TUNED
+    }
+    recipe = EvaluateRecipe(
+        task=Spec("countdown"),
+        limit=options.rows,
+        seed=1000,  # the same problems for every training seed
+        share=options.share,
+        device=Spec("transformers", str(folder(options, TUNED, seed) / "checkpoint")),
+        policies=policies,
+        router_rows=1000,
+        max_tokens=256,
+        out=options.out / f"evaluation-{seed}",
+        cache=options.out / "cloud.sqlite",
+    )
+    print(f"evaluating seed {seed}", flush=True)
+    return asyncio.run(evaluate_recipe(recipe))
+
+
+def write_results(options: Options, summaries: Mapping[int, Mapping[str, Any]]) -> None:
+    table = [_row(name, summaries) for name in _names(summaries)]
+    result = {
+        "options": {**asdict(options), "out": str(options.out), "results": "benchmarks/countdown"},
+        "command": "python benchmarks/countdown/run.py " + " ".join(sys.argv[1:]),
+        **provenance(),
+        "runs": {
+            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(options.out.glob("*-*/run.json"))
+            if not path.parent.name.startswith("evaluation")
+        },
+        "per_seed": {
+            seed: {key: value for key, value in summary.items() if key != "comparisons"}
+            for seed, summary in summaries.items()
+        },
+        "strategies": table,
+    }
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "results.json").write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
+    text = markdown(table, summaries, options)
+    (options.results / "results.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _names(summaries: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    first = next(iter(summaries.values()))
+    return [entry["name"] for entry in first["strategies"]]
+
+
+def _row(name: str, summaries: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and spread over training seeds of every figure of one strategy."""
+    entries = [next(e for e in summary["strategies"] if e["name"] == name) for summary in summaries.values()]
+    row: dict[str, Any] = {"name": name, "seeds": len(entries)}
+    for figure in FIGURES:
+        values = [entry[figure] for entry in entries if entry.get(figure) is not None]
+        row[figure] = {
+            "mean": float(np.mean(values)) if values else None,
+            "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        }
+    return row
+
+
+def markdown(table: Sequence[Mapping[str, Any]], summaries: Mapping[int, Mapping[str, Any]], options: Options) -> str:
+    first = next(iter(summaries.values()))
+    heads = ("strategy", "overall at share", "excess wrong", "calls as run", "right as run", "kept and right",
+             "hand-off disabled", "oracle gain", "AUROC")  # fmt: skip
+    lines = [
+        f"Countdown, {options.share:.0%} call share, n = {first['n']} held-out problems, training seeds "
+        f"{', '.join(map(str, summaries))}; mean ± standard deviation over seeds, in %.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    for row in table:
+        cells = [_cell(row[figure], 1.0 if figure in ("oracle_gain", "auroc") else 100.0) for figure in FIGURES]
+        lines.append("| " + " | ".join([str(row["name"]), *cells]) + " |")
+    for name in ("device_accuracy", "cloud_accuracy", "either_accuracy", "random_accuracy", "oracle_accuracy"):
+        values = [float(summary[name]) for summary in summaries.values()]
+        lines.append(f"\n{name.replace('_', ' ')}: {100 * np.mean(values):.1f}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Mapping[str, float | None], scale: float) -> str:
+    if value["mean"] is None:
+        return "–"
+    digits = 1 if scale > 1 else 2
+    spread = "" if value["sd"] is None else f" ± {scale * value['sd']:.{digits}f}"
+    return f"{scale * value['mean']:.{digits}f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Put trained models into the package's assets, with a record of how they were made.
+
+    python recipes/countdown/ship.py device=out/device cloud=out/cloud
+    python recipes/countdown/ship.py device-gapg=out/gapg/checkpoint
+
+Weights are stored in bfloat16, which halves them; the record in `assets/provenance.json` holds what the run wrote
+about itself and the greedy accuracy on held-out problems, measured on the stored weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from selfroute.backends.base import complete_all, run_sync
+from selfroute.backends.embedded import asset_path, embedded
+from selfroute.config import parse_overrides
+from selfroute.environment import provenance
+from selfroute.errors import SelfRouteError
+from selfroute.grading import judge
+from selfroute.handoff import TEMPLATES, parse
+from selfroute.tasks.countdown import Countdown
+from selfroute.train.tokenizer import build_tokenizer
+from selfroute.types import Sampling
+
+ROWS = 500
+
+
+def main() -> None:
+    for name, source in parse_overrides(sys.argv[1:]).items():
+        store(name, Path(str(source)))
+        record(name, {**about(Path(str(source))), "held_out": measure(name), "recorded_with": provenance()})
+    build_tokenizer().save_pretrained(str(asset_path("device").parent / "tokenizer"))
+
+
+def store(name: str, source: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    model.save_pretrained(asset_path(name))
+
+
+def about(source: Path) -> Mapping[str, Any]:
+    """What the run wrote about itself: its folder's run.json, or the one beside a checkpoint folder."""
+    for file in (source / "run.json", source.parent / "run.json"):
+        if file.exists():
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+    raise SystemExit(f"no run.json in or beside {source}: train it with `selfroute train`")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Greedy accuracy on test problems; the device alone (no hand-off offered) and with the offer."""
+    task = Countdown(seed=0, limit=ROWS)
+    template, rows = TEMPLATES[task.template], list(task.rows("test"))
+    results: dict[str, Any] = {"split": "test", "seed": 0, "n": len(rows)}
+    offers = {"alone": None} if name == "cloud" else {"alone": False, "offered": True}
+    for title, offer in offers.items():
+        prompts = [template.conversation(row.question) for row in rows]
+        if offer is not None:
+            prompts = [template.device_messages(prompt, offer_handoff=offer) for prompt in prompts]
+        started = time.perf_counter()
+        answers = run_sync(complete_all(embedded(name), prompts, Sampling(max_tokens=512)))
+        texts = ["" if isinstance(answer, SelfRouteError) else answer.text for answer in answers]
+        verdicts = [bool(judge(task, row, text)[0]) for row, text in zip(rows, texts, strict=True)]
+        asked = [parse(text).wants_cloud for text in texts]
+        results[title] = {
+            "accuracy": sum(verdicts) / len(rows),
+            "accuracy_3_numbers": _mean(v for v, row in zip(verdicts, rows, strict=True) if len(row.fields["numbers"]) == 3),
+            "accuracy_4_numbers": _mean(v for v, row in zip(verdicts, rows, strict=True) if len(row.fields["numbers"]) == 4),
+            "asked": sum(asked) / len(rows),
+            "seconds": round(time.perf_counter() - started, 1),
+        }  # fmt: skip
+    print(name, json.dumps(results, indent=1))
+    return results
+
+
+def _mean(values: Any) -> float:
+    listed = list(values)
+    return sum(listed) / max(1, len(listed))
+
+
+def record(name: str, entry: Mapping[str, Any]) -> None:
+    file = asset_path("device").parent / "provenance.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps({**known, name: entry}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

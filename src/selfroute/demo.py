@@ -1,0 +1,153 @@
+"""The first ten minutes: watch a small model learn when to ask, then see it compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from selfroute.assemble import evaluate_recipe, train_recipe
+from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
+from selfroute.errors import ConfigError
+
+__all__ = ["demo"]
+
+Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
+
+SHARE = 0.3
+STEPS = 60
+ROWS = 500
+MINUTES = 5.0  # the training stops at a step's end after this long, whatever the machine
+
+
+def demo(*, out: Path, progress: Progress, seed: int = 1, steps: int = STEPS, rows: int = ROWS) -> dict[str, Any]:
+    """Train the shipped device model live, then compare it with the baselines at the same call share.
+
+    Writes `OUT/train` and `OUT/evaluation`; run again, it keeps what is finished.
+
+    Args:
+        out: folder of the run.
+        progress: makes a progress bar from a title.
+        seed: of the training and of the problems.
+        steps: optimiser steps; training also ends after five minutes.
+        rows: held-out problems to compare on.
+
+    Returns:
+        The evaluation's summary.
+    """
+    console = Console()
+    console.print(
+        Panel(
+            "A device model of 0.9 M parameters plays Countdown: reach a target with every given number once.\n"
+            "It can ask a stronger model in the cloud, but has no idea when to. Now it learns that by\n"
+            f"reinforcement learning (GAPG) under a budget: {SHARE:.0%} of the requests may go to the cloud.",
+            title="selfroute demo",
+            title_align="left",
+        )
+    )
+    trained = out / "train"
+    _train(trained, console, progress, seed=seed, steps=steps)
+    console.print(f"\n[bold]2. Comparison[/bold] on {rows} problems that no training has seen")
+    summary = _evaluate(out / "evaluation", trained / "checkpoint", progress, seed=seed, rows=rows)
+    _show(out / "evaluation", summary, console)
+    return summary
+
+
+def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps: int) -> None:
+    if (out / "run.json").exists() and (out / "checkpoint" / "config.json").exists():
+        console.print(f"\n[bold]1. Training[/bold] is finished in {out}; delete the folder to train again")
+        return
+    console.print(f"\n[bold]1. Training[/bold] at most {steps} steps and {MINUTES:.0f} minutes")
+    recipe = TrainRecipe(
+        task=Spec("countdown"),
+        share=SHARE,
+        steps=steps,
+        max_minutes=MINUTES,
+        seed=seed,
+        out=out,
+        resume=any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
+    )
+    if not recipe.resume and (out / "metrics.jsonl").exists():
+        raise ConfigError(f"'{out}' holds a run that was stopped before its first checkpoint; delete it, or use --out")
+    with progress("training") as show:
+        train_recipe(recipe, on_progress=lambda step, total, now: show(step, total, _in_words(now)))
+    _say_what_changed(out / "metrics.jsonl", console)
+
+
+def _in_words(metrics: Mapping[str, float]) -> str:
+    return (
+        f"asks {metrics.get('rollouts/call_share', 0.0):4.0%}  "
+        f"solves {metrics.get('rollouts/device_correct', 0.0):4.0%}  "
+        f"kept and wrong {metrics.get('rollouts/kept_and_wrong', 0.0):4.0%}"
+    )
+
+
+def _say_what_changed(metrics: Path, console: Console) -> None:
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    width = max(1, len(lines) // 6)
+    for title, part in (("first steps", lines[:width]), ("last steps", lines[-width:])):
+        means = {key: sum(line.get(key, 0.0) for line in part) / len(part) for key in part[0] if "rollouts/" in key}
+        console.print(f"   {title:<12} {_in_words(means)}", highlight=False)
+
+
+def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: int) -> dict[str, Any]:
+    recipe = EvaluateRecipe(
+        task=Spec("countdown"),
+        limit=rows,
+        seed=seed,
+        share=SHARE,
+        policies={
+            "self_route before": Spec("embedded", "device"),
+            "self_route after": Spec("transformers", str(policy)),
+        },
+        router_rows=400,
+        max_tokens=256,
+        out=out,
+    )
+    command = shlex.join(["selfroute", "demo", "--out", str(out.parent)])
+    with progress("evaluating") as show:
+        return asyncio.run(evaluate_recipe(recipe, command=command, on_progress=show))
+
+
+def _show(out: Path, summary: Mapping[str, Any], console: Console) -> None:
+    from selfroute.evaluation.table import summary_table
+
+    console.print()
+    console.print(summary_table(summary))
+    for title, text in _transcripts(out):
+        console.print(Panel(Text(text), title=title, title_align="left"))
+    console.print(
+        f"Report      {out / 'report.html'}\n"
+        'Next        selfroute ask "Using the numbers [3, 5, 7], create an equation that equals 26"\n'
+        "            selfroute train recipes/countdown/gapg.yaml out=out/mine\n"
+        "            selfroute evaluate recipes/countdown/evaluate.yaml seed=7 limit=400 out=out/compare",
+        highlight=False,
+    )
+
+
+def _transcripts(out: Path) -> list[tuple[str, str]]:
+    """One transcript each of the trained policy: solved on the device, handed off, wrongly kept."""
+    from selfroute.evaluation.records import read_records, read_samples
+
+    samples = {sample.key: sample for sample in read_samples(out / "samples.jsonl")}
+    shown: dict[str, str] = {}
+    for record in read_records(out / "records.jsonl"):
+        sample = samples.get((record.strategy, record.id))
+        if record.strategy != "self_route after" or sample is None:
+            continue
+        if record.wants_cloud:
+            title, text = "handed off", f"{sample.device_text}\n\ncloud: {sample.cloud_text}"
+        else:
+            title = "solved on the device" if record.correct else "wrongly kept"
+            text = sample.device_text
+        shown.setdefault(title, f"{sample.question}\n\ndevice: {text}")
+    order = ("solved on the device", "handed off", "wrongly kept")
+    return [(title, shown[title]) for title in order if title in shown]
