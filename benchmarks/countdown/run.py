@@ -113,7 +113,7 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         steps=options.steps,
         seed=seed,
         out=out,
-        cache=options.out / "cloud.sqlite",
+        cache=options.out / "answers.sqlite",
         resume=any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
     )
 
@@ -139,10 +139,11 @@ def evaluate_one(options: Options, seed: int) -> dict[str, Any]:
         share=options.share,
         device=Spec("transformers", str(folder(options, TUNED, seed) / "checkpoint")),
         policies=policies,
+        alone=True,
         router_rows=1000,
         max_tokens=256,
         out=options.out / f"evaluation-{seed}",
-        cache=options.out / "cloud.sqlite",
+        cache=options.out / "answers.sqlite",
     )
     print(f"evaluating seed {seed}", flush=True)
     return asyncio.run(evaluate_recipe(recipe))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,19 @@ def measure(name: str) -> dict[str, Any]:
         texts = ["" if isinstance(answer, SelfRouteError) else answer.text for answer in answers]
         verdicts = [bool(judge(task, row, text)[0]) for row, text in zip(rows, texts, strict=True)]
         asked = [parse(text).wants_cloud for text in texts]
+        sizes = [len(row.fields["numbers"]) for row in rows]
         results[title] = {
-            "accuracy": sum(verdicts) / len(rows),
-            "accuracy_3_numbers": _mean(v for v, row in zip(verdicts, rows, strict=True) if len(row.fields["numbers"]) == 3),
-            "accuracy_4_numbers": _mean(v for v, row in zip(verdicts, rows, strict=True) if len(row.fields["numbers"]) == 4),
-            "asked": sum(asked) / len(rows),
+            "accuracy": _mean(verdicts),
+            "accuracy_3_numbers": _mean(v for v, size in zip(verdicts, sizes, strict=True) if size == 3),
+            "accuracy_4_numbers": _mean(v for v, size in zip(verdicts, sizes, strict=True) if size == 4),
+            "asked": _mean(asked),
             "seconds": round(time.perf_counter() - started, 1),
-        }  # fmt: skip
+        }
     print(name, json.dumps(results, indent=1))
     return results
 
 
-def _mean(values: Any) -> float:
+def _mean(values: Iterable[bool]) -> float:
     listed = list(values)
     return sum(listed) / max(1, len(listed))
 

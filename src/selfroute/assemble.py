@@ -36,7 +36,6 @@ from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Sampling
 
 __all__ = [
-    "cached_cloud",
     "evaluate_recipe",
     "first_rows",
     "make_baselines",
@@ -44,6 +43,7 @@ __all__ = [
     "make_policies",
     "model_files",
     "record_rows",
+    "remembered",
     "template_of",
     "train_recipe",
     "warm_up_recipe",
@@ -76,20 +76,29 @@ def first_rows(task: Task, split: str, limit: int | None) -> list[Row]:
     return rows
 
 
-def cached_cloud(spec: Spec, cache: Path) -> Backend:
-    """The cloud model, with its answers kept in `cache` and never asked for twice."""
+def remembered(spec: Spec, cache: Path, *, where: str) -> Backend:
+    """A model whose answers are kept in `cache` and never asked for twice."""
     from selfroute.backends.cache import AnswerCache, cached
 
-    return cached(make_backend(spec, where="cloud"), AnswerCache(cache))
+    return cached(make_backend(spec, where=where), AnswerCache(cache))
 
 
-def make_policies(policies: Mapping[str, Spec], *, cloud: Backend, template: PromptTemplate) -> dict[str, Strategy]:
-    """One self-routing strategy per device model, by its name in the report."""
+def make_policies(
+    policies: Mapping[str, Backend], *, cloud: Backend, template: PromptTemplate, alone: bool = False
+) -> dict[str, Strategy]:
+    """One self-routing strategy per device model, by its name in the report.
+
+    Args:
+        alone: add each model once more with the hand-off disabled.
+    """
     self_route = resolve(STRATEGIES, "self_route", kind="strategy", where="policies")
-    return {
-        name: self_route(name=name, device=make_backend(spec, where=f"policies.{name}"), cloud=cloud, template=template)
-        for name, spec in policies.items()
-    }
+    always_device = resolve(STRATEGIES, "always_device", kind="strategy", where="policies")
+    made: dict[str, Strategy] = {}
+    for name, device in policies.items():
+        made[name] = self_route(name=name, device=device, cloud=cloud, template=template)
+    for name, device in policies.items() if alone else ():
+        made[f"{name}, alone"] = always_device(name=f"{name}, alone", device=device, cloud=cloud, template=template)
+    return made
 
 
 def check_baselines(names: Iterable[str]) -> None:
@@ -183,9 +192,12 @@ async def evaluate_recipe(
     task = make_task(recipe.task, seed=recipe.seed, limit=drawn)
     rows = first_rows(task, recipe.split, recipe.limit)
     sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
-    device = make_backend(recipe.device, where="device")
-    cloud = cached_cloud(recipe.cloud, recipe.cache or recipe.out / "cloud.sqlite")
-    async with closing(device, cloud):
+    cache = recipe.cache or recipe.out / "answers.sqlite"
+    device = remembered(recipe.device, cache, where="device")
+    cloud = remembered(recipe.cloud, cache, where="cloud")
+    # A policy answers a prompt up to three times the same way; it writes it once.
+    policies = {name: remembered(spec, cache, where=f"policies.{name}") for name, spec in recipe.policies.items()}
+    async with closing(device, cloud, *policies.values()):
         baselines = await make_baselines(
             recipe.strategies,
             device=device,
@@ -196,7 +208,7 @@ async def evaluate_recipe(
             router_rows=recipe.router_rows,
             sampling=sampling,
         )
-        strategies = baselines | make_policies(recipe.policies, cloud=cloud, template=template_of(task))
+        strategies = baselines | make_policies(policies, cloud=cloud, template=template_of(task), alone=recipe.alone)
         return await evaluate(
             list(strategies.values()),
             task,
@@ -250,7 +262,9 @@ def train_recipe(
     model, tokenizer = model_files(recipe.model)
     # Task tuning never offers the hand-off, so it needs no cloud.
     needs_cloud = recipe.algorithm != "task_tuning"
-    cloud = cached_cloud(recipe.cloud, recipe.cache or recipe.out / "cloud.sqlite") if needs_cloud else None
+    cloud = (
+        remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud") if needs_cloud else None
+    )
 
     from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
 
@@ -321,8 +335,8 @@ def make_pair(device: Spec, cloud: Spec, *, template: str) -> Strategy:
     """
     if template not in TEMPLATES:
         raise ConfigError(f"unknown template '{template}'{suggest(template, TEMPLATES)}; known: {', '.join(TEMPLATES)}")
-    made = make_backend(cloud, where="cloud")
-    return make_policies({"device": device}, cloud=made, template=TEMPLATES[template])["device"]
+    policies = {"device": make_backend(device, where="device")}
+    return make_policies(policies, cloud=make_backend(cloud, where="cloud"), template=TEMPLATES[template])["device"]
 
 
 async def record_rows(

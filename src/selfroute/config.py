@@ -147,9 +147,10 @@ class EvaluateRecipe:
         share: wanted share of requests that the cloud answers.
         device: device model of the baselines.
         policies: name in the report -> device model that hands off by itself.
+        alone: run each policy's model once more with the hand-off disabled.
         strategies: baselines, names of `STRATEGIES`.
         router_rows: rows of the train split that fit the prompt router.
-        cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
+        cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
         max_tokens: most tokens of one answer.
     """
@@ -162,6 +163,7 @@ class EvaluateRecipe:
     device: Spec = Spec("embedded", "device")
     cloud: Spec = Spec("embedded", "cloud")
     policies: Mapping[str, Spec] = field(default_factory=dict)
+    alone: bool = False
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     router_rows: Count = 1000
     out: Path = Path("out/evaluate")

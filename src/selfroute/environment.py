@@ -25,21 +25,25 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source checkout this package runs from, marked "+" if it has changes; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
+    """Commit of this package's own checkout, with "+changes" if files differ from it; None if it is not in one."""
+    package = Path(__file__).resolve().parent
+    top = _git(package, "rev-parse", "--show-toplevel")
+    # An environment inside somebody else's repository must not report that repository's commit.
+    if top is None or package != Path(top) / "src" / package.name:
         return None
+    head = _git(package, "rev-parse", "--short=12", "HEAD")
+    changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", str(package))
+    return f"{head}+changes" if head and changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
+        result = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return f"{head}+" if changed else head
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout.strip()
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def hardware() -> dict[str, str | int]:

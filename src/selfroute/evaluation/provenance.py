@@ -1,45 +1,17 @@
-"""Where a result comes from: versions, commit, and what must not change between the parts of one run."""
+"""What must not change between the parts of one run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Row
 
-__all__ = ["commit", "digest", "open_run", "rows_digest", "versions"]
-
-_PACKAGES = ("selfroute", "numpy", "torch", "transformers", "trl")
-
-
-def versions() -> dict[str, str]:
-    """Version of Python and of every installed package that can move a result."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """Commit of this package's own checkout, with "+changes" if files differ from it; None if it is not in one."""
-    package = Path(__file__).resolve().parents[1]
-    top = _git(package, "rev-parse", "--show-toplevel")
-    # An environment inside somebody else's repository must not report that repository's commit.
-    if top is None or package != Path(top) / "src" / package.name:
-        return None
-    head = _git(package, "rev-parse", "--short=12", "HEAD")
-    changed = _git(package, "status", "--porcelain", "--untracked-files=no", "--", str(package))
-    return f"{head}+changes" if head and changed else head
+__all__ = ["digest", "open_run", "rows_digest"]
 
 
 def digest(value: object) -> str:
@@ -89,13 +61,3 @@ def _check_same(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -
 
 def _shown(value: object) -> str:
     return "missing" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None

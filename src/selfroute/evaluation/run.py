@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TextIO, runtime_checkable
 
+from selfroute import environment
 from selfroute.backends.base import Backend, complete_all
 from selfroute.budget.base import Budget, NoCloud
 from selfroute.errors import ConfigError, SelfRouteError, UnsupportedByBackend
@@ -82,7 +83,7 @@ async def evaluate(
     """
     _check(strategies, rows, share)
     identity = _identity(strategies, task, rows, sampling, template, cloud, share=share, seed=seed)
-    about = {"command": command, "commit": provenance.commit(), "versions": provenance.versions()}
+    about = {"command": command, "commit": environment.commit(), "versions": environment.versions()}
     _open(out, identity | {f"config.{key}": value for key, value in (config or {}).items()}, about)
     kept = _finished(out)
     run = _Run(task, sampling, template, concurrency, on_progress, total=len(rows) * (len(strategies) + 1))
