@@ -1,0 +1,318 @@
+"""README and docs: links lead somewhere, commands and recipes are right, tables are complete, examples work."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from selfroute.cli import app
+from selfroute.config import BACKENDS, STRATEGIES, TASKS, EvaluateRecipe, TrainRecipe, WarmupRecipe, build, make_task
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+OWN = DOCS / "train-your-own.md"
+
+pytestmark = pytest.mark.docs
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+# --- reading pages ---------------------------------------------------------------------------------------------
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Fenced blocks: language, content, and the name of the file if the line before is "`name`:"."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    language: str | None = None
+    content: list[str] = []
+    name = ""
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            content.append(line)
+        elif language is None:
+            before = next((text for text in reversed(lines[:number]) if text), "")
+            named = re.fullmatch(r"`([\w./-]+)`:", before)
+            language, content, name = line[3:].strip(), [], named[1] if named else ""
+        else:
+            yield language, "\n".join(content) + "\n", name
+            language = None
+    assert language is None, f"{page.name}: the last ``` is not closed"
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def shell_lines(page: Path) -> list[list[str]]:
+    texts = [content for language, content, _ in blocks(page) if language in ("", "sh")]
+    lines = [line for text in texts for line in text.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(selfroute|make|python) ", line)]
+
+
+def recipe_kind(values: dict[str, object]) -> type:
+    """Training recipes name an algorithm."""
+    if "algorithm" not in values:
+        return EvaluateRecipe
+    return WarmupRecipe if values["algorithm"] == "warm_up" else TrainRecipe
+
+
+def slug(heading: str) -> str:
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {slug(title) for title in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)}
+
+
+def rows(page: Path, section: str) -> set[str]:
+    """Names in backticks in the first column of a section's tables."""
+    text = page.read_text(encoding="utf-8").partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([^|]*) \|", text, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+# --- every page ------------------------------------------------------------------------------------------------
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.is_file(), f"{page.name} links to {target}"
+        assert not anchor or anchor in anchors(file), f"{page.name} links to {target}; there is {sorted(anchors(file))}"
+
+
+@every_page
+def test_commands_exist(page: Path) -> None:
+    for program, *words in shell_lines(page):
+        if program == "make":
+            assert next(word for word in words if "=" not in word) in TARGETS
+        elif program == "python":
+            assert (ROOT / words[0]).is_file(), f"{page.name}: there is no {words[0]}"
+        else:
+            assert words[0] in COMMANDS, f"{page.name}: selfroute has no command '{words[0]}'"
+            COMMANDS[words[0]].make_context(words[0], list(words[1:]))  # raises on an unknown option
+
+
+@every_page
+def test_inline_commands_exist(page: Path) -> None:
+    for program, name in re.findall(r"`(selfroute|make) ([a-z]+)[^`]*`", prose(page)):
+        assert name in (TARGETS if program == "make" else COMMANDS), f"{page.name}: `{program} {name}`"
+
+
+@every_page
+def test_no_machine_paths(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.~:/])/(?:home|root|work|tmp|mnt|usr|Users|opt|var)/|[A-Z]:\\\\", text)
+
+
+@every_page
+def test_names_in_a_page_exist(page: Path) -> None:
+    for name in set(re.findall(r"`(selfroute(?:\.\w+)+)[`(]", page.read_text(encoding="utf-8"))):
+        pkgutil.resolve_name(name)  # raises if there is no such module or attribute
+    for path in set(re.findall(r"`((?:benchmarks|recipes)/[\w/.]+\.\w+)`", prose(page))):
+        assert (ROOT / path).is_file(), f"{page.name}: {path}"
+
+
+@every_page
+def test_recipes_in_a_page_parse(page: Path) -> None:
+    for language, content, name in blocks(page):
+        if language == "yaml" and name:
+            values = yaml.safe_load(content)
+            build(recipe_kind(values), values, where=name)
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
+
+
+# --- the README ------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_starts_with_the_demo() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 200
+    assert any(line.startswith("make demo") for line in lines[:25])
+
+
+def test_the_tree_of_the_readme_is_the_tree_of_src() -> None:
+    tree = next(content for _, content, _ in blocks(ROOT / "README.md") if content.startswith("src/selfroute/"))
+    source = ROOT / "src" / "selfroute"
+    named: set[str] = set()
+    room = source
+    for line in tree.splitlines()[1:]:
+        if not line.startswith("  "):
+            break
+        inner = line.startswith("    ")
+        for word in re.findall(r"[a-z_]+(?:\.py|/)", line[:26]):
+            path = (room if inner else source) / word
+            assert path.exists(), f"the README names {word}"
+            if not inner:
+                named.add(word.rstrip("/"))
+                room = path
+    missing = {path.name for path in source.iterdir() if path.is_dir() or path.suffix == ".py"} - named
+    assert missing - {"__pycache__", "__init__.py", "environment.py"} == set()
+
+
+def test_the_figure_is_made_by_its_script(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("how_it_works", DOCS / "figures" / "how_it_works.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.draw(tmp_path / "figure.svg")
+    drawn, committed = (tmp_path / "figure.svg").read_bytes(), (DOCS / "figures" / "how_it_works.svg").read_bytes()
+    assert drawn.count(b"<path") == committed.count(b"<path"), "run python docs/figures/how_it_works.py"
+
+
+# --- tables ----------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_training_is_explained() -> None:
+    from selfroute.train.gapg import ALGORITHMS
+
+    named = rows(DOCS / "gapg.md", "Options")
+    keys = {f.name for f in dataclasses.fields(TrainRecipe)} - {"reward"} | {"reward.local", "reward.cloud"}
+    assert keys | set(ALGORITHMS) | {"reward.format"} == named
+
+
+def test_every_option_of_evaluation_is_explained() -> None:
+    assert {f.name for f in dataclasses.fields(EvaluateRecipe)} == rows(DOCS / "evaluation.md", "Running it")
+
+
+def test_the_defaults_of_training_are_right() -> None:
+    text = (DOCS / "gapg.md").read_text(encoding="utf-8")
+    for option in dataclasses.fields(TrainRecipe):
+        row = re.search(rf"^\| `{option.name}` \| ([^|]*) \|", text, re.MULTILINE)
+        if row and isinstance(option.default, int | float) and not isinstance(option.default, bool):
+            assert float(row[1]) == option.default, option.name
+
+
+def test_every_field_of_a_record_and_a_summary_is_explained() -> None:
+    from selfroute.evaluation.records import Record
+    from selfroute.evaluation.summary import summarise
+
+    records = [
+        Record(
+            strategy=name, id=str(i), source="cloud" if i % 2 else "device", wants_cloud=bool(i % 2), score=i / 8,
+            correct=True, device_correct=i % 3 > 0, cloud_correct=i != 5,
+        )
+        for name in ("a", "b")
+        for i in range(8)
+    ]  # fmt: skip
+    summary = summarise(records, share=0.5, seed=0, resamples=20)
+    page = DOCS / "evaluation.md"
+    assert {f.name for f in dataclasses.fields(Record)} == rows(page, "What is measured for each prompt")
+    assert set(summary) == rows(page, "The whole run: `summary.json`")
+    assert set(summary["strategies"][0]) == rows(page, "Each strategy")
+
+
+def test_strategies_and_tasks_are_named_in_concepts() -> None:
+    text = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    assert set(STRATEGIES) <= rows(DOCS / "concepts.md", "Strategy, event, trace")
+    assert [name for name in [*TASKS, *BACKENDS] if f"`{name}" not in text and f"{name}:" not in text] == []
+
+
+# --- train your own: its files, as they stand --------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of the page."""
+    for _, content, name in blocks(OWN):
+        if name:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLOUD_API_KEY", "not-a-key")
+    return tmp_path
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_prompts_of_the_page_pass_their_verifier(own: Path, split: str) -> None:
+    words = next(words[1:] for words in shell_lines(OWN) if words[1] == "tasks")
+    result = CliRunner().invoke(app, [*words, "--split", split])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_wrong_gold_answer_is_found(own: Path) -> None:
+    (own / "my-data" / "test.jsonl").write_text('{"question": "How many", "answer": "none"}\n', encoding="utf-8")
+    result = CliRunner().invoke(app, ["tasks", "--check", "jsonl", "path=my-data", "verifier=numeric"])
+    assert result.exit_code != 0
+
+
+def test_the_task_of_the_page_is_a_task() -> None:
+    from selfroute import check
+
+    code = next(content for language, content, _ in blocks(OWN) if "class Capitals" in content)
+    names: dict[str, type] = {}
+    exec(code, names)
+    task = names["Capitals"]()
+    check(task, "train")
+    assert not task.verify(task.rows("train")[0], "<answer>Rome</answer>").correct
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "gapg.md"], ids=lambda page: page.name)
+def test_the_imports_of_a_page_work(page: Path) -> None:
+    found = [line for language, content, _ in blocks(page) if language == "python" for line in content.splitlines()]
+    imports = [line for line in found if line.startswith("from ")]
+    assert imports
+    exec("\n".join(imports), {})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+async def test_the_page_trains_and_evaluates_and_every_metric_is_explained(own: Path) -> None:
+    """The recipes of the page, with a model made here and a server on this machine as the cloud."""
+    import asyncio
+    import json
+
+    from tests.backends.chat_server import ChatServer
+
+    make_device(own / "models" / "my-device")
+    async with ChatServer() as server:
+        base = f"cloud.openai.base_url={server.url}"
+        train = ["train", "my-train.yaml", base, "steps=1", "max_new_tokens=8", "learning_rate=1e-3"]
+        result = await asyncio.to_thread(CliRunner().invoke, app, train)
+        assert result.exit_code == 0, result.output
+        baselines = "strategies=[always_device, random_offload, always_cloud]"  # a random model teaches no router
+        evaluate = ["evaluate", "my-evaluate.yaml", base, "max_tokens=8", baselines]
+        result = await asyncio.to_thread(CliRunner().invoke, app, evaluate)
+        assert result.exit_code == 0, result.output
+        assert server.headers[0]["Authorization"] == "Bearer not-a-key"
+    assert (own / "out" / "mine-evaluated" / "report.html").is_file()
+    metrics = json.loads((own / "out" / "mine" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(metrics) == rows(DOCS / "gapg.md", "Metrics")
+
+
+def make_device(folder: Path) -> None:
+    """A small model with random weights, as a folder that transformers can load."""
+    from selfroute.train.tokenizer import build_tokenizer
+    from selfroute.train.warmup import build_model
+
+    tokenizer = build_tokenizer()
+    build_model(tokenizer, hidden_size=32, layers=1).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_the_recipes_of_the_page_find_their_rows(own: Path) -> None:
+    for name in ("my-train.yaml", "my-evaluate.yaml"):
+        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        recipe = build(recipe_kind(values), values, where=name)
+        assert list(make_task(recipe.task).rows("train"))
