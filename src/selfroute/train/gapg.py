@@ -13,9 +13,10 @@ Generation through vLLM, LoRA, multi-process training, logging and checkpoints a
 from __future__ import annotations
 
 import json
+import os
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,17 +28,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import RepeatSampler
 
 from selfroute.backends.sampler import sample
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
-from selfroute.rewards import hierarchical
+from selfroute.rewards import check_weights, hierarchical
 from selfroute.train.advantages import group_advantages
+from selfroute.train.outcomes import CloudAnswers
 from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
 
-__all__ = ["ALGORITHMS", "CollapseWarning", "GAPGConfig", "GAPGTrainer"]
+__all__ = ["ALGORITHMS", "STATE_FILE", "CollapseWarning", "GAPGConfig", "GAPGTrainer"]
 
-STATE_FILE = "gapg_state.json"
+STATE_FILE = "gapg_state.json"  # written last and at once: a checkpoint that holds it is complete
+EPOCH_STRIDE = 1_000_003  # keeps the orders of neighbouring seeds apart
 EXTREME = 0.98  # share of rollouts from which a policy counts as one that no longer chooses
 COLLAPSE_STEPS = 5  # such steps in a row before the alarm is raised
 COLLAPSE_ADVICE = {
@@ -120,6 +124,7 @@ class GAPGConfig(GRPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         ratio_from_share(self.cloud_share)
+        check_weights(local=self.local_reward, cloud=self.cloud_reward, format=self.format_reward)
         if self.estimator not in ("group", "trl"):
             raise ConfigError(f"estimator must be 'group' or 'trl', not '{self.estimator}'")
         if self.prompt_filter and self.estimator != "group":
@@ -128,7 +133,14 @@ class GAPGConfig(GRPOConfig):
             self._check_group_estimator()
 
     def _check_group_estimator(self) -> None:
-        needed = {"loss_type": "dr_grpo", "scale_rewards": "none", "beta": 0.0, "num_iterations": 1}
+        needed = {
+            "loss_type": "dr_grpo",
+            "scale_rewards": "none",
+            "beta": 0.0,
+            "num_iterations": 1,
+            "top_entropy_quantile": 1.0,
+            "mask_truncated_completions": False,
+        }
         for name, value in needed.items():
             if getattr(self, name) != value:
                 raise ConfigError(f"{name} must be {value!r} with estimator 'group', not {getattr(self, name)!r}")
@@ -154,7 +166,7 @@ class GAPGTrainer(GRPOTrainer):
         **kwargs: anything else `GRPOTrainer` takes.
 
     Raises:
-        ConfigError: reward weights that do not satisfy α_a > α_c > α_f, or a data set without the columns.
+        ConfigError: a data set without the columns.
     """
 
     args: GAPGConfig
@@ -187,6 +199,12 @@ class GAPGTrainer(GRPOTrainer):
             **kwargs,
         )
         self._tag_names = ["trl", "gapg"]
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        sampler = super()._get_train_sampler(dataset)
+        return _EpochSampler(cast(RepeatSampler, sampler), lambda: int(self.state.epoch or 0))
 
     # --- rewards -------------------------------------------------------------------------------------------------
 
@@ -257,8 +275,10 @@ class GAPGTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
             return result
+        # Within the optimiser step: TRL's own count of passes starts anew after a resume.
+        part = self._step % self.args.gradient_accumulation_steps
         seed = random.Random(
-            f"rollouts/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{self._step}"
+            f"rollouts/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{part}"
         ).getrandbits(62)
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
             sampled = sample(
@@ -280,9 +300,7 @@ class GAPGTrainer(GRPOTrainer):
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
         rows = inputs["advantages"].numel()
-        active = torch.nonzero(inputs["advantages"])[:, 0]
-        if not len(active):
-            active = torch.zeros(1, dtype=torch.long, device=inputs["advantages"].device)  # keeps the graph for DDP
+        active = self._active_rows(inputs["advantages"])
         order = active[inputs["completion_mask"][active].sum(1).argsort()]
         # Several forward passes before one backward pass are not allowed under DistributedDataParallel.
         chunks = self.args.length_chunks if self.accelerator.num_processes == 1 else 1
@@ -293,11 +311,22 @@ class GAPGTrainer(GRPOTrainer):
             total = total + super()._compute_loss(model, chunk)
         return total
 
+    def _active_rows(self, advantages: Tensor) -> Tensor:
+        """Rows with a gradient, at least one, and as many on every process: TRL gathers metrics of every row."""
+        count = torch.count_nonzero(advantages).clamp(min=1)
+        most = int(self.accelerator.gather(count[None]).max())
+        return (advantages != 0).int().argsort(descending=True, stable=True)[:most]
+
     # --- metrics, alarms, state ----------------------------------------------------------------------------------
 
     @property
     def _training(self) -> bool:
         return bool(self.model is not None and self.model.training)
+
+    @property
+    def _cloud(self) -> CloudAnswers | None:
+        cloud = getattr(self.grader, "cloud", None)
+        return cloud if isinstance(cloud, CloudAnswers) else None
 
     def _note(self, name: str, value: float) -> None:
         self._metrics["train" if self._training else "eval"][name].append(float(value))
@@ -310,11 +339,11 @@ class GAPGTrainer(GRPOTrainer):
         self._note("rollouts/kept_and_wrong", 1.0 - asked - solved)
         self._note("rollouts/all_asked_groups", sum(all(o.wants_cloud for o in g) for g in groups) / len(groups))
         self._note("rollouts/ungraded", sum(_ungraded(outcome) for outcome in outcomes) / len(outcomes))
-        cloud = getattr(self.grader, "cloud", None)
-        if cloud is not None:
-            self._note("cloud/calls", cloud.calls)
-            self._note("cloud/failures", cloud.failures)
-        self._watch_for_collapse(asked)
+        if self._cloud is not None:
+            self._note("cloud/calls", sum(gather_object([self._cloud.calls])))
+            self._note("cloud/failures", sum(gather_object([self._cloud.failures])))
+        if self._training:
+            self._watch_for_collapse(asked)
 
     def _watch_for_collapse(self, asked: float) -> None:
         """Name a policy that no longer chooses, and what to change."""
@@ -330,15 +359,44 @@ class GAPGTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        clouds = gather_object([None if self._cloud is None else self._cloud.state()])
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-            (folder / STATE_FILE).write_text(json.dumps({"filter_carry": self.filter.carry}))
+            state = {
+                "filter_carry": self.filter.carry,
+                "extreme": [self._extreme_kind, self._extreme_steps],
+                "warnings": self.warnings,
+                "clouds": clouds,
+            }
+            unfinished = folder / f"{STATE_FILE}.part"
+            unfinished.write_text(json.dumps(state), encoding="utf-8")
+            os.replace(unfinished, folder / STATE_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        saved = Path(resume_from_checkpoint) / STATE_FILE
-        if saved.exists():
-            self.filter.carry = float(json.loads(saved.read_text())["filter_carry"])
+        file = Path(resume_from_checkpoint) / STATE_FILE
+        if not file.exists():
+            raise ConfigError(f"'{resume_from_checkpoint}' has no {STATE_FILE}: not a finished checkpoint of GAPG")
+        state = json.loads(file.read_text(encoding="utf-8"))
+        self.filter.carry = float(state["filter_carry"])
+        self._extreme_kind, self._extreme_steps = state["extreme"]
+        self.warnings = list(state["warnings"])
+        if self._cloud is not None:
+            # Every process learns all answers; what was counted is counted on, once.
+            self._cloud.restore([s for s in state["clouds"] if s], count=self.accelerator.is_main_process)
+
+
+class _EpochSampler(RepeatSampler):
+    """TRL's sampler with an order per epoch that does not depend on the epochs before: a resumed run draws none."""
+
+    def __init__(self, sampler: RepeatSampler, epoch: Callable[[], int]) -> None:
+        vars(self).update(vars(sampler))
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        if self.shuffle:
+            self.generator.manual_seed((self.seed or 0) + EPOCH_STRIDE * self.epoch())
+        yield from super().__iter__()
 
 
 def _ungraded(outcome: Outcome) -> bool:
@@ -356,6 +414,10 @@ def _take_rows(inputs: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
     width = max(1, int(chosen["completion_mask"].sum(1).max()))
     for name in ("prompt_ids", "prompt_mask"):
         chosen[name] = chosen[name][:, start:]
-    for name in ("completion_ids", "completion_mask"):
-        chosen[name] = chosen[name][:, :width]
+    columns = chosen["completion_ids"].shape[1]
+    for name, value in chosen.items():
+        # Masks and log-probabilities per completion token too, which TRL adds for vLLM.
+        per_token = isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == columns
+        if per_token and name not in ("prompt_ids", "prompt_mask"):
+            chosen[name] = value[:, :width]
     return chosen

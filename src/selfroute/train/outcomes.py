@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.errors import SelfRouteError
@@ -43,6 +44,18 @@ class CloudAnswers:
         if missing:
             self._ask(missing)
         return [self._known[row.id] for row in rows]
+
+    def state(self) -> dict[str, Any]:
+        """What was learnt so far, ready for JSON."""
+        return {"calls": self.calls, "failures": self.failures, "known": self._known}
+
+    def restore(self, states: Iterable[Mapping[str, Any]], *, count: bool = True) -> None:
+        """Take over states, of one or several processes; with `count` also their calls and failures."""
+        for state in states:
+            self._known.update({row: verdict for row, verdict in state["known"].items() if verdict is not None})
+            if count:
+                self.calls += state["calls"]
+                self.failures += state["failures"]
 
     def _ask(self, rows: Sequence[Row]) -> None:
         prompts = [self.template.conversation(row.question) for row in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from selfroute.environment import provenance
 from selfroute.errors import ConfigError
 from selfroute.handoff import TEMPLATES
 from selfroute.tasks.base import Row, Task
-from selfroute.train.gapg import ALGORITHMS, GAPGConfig, GAPGTrainer
+from selfroute.train.gapg import ALGORITHMS, STATE_FILE, GAPGConfig, GAPGTrainer
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
 
 __all__ = ["Progress", "build_dataset", "train"]
@@ -65,6 +66,7 @@ def train(
     save_steps: int,
     out: Path,
     rows_per_pass: int | None = None,
+    max_minutes: float | None = None,
     concurrency: int = 32,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -79,6 +81,7 @@ def train(
         share: wanted call share, in (0, 1).
         reward: weights `local`, `cloud` and `format`.
         rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size.
+        max_minutes: ends the run after the step in which this time is up.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
@@ -89,6 +92,8 @@ def train(
     Raises:
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
+    if algorithm not in ALGORITHMS:
+        raise ConfigError(f"no algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
     options = dict(ALGORITHMS[algorithm])
     offer_handoff = options.pop("offer_handoff")
     if offer_handoff and cloud is None:
@@ -109,7 +114,7 @@ def train(
         save_steps=save_steps,
         save_total_limit=2,
         logging_steps=1,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         seed=seed,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         report_to=[],
@@ -118,6 +123,10 @@ def train(
     )
     start_from = _start(out, steps, resume=resume)
     rows = list(task.rows("train"))
+    if len(rows) < prompts_per_step:
+        raise ConfigError(
+            f"prompts_per_step={prompts_per_step} is more than the {len(rows)} training rows of '{task.name}'; lower it"
+        )
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     words = _tokenizer(tokenizer)
     answers = (
@@ -139,6 +148,8 @@ def train(
         callbacks=[watcher],
     )
     _quiet(trainer)
+    if max_minutes is not None:
+        trainer.add_callback(_TimeLimit(60.0 * max_minutes))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=start_from)
     wall_s = time.perf_counter() - started
@@ -147,7 +158,7 @@ def train(
     summary = {
         "algorithm": algorithm,
         "seed": seed,
-        "steps": steps,
+        "steps": trainer.state.global_step,
         "share": share,
         "rho": trainer.filter.ratio,
         "rows": len(rows),
@@ -163,13 +174,21 @@ def train(
 
 
 def _batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None) -> dict[str, Any]:
-    """Batch sizes in TRL's words: one optimiser step per generation of prompts_per_step groups."""
-    rollouts = prompts_per_step * group_size
+    """Batch sizes in TRL's words: one optimiser step per generation of prompts_per_step groups, over all processes."""
+    if group_size < 2:
+        raise ConfigError(f"group_size must be at least 2, not {group_size}: a rollout is compared with its group")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))  # as set by accelerate and torchrun
+    rollouts, rest = divmod(prompts_per_step * group_size, processes)
+    if rollouts < 1 or rest:
+        raise ConfigError(
+            f"{processes} processes do not divide the {prompts_per_step * group_size} rollouts of a step "
+            f"({prompts_per_step} prompts x {group_size}); choose a divisor"
+        )
     size = rollouts if rows_per_pass is None else rows_per_pass
     if size < 1 or rollouts % size:
         raise ConfigError(
-            f"rows_per_pass={size} does not divide the {rollouts} rollouts of a step "
-            f"({prompts_per_step} prompts x {group_size}); choose a divisor"
+            f"rows_per_pass={size} does not divide the {rollouts} rollouts of a step and process "
+            f"({prompts_per_step} prompts x {group_size} / {processes}); choose a divisor"
         )
     return {
         "per_device_train_batch_size": size,
@@ -187,19 +206,17 @@ def _start(out: Path, steps: int, *, resume: bool) -> str | None:
             raise ConfigError(f"'{out}' already holds a run; add --resume to go on with it, or choose another out=")
         return None
     if last is None:
-        raise ConfigError(f"nothing to resume: '{folder}' holds no checkpoint; start without --resume")
+        raise ConfigError(
+            f"nothing to resume: '{folder}' holds no complete checkpoint; start without --resume, in an empty out="
+        )
     if int(Path(last).name.rpartition("-")[2]) >= steps:
         raise ConfigError(f"nothing to resume: '{last}' already has all {steps} steps; raise steps= to train longer")
     return last
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; one that was being written when the run was stopped has no trainer state."""
-    steps = [
-        int(path.parent.name.rpartition("-")[2])
-        for path in folder.glob("checkpoint-*/trainer_state.json")
-        if (path.parent / "optimizer.pt").exists()
-    ]
+    """The newest complete checkpoint; one that was being written when the run was stopped lacks the last file."""
+    steps = [int(path.parent.name.rpartition("-")[2]) for path in folder.glob(f"checkpoint-*/{STATE_FILE}")]
     return str(folder / f"checkpoint-{max(steps)}") if steps else None
 
 
@@ -245,13 +262,25 @@ class _Watcher(TrainerCallback):
         self.on_progress = on_progress
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not logs or "train_runtime" in logs:
+        if not logs or "train_runtime" in logs or not state.is_world_process_zero:
             return
-        metrics = {name: float(value) for name, value in logs.items()}
+        # A metric of a step without one graded rollout is None: written as null, not shown as progress.
+        metrics = {name: float(value) for name, value in logs.items() if value is not None}
+        line = {"step": state.global_step, **{name: metrics.get(name) for name in logs}}
         with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"step": state.global_step, **metrics}) + "\n")
+            lines.write(json.dumps(line) + "\n")
         if self.on_progress is not None:
             self.on_progress(state.global_step, self.steps, metrics)
+
+
+class _TimeLimit(TrainerCallback):
+    """Ends training after the step in which the time is up."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.end = time.monotonic() + limit_s
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= time.monotonic() >= self.end
 
 
 def _quiet(trainer: GAPGTrainer) -> None:

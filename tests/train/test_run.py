@@ -1,0 +1,273 @@
+"""Whole runs: what they write, what they refuse, and that a stopped one goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from selfroute.backends.base import Backend
+from selfroute.backends.function import FunctionBackend
+from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.grading import Outcome
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.countdown import Countdown
+from selfroute.train.gapg import STATE_FILE, CollapseWarning
+from selfroute.train.run import train
+from selfroute.train.tokenizer import build_tokenizer
+from selfroute.train.warmup import build_model
+from selfroute.types import Message, Sampling
+
+TOKENIZER = build_tokenizer()
+
+
+class Easy(Countdown):
+    """Countdown in which a random model is sometimes right: any text with an even number of characters."""
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        return Verdict(len(completion) % 2 == 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random model that asks now and then."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    made = build_model(TOKENIZER, hidden_size=32, layers=1)
+    ask = TOKENIZER.convert_tokens_to_ids(HANDOFF_TEXT)
+    with torch.no_grad():
+        # The tied embedding of one word brings the hand-off nearer to everything.
+        made.model.norm.weight.mul_(4.0)
+        made.model.embed_tokens.weight[ask] *= 3.0
+    made.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return str(folder)
+
+
+def cloud() -> Backend:
+    return FunctionBackend("cloud", lambda messages, sampling: "even")
+
+
+def down(messages: Sequence[Message], sampling: Sampling) -> str:
+    raise BackendUnavailable("no route", backend="cloud")
+
+
+def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "task": Easy(limit=6),
+        "cloud": cloud(),
+        "algorithm": "gapg",
+        "share": 0.3,
+        "steps": 4,
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "learning_rate": 1e-2,
+        "temperature": 1.0,
+        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
+        "max_new_tokens": 6,
+        "seed": 0,
+        "save_steps": 1,
+        **options,
+    }
+    return train(model=model, tokenizer=model, out=out, **given)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+class Stop(Exception):
+    """Ends a run from outside, as a signal would between two steps."""
+
+
+def stop_after(step: int) -> Any:
+    def on_progress(now: int, steps: int, numbers: Mapping[str, float]) -> None:
+        if now == step + 1:  # the checkpoint of `step` is there, that of `step + 1` is not
+            raise Stop
+
+    return on_progress
+
+
+@pytest.fixture(scope="module")
+def straight(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Four steps in one go, over an epoch's end: six rows are three steps."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
+        summary = run(model, out, config={"algorithm": "gapg", "seed": 0})
+    yield out, summary
+
+
+def test_a_run_leaves_checkpoint_metrics_config_and_provenance(straight: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = straight
+    assert AutoModelForCausalLM.from_pretrained(out / "checkpoint").config.hidden_size == 32
+    assert (out / "checkpoint" / "tokenizer.json").exists()
+    assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4]
+    for name in ("loss", "reward", "rollouts/call_share", "rollouts/device_correct", "filter/device_prompts"):
+        assert all(name in line for line in metrics(out)), name
+    assert yaml.safe_load((out / "config.yaml").read_text()) == {"algorithm": "gapg", "seed": 0}
+    assert json.loads((out / "run.json").read_text()) == summary
+    assert summary["rho"] == pytest.approx(3 / 7)
+    wanted = {"algorithm", "seed", "steps", "share", "rows", "wall_s", "resumed_from", "cloud_calls", "cloud_failures"}
+    assert wanted | {"warnings", "versions", "commit", "hardware"} <= set(summary)
+    assert (summary["steps"], summary["rows"], summary["resumed_from"]) == (4, 6, None)
+    assert 1 <= summary["cloud_calls"] <= 6
+    assert summary["cloud_calls"] == metrics(out)[-1]["cloud/calls"]
+
+
+def test_training_moves_the_weights(model: str, straight: tuple[Path, dict[str, Any]]) -> None:
+    before, after = load_file(Path(model) / "model.safetensors"), weights(straight[0])
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(
+    model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    run(model, tmp_path / "same")
+    run(model, tmp_path / "other", seed=1)
+    one, same, other = weights(straight[0]), weights(tmp_path / "same"), weights(tmp_path / "other")
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3])
+def test_a_stopped_run_goes_on_bit_for_bit(
+    model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]], stopped: int
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        run(model, out, on_progress=stop_after(stopped))
+    assert [line["step"] for line in metrics(out)] == list(range(1, stopped + 1 + 1))
+    torch.manual_seed(123)  # a new process has another generator
+    summary = run(model, out, resume=True)
+    one, two = weights(straight[0]), weights(out)
+    assert summary["resumed_from"] == f"checkpoint-{stopped}"
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert summary["cloud_calls"] == straight[1]["cloud_calls"]
+    for ours, theirs in zip(metrics(out), metrics(straight[0]), strict=True):
+        assert _comparable(ours) == _comparable(theirs)
+
+
+def _comparable(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if "time" not in name}
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        run(model, out, on_progress=stop_after(2))
+    last = out / "checkpoints" / "checkpoint-2"
+    (last / STATE_FILE).unlink()  # everything but the file that is written last
+    summary = run(model, out, resume=True)
+    assert summary["resumed_from"] == "checkpoint-1"
+    one, two = weights(straight[0]), weights(out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_finished_run_is_not_overwritten_nor_resumed(
+    model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]]
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(straight[0], out)
+    before = (out / "metrics.jsonl").read_text()
+    with pytest.raises(ConfigError, match="already holds a run; add --resume"):
+        run(model, out)
+    with pytest.raises(ConfigError, match="already has all 4 steps; raise steps="):
+        run(model, out, resume=True)
+    assert (out / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_run_can_be_made_longer(model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]]) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(straight[0], out)
+    assert run(model, out, resume=True, steps=5)["resumed_from"] == "checkpoint-4"
+    assert [line["step"] for line in metrics(out)] == [1, 2, 3, 4, 5]
+
+
+def test_several_passes_and_a_baseline_run(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path / "passes", rows_per_pass=2, steps=1)
+    summary = run(model, tmp_path / "alone", algorithm="task_tuning", cloud=None, steps=1)
+    assert summary["cloud_calls"] == 0
+
+
+def test_a_cloud_that_is_down_ends_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from selfroute.train import run as module
+
+    class OnlyAsks(module.OutcomeGrader):
+        def _local(self, row: Row, text: str) -> Outcome:
+            return Outcome(wants_cloud=True)
+
+    monkeypatch.setattr(module, "OutcomeGrader", OnlyAsks)
+    seen: list[Mapping[str, float]] = []
+    summary = run(
+        model,
+        tmp_path / "run",
+        cloud=FunctionBackend("cloud", down),
+        on_progress=lambda step, steps, numbers: seen.append(numbers),
+        steps=2,
+    )
+    assert summary["cloud_failures"] == summary["cloud_calls"] == 4
+    assert [line["reward"] for line in metrics(tmp_path / "run")] == [None, None]
+    assert all("reward" not in numbers and numbers["rollouts/ungraded"] == 1.0 for numbers in seen)
+    before, after = load_file(Path(model) / "model.safetensors"), weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in after)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": 0.0}, "share must lie between 0 and 1, not 0"),
+        ({"share": 30.0}, "not 30"),
+        ({"algorithm": "ppo"}, "no algorithm 'ppo'; known: gapg"),
+        ({"cloud": None}, "needs a cloud"),
+        ({"rows_per_pass": 3}, "rows_per_pass=3 does not divide the 8 rollouts"),
+        ({"rows_per_pass": 0}, "rows_per_pass=0"),
+        ({"group_size": 1}, "group_size must be at least 2, not 1"),
+        ({"reward": {"local": 1.0, "cloud": 1.0, "format": 0.0}}, "local > cloud > format"),
+        ({"resume": True}, "nothing to resume"),
+        ({"prompts_per_step": 7}, "prompts_per_step=7 is more than the 6 training rows"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    model: str, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run(model, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_is_shared_out_among_processes(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from selfroute.train.run import _batching
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _batching(4, 4, None)["per_device_train_batch_size"] == 8
+    assert _batching(4, 4, 2)["gradient_accumulation_steps"] == 4
+    with pytest.raises(ConfigError, match="2 processes do not divide the 9 rollouts"):
+        _batching(3, 3, None)
+
+
+def test_a_collapse_stands_in_the_runs_record(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from selfroute.train import gapg
+
+    monkeypatch.setattr(gapg, "COLLAPSE_STEPS", 2)
+    monkeypatch.setattr(gapg, "EXTREME", 0.0)
+    with pytest.warns(CollapseWarning, match="every rollout asks"):
+        summary = run(model, tmp_path / "run", steps=2)
+    assert len(summary["warnings"]) == 1
