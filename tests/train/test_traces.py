@@ -1,0 +1,127 @@
+"""Written searches: what they claim is true, and hand-offs stand where they may."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfroute.backends.embedded import accepts_own_check
+from selfroute.handoff import HANDOFF_TEXT, parse
+from selfroute.tasks.arithmetic import countdown_verdict
+from selfroute.tasks.countdown import Countdown, Problem, draw_steps
+from selfroute.train.traces import TraceStyle, write_trace
+
+TASK = Countdown(four_share=0.5)
+STYLE = TraceStyle(handoff_rate=0.2)
+STEP = re.compile(r"(\d+)([-+*/])(\d+)=(\d+)")
+
+problems = st.randoms(use_true_random=False).map(TASK.draw)
+seeds = st.integers(0, 2**32)
+styles = st.builds(
+    TraceStyle,
+    attempts=st.integers(1, 8),
+    solution_rate=st.floats(0, 1),
+    handoff_rate=st.floats(0, 0.6),
+)
+
+
+def attempts(trace: str) -> list[str]:
+    reasoning = trace.removeprefix("<think>").partition("</think>")[0].partition(HANDOFF_TEXT)[0]
+    return reasoning.splitlines()
+
+
+@given(problems, styles, seeds, st.booleans())
+def test_every_line_is_true(problem: Problem, style: TraceStyle, seed: int, offer: bool) -> None:
+    trace = write_trace(problem, style, random.Random(seed), offer_handoff=offer)
+    lines = attempts(trace)
+    assert len(lines) <= style.attempts
+    for number, line in enumerate(lines):
+        body, _, claim = line.partition("?")
+        pool = list(problem.numbers)
+        for step in body.split(","):
+            left, operator, right, result = STEP.fullmatch(step).groups()  # type: ignore[union-attr]
+            pool.remove(int(left))
+            pool.remove(int(right))
+            pool.append(int(result))
+            assert eval(f"{left}{operator}{right}") == int(result)
+        assert claim[:-1] == str(problem.target)
+        assert (claim[-1] == "y") == (pool == [problem.target])
+        assert claim[-1] == "n" or number == len(lines) - 1  # a success ends the search
+
+
+@given(problems, styles, seeds, st.booleans())
+def test_a_search_that_says_yes_answers_rightly(problem: Problem, style: TraceStyle, seed: int, offer: bool) -> None:
+    trace = write_trace(problem, style, random.Random(seed), offer_handoff=offer)
+    if not parse(trace).wants_cloud:
+        assert parse(trace).answered
+        right = countdown_verdict(trace, problem.numbers, problem.target).correct
+        assert right == accepts_own_check(trace)
+
+
+@given(problems, styles, seeds)
+def test_no_random_start_repeats(problem: Problem, style: TraceStyle, seed: int) -> None:
+    starts = [line.partition("?")[0].rpartition(",")[0] for line in attempts(_trace(problem, style, seed))]
+    assert len(set(starts)) == len(starts)
+
+
+def _trace(problem: Problem, style: TraceStyle, seed: int) -> str:
+    return write_trace(problem, style, random.Random(seed), offer_handoff=False)
+
+
+@given(problems, styles, seeds, st.booleans())
+def test_a_hand_off_stands_between_attempts_or_in_place_of_the_answer(
+    problem: Problem, style: TraceStyle, seed: int, offer: bool
+) -> None:
+    trace = write_trace(problem, style, random.Random(seed), offer_handoff=offer)
+    assert trace.startswith("<think>")
+    parsed = parse(trace)
+    assert parsed.wants_cloud == (HANDOFF_TEXT in trace)
+    if not parsed.wants_cloud:
+        assert trace.endswith("</answer>")
+        return
+    assert offer and trace.count(HANDOFF_TEXT) == 1 and trace.endswith(HANDOFF_TEXT)
+    before = trace.removesuffix(HANDOFF_TEXT)
+    assert before == "<think>" or before.endswith(("\n", "</think>"))
+
+
+def _many(style: TraceStyle, *, offer: bool, count: int = 400) -> list[str]:
+    rng = random.Random(0)
+    return [write_trace(TASK.draw(rng), style, rng, offer_handoff=offer) for _ in range(count)]
+
+
+def test_hand_offs_are_offered_only_where_asked_for() -> None:
+    assert not any(HANDOFF_TEXT in trace for trace in _many(STYLE, offer=False))
+    offered = [trace for trace in _many(STYLE, offer=True) if HANDOFF_TEXT in trace]
+    assert 200 < len(offered) < 360
+    closed = [trace for trace in offered if "</think>" in trace]
+    assert any(accepts_own_check(trace) for trace in closed)  # also in place of a right answer
+    assert any(not accepts_own_check(trace) for trace in closed)
+    assert any(trace == f"<think>{HANDOFF_TEXT}" for trace in offered)
+
+
+def test_the_solution_rate_sets_how_often_a_search_succeeds() -> None:
+    certain = _many(TraceStyle(solution_rate=1.0), offer=False)
+    assert all(accepts_own_check(trace) and len(attempts(trace)) == 1 for trace in certain)
+    never = _many(TraceStyle(attempts=1, solution_rate=0.0), offer=False)
+    assert 0.01 < sum(map(accepts_own_check, never)) / len(never) < 0.5
+
+
+@given(problems, styles, seeds)
+def test_the_same_generator_writes_the_same_trace(problem: Problem, style: TraceStyle, seed: int) -> None:
+    assert _trace(problem, style, seed) == _trace(problem, style, seed)
+
+
+def test_a_random_calculation_ends_as_near_the_target_as_its_last_step_can() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        problem = TASK.draw(rng)
+        steps = draw_steps(rng, problem.numbers, 100, target=problem.target)
+        if steps is None:
+            continue
+        left, right = steps[-1].left, steps[-1].right
+        reachable = [left + right, left - right, left * right] + ([left // right] if left % right == 0 else [])
+        usable = [value for value in reachable[:2] if 0 < value <= 100]
+        assert all(abs(steps[-1].result - problem.target) <= abs(value - problem.target) for value in usable)
