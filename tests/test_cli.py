@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -34,7 +33,7 @@ def invoke(*arguments: str) -> Result:
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "selfroute.cli", *arguments]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -69,7 +68,7 @@ def jsonl(tmp_path: Path) -> Path:
         (["evaluate", EVALUATE, "strategies=[always_clod]"], ["'always_clod'", "did you mean 'always_cloud'?"]),
         (["evaluate", EVALUATE, "strategies=[self_route]"], ["self_route", "policies"]),
         (["ask", "x", "--template", "thnk"], ["unknown template 'thnk'", "did you mean 'think'?"]),
-        (["ask", "x", "--cloud", "recorded:nowhere.jsonl"], ["nowhere.jsonl"]),
+        (["ask", "x", "--device", "recorded:nowhere.jsonl"], ["nowhere.jsonl"]),
         (["record", "countdown", "--backend", "nope:x"], ["--backend: unknown backend 'nope'"]),
         (["record", "gsm8k", "path=nowhere"], ["nowhere"]),
         (["tasks", "--check", "countdwn"], ["did you mean 'countdown'?"]),
@@ -254,10 +253,22 @@ def test_evaluate_from_recipe_to_report(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_in_the_real_program_is_exit_130() -> None:
-    command = [sys.executable, "-m", "selfroute.cli", "tasks", "--check", "countdown", "limit=3000", "four_share=1.0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.0)
+    code = """
+import time
+from selfroute import cli
+from selfroute.tasks import check
+
+def slow(*_):
+    print("started", flush=True)
+    time.sleep(600)
+
+check.check = slow
+cli.app(["tasks", "--check", "countdown"], prog_name="selfroute")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr == "interrupted\n"

@@ -18,7 +18,7 @@ HEAVY = {"torch", "transformers", "trl", "sklearn", "matplotlib", "datasets", "p
 
 def run(code: str) -> str:
     """Run code in a fresh interpreter; returns what it printed."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -70,7 +70,8 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_importing_the_package_is_quick() -> None:
-    code = "import time; start = time.perf_counter(); import selfroute; print(time.perf_counter() - start)"
+    # Processor time: a busy machine must not fail the test.
+    code = "import time; start = time.process_time(); import selfroute; print(time.process_time() - start)"
     assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
