@@ -1,0 +1,82 @@
+"""Trains the toy policy for one step in as many processes as it is started with, rollouts being given.
+
+Started by `test_gapg.py` under `torch.distributed.run`; not a test itself.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from tests.train.tiny import PROMPTS, policy, trainer
+
+from selfroute.backends.sampler import Sampled
+from selfroute.train import gapg
+
+GROUP = 6
+
+
+def rollouts(model: Any, prompts: Sequence[Sequence[int]], **_: Any) -> list[list[Sampled]]:
+    """Completions by prompt and place in the group alone, whichever process asks for them."""
+    start = PartialState().process_index * len(prompts)
+    made = []
+    for index, prompt in enumerate(prompts):
+        rng = random.Random(f"{list(prompt)}/{(start + index) % GROUP}")
+        words = [rng.randrange(4, 20) for _ in range(rng.randint(1, 5))]
+        made.append([Sampled(words, [0.0] * len(words), "length")])
+    return made
+
+
+@contextmanager
+def forced_rollouts() -> Iterator[None]:
+    sample = gapg.sample
+    gapg.sample = rollouts  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        gapg.sample = sample
+
+
+def run(folder: Path) -> None:
+    """Train with and without the filter and in several passes; keep the weights after the step."""
+    processes = PartialState(cpu=True).num_processes
+    ways: dict[str, dict[str, Any]] = {
+        "filter": {"cloud_share": 0.3},
+        "no_filter": {"prompt_filter": False},
+        "passes": {"cloud_share": 0.3, "rows_per_pass": 6 // processes},
+    }
+    prompts = PROMPTS[:5]  # thirty rollouts: with two processes one group lies on both
+    for name, options in ways.items():
+        size = options.pop("rows_per_pass", GROUP * len(prompts) // processes)
+        passes = GROUP * len(prompts) // processes // size
+        made = trainer(
+            folder,
+            model=policy(dtype=torch.float64),
+            prompts=prompts,
+            group=GROUP,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=passes,
+            steps_per_generation=passes,
+            **options,
+        )
+        made.train()
+        if PartialState().is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            weights = list(made.accelerator.unwrap_model(made.model).parameters())
+            torch.save([weight.detach() for weight in weights], folder / f"{name}.pt")
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    with forced_rollouts():
+        run(Path(sys.argv[1]))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
