@@ -24,6 +24,8 @@ import numpy as np
 from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, parse_overrides
 from selfroute.environment import provenance
+from selfroute.train.folder import can_resume
+from selfroute.train.gapg import STATE_FILE
 
 HERE = Path(__file__).parent
 ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")
@@ -114,7 +116,7 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         seed=seed,
         out=out,
         cache=options.out / "answers.sqlite",
-        resume=any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
+        resume=can_resume(out, marker=STATE_FILE),
     )
 
     def show(step: int, steps: int, now: Mapping[str, float]) -> None:

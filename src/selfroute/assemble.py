@@ -295,7 +295,7 @@ def train_recipe(
     return recipe.out / "checkpoint"
 
 
-def warm_up_recipe(recipe: WarmupRecipe) -> Path:
+def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     """Make a small model from nothing; returns its folder.
 
     Raises:
@@ -323,8 +323,10 @@ def warm_up_recipe(recipe: WarmupRecipe) -> Path:
         seed=recipe.seed,
         workers=recipe.workers,
         resume=recipe.resume,
+        config=to_values(recipe),
+        **options,
     )
-    return recipe.out
+    return recipe.out / "checkpoint"
 
 
 def make_pair(device: Spec, cloud: Spec, *, template: str) -> Strategy:

@@ -124,15 +124,21 @@ def train(
 ) -> None:
     """Train a device model, or make one from nothing, as a recipe says."""
     from selfroute import assemble, config
+    from selfroute.demo import in_words
 
     arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
     values = config.load_values(recipe, arguments)
-    if values.get("algorithm") == "warm_up":
-        out = assemble.warm_up_recipe(config.build(config.WarmupRecipe, values, where=str(recipe)))
-    else:
-        loaded = config.build(config.TrainRecipe, values, where=str(recipe))
-        with _progress("training") as show:
-            out = assemble.train_recipe(loaded, on_progress=lambda step, steps, now: show(step, steps, _in_words(now)))
+    with _progress("training") as show:
+
+        def on_progress(step: int, steps: int, metrics: Mapping[str, float]) -> None:
+            show(step, steps, in_words(metrics))
+
+        if values.get("algorithm") == "warm_up":
+            warmup = config.build(config.WarmupRecipe, values, where=str(recipe))
+            out = assemble.warm_up_recipe(warmup, on_progress=on_progress)
+        else:
+            loaded = config.build(config.TrainRecipe, values, where=str(recipe))
+            out = assemble.train_recipe(loaded, on_progress=on_progress)
     typer.echo(f"trained model: {out}")
 
 
@@ -345,14 +351,6 @@ def _progress(title: str) -> Iterator[Any]:
     finally:
         if bar.live.is_started:
             bar.stop()
-
-
-def _in_words(metrics: Mapping[str, float]) -> str:
-    """The three shares of a training step that tell how it goes."""
-    shown = {"asks": "call_share", "right alone": "device_correct", "kept and wrong": "kept_and_wrong"}
-    return ", ".join(
-        f"{words} {metrics[f'rollouts/{name}']:.0%}" for words, name in shown.items() if f"rollouts/{name}" in metrics
-    )
 
 
 async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> None:

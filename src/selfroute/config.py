@@ -227,23 +227,23 @@ class WarmupRecipe:
 
     Attributes:
         role: the device learns to hand off, the cloud does not.
-        hidden_size: width; with `layers` it sets the size: 128 x 4 is about 0.9 M parameters.
+        hidden_size: width; with `layers` it sets the size: 128 x 5 is about 0.9 M parameters.
         batch_tokens: padded tokens per step.
         learning_rate: peak of the cosine schedule.
-        workers: processes that write traces.
+        workers: processes that write traces; 0 writes them between steps.
     """
 
     task: Spec
     algorithm: Literal["warm_up"] = "warm_up"
     role: Literal["device", "cloud"] = "device"
     hidden_size: Count = 128
-    layers: Count = 4
-    steps: Count = 2000
-    batch_tokens: Count = 16384
+    layers: Count = 5
+    steps: Count = 5500
+    batch_tokens: Count = 4096
     learning_rate: Positive = 2e-3
     traces: TraceOptions = TraceOptions()
     seed: int = 0
-    workers: Annotated[int, Bounds(0)] = 1
+    workers: Annotated[int, Bounds(0)] = 0
     out: Path = Path("out/warmup")
     resume: bool = False
 

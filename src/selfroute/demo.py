@@ -18,7 +18,7 @@ from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
 from selfroute.errors import ConfigError
 
-__all__ = ["demo"]
+__all__ = ["demo", "in_words"]
 
 Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
@@ -65,6 +65,9 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
     if (out / "run.json").exists() and (out / "checkpoint" / "config.json").exists():
         console.print(f"\n[bold]1. Training[/bold] is finished in {out}; delete the folder to train again")
         return
+    from selfroute.train.folder import can_resume
+    from selfroute.train.gapg import STATE_FILE
+
     console.print(f"\n[bold]1. Training[/bold] at most {steps} steps and {MINUTES:.0f} minutes")
     recipe = TrainRecipe(
         task=Spec("countdown"),
@@ -73,21 +76,22 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
         max_minutes=MINUTES,
         seed=seed,
         out=out,
-        resume=any((out / "checkpoints").glob("checkpoint-*/trainer_state.json")),
+        resume=can_resume(out, marker=STATE_FILE),
     )
     if not recipe.resume and (out / "metrics.jsonl").exists():
         raise ConfigError(f"'{out}' holds a run that was stopped before its first checkpoint; delete it, or use --out")
     with progress("training") as show:
-        train_recipe(recipe, on_progress=lambda step, total, now: show(step, total, _in_words(now)))
+        train_recipe(recipe, on_progress=lambda step, total, now: show(step, total, in_words(now)))
     _say_what_changed(out / "metrics.jsonl", console)
 
 
-def _in_words(metrics: Mapping[str, float]) -> str:
-    return (
-        f"asks {metrics.get('rollouts/call_share', 0.0):4.0%}  "
-        f"solves {metrics.get('rollouts/device_correct', 0.0):4.0%}  "
-        f"kept and wrong {metrics.get('rollouts/kept_and_wrong', 0.0):4.0%}"
-    )
+def in_words(metrics: Mapping[str, float]) -> str:
+    """A training step in a few words: the three shares of its rollouts, or the loss where there are none."""
+    shown = {"asks": "call_share", "solves": "device_correct", "kept and wrong": "kept_and_wrong"}
+    shares = {words: metrics.get(f"rollouts/{name}") for words, name in shown.items()}
+    if any(share is None for share in shares.values()):
+        return f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
+    return "  ".join(f"{words} {share:4.0%}" for words, share in shares.items())
 
 
 def _say_what_changed(metrics: Path, console: Console) -> None:
@@ -95,7 +99,7 @@ def _say_what_changed(metrics: Path, console: Console) -> None:
     width = max(1, len(lines) // 6)
     for title, part in (("first steps", lines[:width]), ("last steps", lines[-width:])):
         means = {key: sum(line.get(key, 0.0) for line in part) / len(part) for key in part[0] if "rollouts/" in key}
-        console.print(f"   {title:<12} {_in_words(means)}", highlight=False)
+        console.print(f"   {title:<12} {in_words(means)}", highlight=False)
 
 
 def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: int) -> dict[str, Any]:

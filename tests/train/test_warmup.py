@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train.tokenizer import build_tokenizer
@@ -124,12 +126,20 @@ def make(out: Path, **options: Any) -> Any:
 
 def test_three_steps_leave_a_folder_that_loads_and_a_longer_run_goes_on(tmp_path: Path) -> None:
     made = make(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    words = AutoTokenizer.from_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    words = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
     assert loaded.config.hidden_size == 32
+    assert made["parameters"] == loaded.num_parameters()
     assert words(HANDOFF_TEXT)["input_ids"] == TOKENIZER(HANDOFF_TEXT)["input_ids"]
-    for name, value in made.model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
     longer = make(tmp_path, steps=5, resume=True)
-    assert longer.state.global_step == 5
-    assert [line["step"] for line in longer.state.log_history if "loss" in line] == [1, 2, 3, 4, 5]
+    assert longer["steps"] == json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["steps"] == 5
+    lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
+    make(tmp_path)
+    with pytest.raises(ConfigError, match="--resume"):
+        make(tmp_path)
+    with pytest.raises(ConfigError, match="nothing to resume"):
+        make(tmp_path, resume=True)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from selfroute.backends.base import Backend
-from selfroute.environment import provenance
 from selfroute.errors import ConfigError
 from selfroute.handoff import TEMPLATES
 from selfroute.tasks.base import Row, Task
+from selfroute.train import folder
+from selfroute.train.folder import CHECKPOINTS, Progress
 from selfroute.train.gapg import ALGORITHMS, STATE_FILE, GAPGConfig, GAPGTrainer
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
 
-__all__ = ["Progress", "build_dataset", "train"]
+__all__ = ["build_dataset", "train"]
 
-Progress = Callable[[int, int, Mapping[str, float]], None]
-CHECKPOINTS = "checkpoints"
+ROWS_PER_PASS = 64  # keeps the demo's memory under 2 GB
 
 
 def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Dataset:
@@ -80,7 +79,8 @@ def train(
         algorithm: a key of `selfroute.train.gapg.ALGORITHMS`.
         share: wanted call share, in (0, 1).
         reward: weights `local`, `cloud` and `format`.
-        rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size.
+        rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
+            takes the largest divisor that also divides 64.
         max_minutes: ends the run after the step in which this time is up.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
@@ -121,7 +121,7 @@ def train(
         disable_tqdm=True,
         **options,
     )
-    start_from = _start(out, steps, resume=resume)
+    checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     if len(rows) < prompts_per_step:
         raise ConfigError(
@@ -129,48 +129,46 @@ def train(
         )
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     words = _tokenizer(tokenizer)
-    answers = (
-        None
-        if cloud is None
-        else CloudAnswers(
-            task, cloud, TEMPLATES[task.template], max_tokens=max(512, max_new_tokens), concurrency=concurrency
-        )
-    )
-    grader = OutcomeGrader(task, {row.id: row for row in rows}, answers if offer_handoff else None)
-    _write_start(out, config or {}, resume=start_from is not None)
-    watcher = _Watcher(out / "metrics.jsonl", steps, on_progress)
+    answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
+    folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
         network,
-        grader,
+        OutcomeGrader(task, {row.id: row for row in rows}, answers),
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
-        callbacks=[watcher],
     )
-    _quiet(trainer)
+    folder.Watcher(out / "metrics.jsonl", steps, on_progress).attach(trainer)
     if max_minutes is not None:
-        trainer.add_callback(_TimeLimit(60.0 * max_minutes))
+        trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=start_from)
+    trainer.train(resume_from_checkpoint=checkpoint)
     wall_s = time.perf_counter() - started
     trainer.save_model(str(out / "checkpoint"))
     words.save_pretrained(str(out / "checkpoint"))
-    summary = {
-        "algorithm": algorithm,
-        "seed": seed,
-        "steps": trainer.state.global_step,
-        "share": share,
-        "rho": trainer.filter.ratio,
-        "rows": len(rows),
-        "wall_s": round(wall_s, 1),
-        "resumed_from": None if start_from is None else Path(start_from).name,
-        "cloud_calls": 0 if answers is None else answers.calls,
-        "cloud_failures": 0 if answers is None else answers.failures,
-        "warnings": trainer.warnings,
-        **provenance(),
-    }
-    (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
+    return folder.finish(
+        out,
+        {
+            "algorithm": algorithm,
+            "seed": seed,
+            "steps": trainer.state.global_step,
+            "share": share,
+            "rho": trainer.filter.ratio,
+            "rows": len(rows),
+            "wall_s": round(wall_s, 1),
+            "resumed_from": None if checkpoint is None else Path(checkpoint).name,
+            "cloud_calls": 0 if answers is None else answers.calls,
+            "cloud_failures": 0 if answers is None else answers.failures,
+            "warnings": trainer.warnings,
+        },
+    )
+
+
+def _cloud_answers(task: Task, cloud: Backend | None, max_new_tokens: int, concurrency: int) -> CloudAnswers | None:
+    if cloud is None:
+        return None
+    template, most = TEMPLATES[task.template], max(512, max_new_tokens)
+    return CloudAnswers(task, cloud, template, max_tokens=most, concurrency=concurrency)
 
 
 def _batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def _batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None)
             f"{processes} processes do not divide the {prompts_per_step * group_size} rollouts of a step "
             f"({prompts_per_step} prompts x {group_size}); choose a divisor"
         )
-    size = rollouts if rows_per_pass is None else rows_per_pass
+    size = math.gcd(rollouts, ROWS_PER_PASS) if rows_per_pass is None else rows_per_pass
     if size < 1 or rollouts % size:
         raise ConfigError(
             f"rows_per_pass={size} does not divide the {rollouts} rollouts of a step and process "
@@ -197,29 +195,6 @@ def _batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None)
     }
 
 
-def _start(out: Path, steps: int, *, resume: bool) -> str | None:
-    """Folder of the checkpoint to go on from, None for a fresh run."""
-    folder = out / CHECKPOINTS
-    last = _last_checkpoint(folder)
-    if not resume:
-        if (out / "metrics.jsonl").exists():
-            raise ConfigError(f"'{out}' already holds a run; add --resume to go on with it, or choose another out=")
-        return None
-    if last is None:
-        raise ConfigError(
-            f"nothing to resume: '{folder}' holds no complete checkpoint; start without --resume, in an empty out="
-        )
-    if int(Path(last).name.rpartition("-")[2]) >= steps:
-        raise ConfigError(f"nothing to resume: '{last}' already has all {steps} steps; raise steps= to train longer")
-    return last
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint; one that was being written when the run was stopped lacks the last file."""
-    steps = [int(path.parent.name.rpartition("-")[2]) for path in folder.glob(f"checkpoint-*/{STATE_FILE}")]
-    return str(folder / f"checkpoint-{max(steps)}") if steps else None
-
-
 def _tokenizer(place: str) -> PreTrainedTokenizerBase:
     words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
     if words.chat_template is None:
@@ -227,64 +202,3 @@ def _tokenizer(place: str) -> PreTrainedTokenizerBase:
     if words.pad_token_id is None:
         words.pad_token = words.eos_token
     return words
-
-
-def _write_start(out: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    if resume:
-        _drop_unfinished(out)
-
-
-def _drop_unfinished(out: Path) -> None:
-    """Cut metrics of steps after the last checkpoint: the resumed run writes them again."""
-    last = _last_checkpoint(out / CHECKPOINTS)
-    step = int(Path(last).name.rpartition("-")[2]) if last else 0
-    file = out / "metrics.jsonl"
-    if file.exists():
-        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # a half-written line
-
-
-class _Watcher(TrainerCallback):
-    """Writes one line of metrics per step and reports progress."""
-
-    def __init__(self, file: Path, steps: int, on_progress: Progress | None) -> None:
-        self.file = file
-        self.steps = steps
-        self.on_progress = on_progress
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not logs or "train_runtime" in logs or not state.is_world_process_zero:
-            return
-        # A metric of a step without one graded rollout is None: written as null, not shown as progress.
-        metrics = {name: float(value) for name, value in logs.items() if value is not None}
-        line = {"step": state.global_step, **{name: metrics.get(name) for name in logs}}
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
-        if self.on_progress is not None:
-            self.on_progress(state.global_step, self.steps, metrics)
-
-
-class _TimeLimit(TrainerCallback):
-    """Ends training after the step in which the time is up."""
-
-    def __init__(self, limit_s: float) -> None:
-        self.end = time.monotonic() + limit_s
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_training_stop |= time.monotonic() >= self.end
-
-
-def _quiet(trainer: GAPGTrainer) -> None:
-    """Leave the terminal to `on_progress`; every number is in `metrics.jsonl`."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)

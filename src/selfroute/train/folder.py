@@ -1,0 +1,127 @@
+"""What every training run keeps in its folder, and how it goes on after an interruption.
+
+OUT/checkpoint/      the trained model with its tokenizer
+OUT/checkpoints/     what a resumed run needs, newest last
+OUT/metrics.jsonl    one line per logged step
+OUT/config.yaml      the resolved recipe
+OUT/run.json         versions, seed, commit, hardware, wall time; written at the end
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from selfroute.environment import provenance
+from selfroute.errors import ConfigError
+
+__all__ = ["CHECKPOINTS", "Progress", "TimeLimit", "Watcher", "begin", "can_resume", "finish", "start_from"]
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+CHECKPOINTS = "checkpoints"
+# transformers writes this file last but for ours; a checkpoint without its marker was being written when the run died.
+TRAINER_STATE = "trainer_state.json"
+
+
+def start_from(out: Path, steps: int, *, resume: bool, marker: str = TRAINER_STATE) -> str | None:
+    """Folder of the checkpoint to go on from, None for a fresh run.
+
+    Args:
+        marker: the file that a complete checkpoint holds.
+
+    Raises:
+        ConfigError: a fresh run in a folder that holds one, or a resumed run that has nothing to do.
+    """
+    folder = out / CHECKPOINTS
+    last = last_checkpoint(folder, marker)
+    if not resume:
+        if (out / "metrics.jsonl").exists():
+            raise ConfigError(f"'{out}' already holds a run; add --resume to go on with it, or choose another out=")
+        return None
+    if last is None:
+        raise ConfigError(
+            f"nothing to resume: '{folder}' holds no complete checkpoint; start without --resume, in an empty out="
+        )
+    if step_of_folder(last) >= steps:
+        raise ConfigError(f"nothing to resume: '{last}' already has all {steps} steps; raise steps= to train longer")
+    return str(last)
+
+
+def can_resume(out: Path, *, marker: str = TRAINER_STATE) -> bool:
+    """Whether a folder holds a complete checkpoint."""
+    return last_checkpoint(out / CHECKPOINTS, marker) is not None
+
+
+def last_checkpoint(folder: Path, marker: str) -> Path | None:
+    """The newest complete checkpoint."""
+    found = [path.parent for path in folder.glob(f"checkpoint-*/{marker}")]
+    return max(found, key=step_of_folder, default=None)
+
+
+def step_of_folder(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> None:
+    """Write the recipe; when resuming, cut metrics of steps after the checkpoint, which will be written again."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    file = out / "metrics.jsonl"
+    if checkpoint is not None and file.exists():
+        step = step_of_folder(Path(checkpoint))
+        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+        file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return float("inf")  # a half-written line
+
+
+def finish(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `run.json`: the run's own facts, then versions, commit and hardware."""
+    summary = {**facts, **provenance()}
+    (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+class Watcher(TrainerCallback):
+    """Writes one line of metrics per logged step and reports progress; the terminal is left to `on_progress`."""
+
+    def __init__(self, file: Path, steps: int, on_progress: Progress | None) -> None:
+        self.file = file
+        self.steps = steps
+        self.on_progress = on_progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not logs or "train_runtime" in logs or not state.is_world_process_zero:
+            return
+        # A metric of a step without one graded rollout is None: written as null, not shown as progress.
+        metrics = {name: float(value) for name, value in logs.items() if value is not None}
+        line = {"step": state.global_step, **{name: metrics.get(name) for name in logs}}
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+        if self.on_progress is not None:
+            self.on_progress(state.global_step, self.steps, metrics)
+
+    def attach(self, trainer: Trainer) -> None:
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(self)
+
+
+class TimeLimit(TrainerCallback):
+    """Ends training after the step in which the time is up."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.end = time.monotonic() + limit_s
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop |= time.monotonic() >= self.end
