@@ -48,7 +48,8 @@ class Batching(Counting):
         texts = [self.answer(messages, sampling).text for messages in prompts]
         if sampling.temperature > 0:
             hard = [i for i, messages in enumerate(prompts) if messages[-1].content == "hard"]
-            texts[hard[1]] = "yes second"
+            if len(hard) > 1:
+                texts[hard[1]] = "yes second"
         return [Completion(text, Usage(10, 3), "stop") for text in texts]
 
 
@@ -96,10 +97,10 @@ async def test_a_batch_keeps_its_order(kind: type[Counting]) -> None:
     assert tokens == [12, 3, 12, 3]
 
 
-def test_all_retries_are_one_batch() -> None:
+def test_retries_of_all_prompts_are_one_batch_a_round_until_accepted() -> None:
     backend = Batching()
-    BestOfN(backend, 4, accept).generate_batch([HARD, EASY, HOPELESS], Sampling())
-    assert backend.batches == [3, 6]
+    BestOfN(backend, 8, accept).generate_batch([HARD, EASY, HOPELESS], Sampling())
+    assert backend.batches == [3, 2, 4, 4]  # 1, then 2 attempts for both; 4 for the one still without an answer
 
 
 async def test_a_failure_is_an_error_not_an_answer() -> None:

@@ -19,10 +19,10 @@ class _Closable(Protocol):
 
 
 class BestOfN:
-    """Answers as asked first; if `accept` rejects the text, draws `n - 1` more and gives the first accepted one.
+    """Answers as asked first; while `accept` rejects the text, draws 1, 2, 4 … more, up to `n` in all.
 
-    If none is accepted, the first answer stands. Usage counts every token written, the prompt once; the reported
-    tokens and finish reason are those of the answer given.
+    The first accepted answer is given; if none is accepted, the very first stands. Usage counts every token written,
+    the prompt once; the reported tokens and finish reason are those of the answer given.
 
     Args:
         backend: the model that answers.
@@ -64,46 +64,62 @@ class BestOfN:
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """The whole answer in one piece: which one it is shows only at the end."""
         first = await complete(self.backend, messages, sampling)
-        answer = first
-        if not self.accept(first.text) and self.n > 1:
-            answer = self._choose(first, await self._again([messages], sampling))
+        (answer,) = await self._improved([messages], [first], sampling)
         yield Delta(answer.text, answer.tokens, answer.finish_reason, answer.usage)
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
-        """Answer every prompt, in order; all second attempts are made together.
+        """Answer every prompt, in order; further attempts of all prompts are made together.
 
         Raises:
             SelfRouteError: of the first prompt that failed.
         """
-        answers = run_sync(_all(self.backend, prompts, sampling))
-        rejected = [i for i, answer in enumerate(answers) if not self.accept(answer.text)]
-        if rejected and self.n > 1:
-            more = run_sync(self._again([prompts[i] for i in rejected], sampling))
-            each = self.n - 1
-            for at, i in enumerate(rejected):
-                answers[i] = self._choose(answers[i], more[at * each : (at + 1) * each])
-        return answers
+
+        async def answer() -> list[Completion]:
+            return await self._improved(prompts, await _all(self.backend, prompts, sampling), sampling)
+
+        return run_sync(answer())
 
     async def aclose(self) -> None:
         """Close the backend, if it can be closed."""
         if isinstance(self.backend, _Closable):
             await self.backend.aclose()
 
-    async def _again(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
-        """`n - 1` more answers for each prompt, a prompt's own next to each other."""
-        seed = self.seed if sampling.seed is None else sampling.seed
+    async def _improved(
+        self, prompts: Sequence[Sequence[Message]], firsts: Sequence[Completion], sampling: Sampling
+    ) -> list[Completion]:
+        """The answers to give, after as many rounds of further attempts as it takes."""
+        written = [[first] for first in firsts]
+        open_ = [i for i, first in enumerate(firsts) if not self.accept(first.text)]
+        drawn = 0
+        while open_ and drawn < self.n - 1:
+            count = min(drawn + 1, self.n - 1 - drawn)
+            more = await self._draw([prompts[i] for i in open_], count, drawn, sampling)
+            for i, attempts in zip(open_, more, strict=True):
+                written[i].extend(attempts)
+            open_ = [
+                i for i, attempts in zip(open_, more, strict=True) if not any(self.accept(a.text) for a in attempts)
+            ]
+            drawn += count
+        return [self._choose(attempts) for attempts in written]
+
+    async def _draw(
+        self, prompts: Sequence[Sequence[Message]], count: int, drawn: int, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """`count` attempts for each prompt after the `drawn` ones before."""
+        seed = (self.seed if sampling.seed is None else sampling.seed) + 1 + drawn
         sampling = replace(sampling, temperature=self.temperature, seed=seed)
         if isinstance(self.backend, BatchBackend):
-            return await _all(self.backend, [p for p in prompts for _ in range(self.n - 1)], sampling)
+            flat = await _all(self.backend, [prompt for prompt in prompts for _ in range(count)], sampling)
+            return [flat[i : i + count] for i in range(0, len(flat), count)]
         # One call per attempt: only a seed of its own makes it differ from the others.
-        rounds = [await _all(self.backend, prompts, replace(sampling, seed=seed + k)) for k in range(1, self.n)]
-        return [completion for attempts in zip(*rounds, strict=True) for completion in attempts]
+        rounds = [await _all(self.backend, prompts, replace(sampling, seed=seed + k)) for k in range(count)]
+        return [list(attempts) for attempts in zip(*rounds, strict=True)]
 
-    def _choose(self, first: Completion, more: Sequence[Completion]) -> Completion:
-        chosen = next((completion for completion in more if self.accept(completion.text)), first)
-        everything = [first, *more]
-        usage = Usage(first.usage.prompt_tokens, sum(c.usage.completion_tokens for c in everything))
-        return replace(chosen, usage=usage, seconds=sum(c.seconds for c in everything))
+    def _choose(self, attempts: Sequence[Completion]) -> Completion:
+        first = attempts[0]
+        chosen = next((attempt for attempt in attempts if self.accept(attempt.text)), first)
+        usage = Usage(first.usage.prompt_tokens, sum(attempt.usage.completion_tokens for attempt in attempts))
+        return replace(chosen, usage=usage, seconds=sum(attempt.seconds for attempt in attempts))
 
 
 async def _all(backend: Backend, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:

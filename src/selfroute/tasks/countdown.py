@@ -159,7 +159,7 @@ class Countdown:
         *,
         seed: int = 0,
         limit: int | None = None,
-        four_share: float = 0.25,
+        four_share: float = 0.5,
         largest_number: int = 15,
         largest_target: int = 100,
     ) -> None:

@@ -296,7 +296,7 @@ class GAPGTrainer(GRPOTrainer):
     # --- loss ----------------------------------------------------------------------------------------------------
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
-        if not (self.args.drop_idle_rows and self.args.estimator == "group" and self._training):
+        if not (self.args.drop_idle_rows and self._training and self._is_sum_over_rows):
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
         rows = inputs["advantages"].numel()
@@ -310,6 +310,13 @@ class GAPGTrainer(GRPOTrainer):
             chunk["advantages"] = chunk["advantages"] * (len(part) / rows)
             total = total + super()._compute_loss(model, chunk)
         return total
+
+    @property
+    def _is_sum_over_rows(self) -> bool:
+        """Whether the loss is a mean of terms of one row each, linear in its advantage, so that rows can be split."""
+        args = self.args
+        plain = args.beta == 0.0 and args.top_entropy_quantile == 1.0 and not self._entropy_bonus_enabled
+        return plain and not self.aux_loss_enabled and args.loss_type in ("grpo", "dr_grpo")
 
     def _active_rows(self, advantages: Tensor) -> Tensor:
         """Rows with a gradient, at least one, and as many on every process: TRL gathers metrics of every row."""
