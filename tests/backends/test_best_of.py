@@ -37,7 +37,7 @@ class Counting:
 
 
 class Batching(Counting):
-    """The same with batches, in which equal prompts draw different samples."""
+    """The same with batches, in which equal prompts draw different samples; a hard one alone stays without answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class Batching(Counting):
         texts = [self.answer(messages, sampling).text for messages in prompts]
         if sampling.temperature > 0:
             hard = [i for i, messages in enumerate(prompts) if messages[-1].content == "hard"]
+            texts = ["no" if i in hard else text for i, text in enumerate(texts)]
             if len(hard) > 1:
                 texts[hard[1]] = "yes second"
         return [Completion(text, Usage(10, 3), "stop") for text in texts]
