@@ -100,8 +100,14 @@ async def test_a_batch_keeps_its_order(kind: type[Counting]) -> None:
 
 def test_retries_of_all_prompts_are_one_batch_a_round_until_accepted() -> None:
     backend = Batching()
-    BestOfN(backend, 8, accept).generate_batch([HARD, EASY, HOPELESS], Sampling())
+    BestOfN(backend, 8, accept, round_rows=2).generate_batch([HARD, EASY, HOPELESS], Sampling())
     assert backend.batches == [3, 2, 4, 4]  # 1, then 2 attempts for both; 4 for the one still without an answer
+
+
+def test_a_round_fills_a_batch() -> None:
+    backend = Batching()
+    BestOfN(backend, 8, accept, round_rows=8).generate_batch([HARD, EASY, HOPELESS], Sampling())
+    assert backend.batches == [3, 8, 3]  # 4 attempts for both; the 3 that are left for the one without an answer
 
 
 async def test_a_failure_is_an_error_not_an_answer() -> None:

@@ -19,9 +19,11 @@ class _Closable(Protocol):
 
 
 class BestOfN:
-    """Answers as asked first; while `accept` rejects the text, draws 1, 2, 4 … more, up to `n` in all.
+    """Answers as asked first; while `accept` rejects the text, draws more, in rounds, up to `n` in all.
 
-    The first accepted answer is given; if none is accepted, the very first stands. Usage counts every token written,
+    Small rounds spare attempts that are not needed, but each round waits for its longest answer: a round fills a
+    batch of `round_rows`, and draws at least as many attempts for a prompt as were drawn before. The first accepted
+    answer is given; if none is accepted, the very first stands. Usage counts every token written,
     the prompt once; the reported tokens and finish reason are those of the answer given.
 
     Args:
@@ -30,6 +32,7 @@ class BestOfN:
         accept: whether a text may be given; it must not raise.
         temperature: of the answers after the first.
         seed: makes those answers repeatable where the request has no seed of its own.
+        round_rows: attempts of one round, over all prompts, below which more cost hardly any time.
 
     Raises:
         ConfigError: `n` is below 1 or `temperature` is not positive.
@@ -43,6 +46,7 @@ class BestOfN:
         temperature: float = 1.0,
         *,
         seed: int = 0,
+        round_rows: int = 256,
     ) -> None:
         if n < 1:
             raise ConfigError(f"best of n: n is {n}; give at least 1")
@@ -54,6 +58,7 @@ class BestOfN:
         self.accept = accept
         self.temperature = temperature
         self.seed = seed
+        self.round_rows = round_rows
 
     @property
     def identity(self) -> str:
@@ -92,7 +97,7 @@ class BestOfN:
         open_ = [i for i, first in enumerate(firsts) if not self.accept(first.text)]
         drawn = 0
         while open_ and drawn < self.n - 1:
-            count = min(drawn + 1, self.n - 1 - drawn)
+            count = min(max(drawn + 1, self.round_rows // len(open_)), self.n - 1 - drawn)
             more = await self._draw([prompts[i] for i in open_], count, drawn, sampling)
             for i, attempts in zip(open_, more, strict=True):
                 written[i].extend(attempts)

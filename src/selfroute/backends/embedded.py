@@ -19,7 +19,7 @@ _FOLDERS = {"device": "device", "device-gapg": "device_gapg", "cloud": "cloud"}
 _CLOUD_SAMPLES = 8
 
 
-def embedded(name: str, *, samples: int | None = None, max_batch: int = 64, root: Path | None = None) -> Backend:
+def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, root: Path | None = None) -> Backend:
     """A model that comes with the package, in float32 on the CPU.
 
     Args:
