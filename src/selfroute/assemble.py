@@ -321,6 +321,7 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
         batch_tokens=recipe.batch_tokens,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
+        start=None if recipe.start is None else model_files(recipe.start)[0],
         workers=recipe.workers,
         resume=recipe.resume,
         config=to_values(recipe),

@@ -217,7 +217,8 @@ class TraceOptions:
 
     attempts: Count = 6
     solution_rate: Rate = 0.25
-    handoff_rate: Rate = 0.05
+    handoff_rate: Rate = 0.03
+    final_handoff_rate: Rate = 0.3
     largest: Count = 100
 
 
@@ -230,6 +231,7 @@ class WarmupRecipe:
         hidden_size: width; with `layers` it sets the size: 128 x 5 is about 0.9 M parameters.
         batch_tokens: padded tokens per step.
         learning_rate: peak of the cosine schedule.
+        start: model to go on with (`embedded:device` or a folder); None makes a new one.
         workers: processes that write traces; 0 writes them between steps.
     """
 
@@ -241,6 +243,7 @@ class WarmupRecipe:
     steps: Count = 5500
     batch_tokens: Count = 4096
     learning_rate: Positive = 2e-3
+    start: str | None = None
     traces: TraceOptions = TraceOptions()
     seed: int = 0
     workers: Annotated[int, Bounds(0)] = 0

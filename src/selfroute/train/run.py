@@ -24,6 +24,7 @@ from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
 
 __all__ = ["build_dataset", "train"]
 
+WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others on one batch's noise
 ROWS_PER_PASS = 64  # keeps the demo's memory under 2 GB
 
 
@@ -104,7 +105,8 @@ def train(
         **_batching(prompts_per_step, group_size, rows_per_pass),
         num_generations=group_size,
         learning_rate=learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(WARMUP_STEPS, steps // 4),
         temperature=temperature,
         max_completion_length=max_new_tokens,
         cloud_share=share,

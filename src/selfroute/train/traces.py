@@ -34,13 +34,16 @@ class TraceStyle:
     Attributes:
         attempts: most attempts before the search gives up.
         solution_rate: probability that an attempt is the known solution.
-        handoff_rate: probability of a hand-off before each attempt and before the answer; only where it is offered.
+        handoff_rate: probability of a hand-off before each attempt; only where it is offered.
+        final_handoff_rate: the same after the search, in place of the answer, whether that is right or wrong. It must
+            not be small: the policy gradient of a rare action is small too.
         largest: largest intermediate result of a random attempt.
     """
 
     attempts: int = 6
     solution_rate: float = 0.25
-    handoff_rate: float = 0.05
+    handoff_rate: float = 0.03
+    final_handoff_rate: float = 0.3
     largest: int = 100
 
 
@@ -73,5 +76,6 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
         lines.append(_attempt(steps, problem.target))
         if steps[-1].result == problem.target:
             break
-    ending = HANDOFF_TEXT if rng.random() < handoff_rate else f"<answer>{expression(steps)}</answer>"
+    asks = offer_handoff and rng.random() < style.final_handoff_rate
+    ending = HANDOFF_TEXT if asks else f"<answer>{expression(steps)}</answer>"
     return f"<think>{''.join(lines)}</think>{ending}"

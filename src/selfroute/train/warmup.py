@@ -169,6 +169,7 @@ def warm_up(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
+    start: str | None = None,
     workers: int = 1,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -179,6 +180,7 @@ def warm_up(
     Args:
         steps: optimiser steps; each sees about `batch_tokens` padded tokens.
         learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
+        start: folder of a model to go on with, in place of a new one of `hidden_size` and `layers`.
         workers: processes that draw traces.
         resume: go on from the newest checkpoint in `out`.
         config: the resolved recipe, written beside the result.
@@ -192,7 +194,10 @@ def warm_up(
     """
     checkpoint = folder.start_from(out, steps, resume=resume)
     torch.manual_seed(seed)
-    model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
+    if start is None:
+        model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
+    else:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(out / folder.CHECKPOINTS),
@@ -235,8 +240,9 @@ def warm_up(
             "steps": steps,
             "batch_tokens": batch_tokens,
             "learning_rate": learning_rate,
-            "hidden_size": hidden_size,
-            "layers": layers,
+            "hidden_size": model.config.hidden_size,
+            "layers": model.config.num_hidden_layers,
+            "start": start,
             "traces": asdict(style),
             "wall_s": round(wall_s, 1),
         },
