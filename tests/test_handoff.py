@@ -307,10 +307,9 @@ def test_score_when_the_decision_begins_inside_a_token() -> None:
     assert handoff_score(tokens) == pytest.approx(0.1)
 
 
-def test_score_looks_at_the_decision_and_nowhere_else() -> None:
-    early = scored("2", 0.1, {HANDOFF_TEXT: 0.9})
+def test_nothing_behind_the_decision_counts() -> None:
     late = scored("!", 0.1, {HANDOFF_TEXT: 0.9})
-    tokens = [early, token("</think>"), scored("<answer>", 1.0, {"I": 0.0625}), token("4"), late]
+    tokens = [token("2"), token("</think>"), scored("<answer>", 1.0, {"I": 0.0625}), token("4"), late]
     assert handoff_score(tokens) == pytest.approx(0.0625)
 
 
@@ -318,6 +317,14 @@ def test_score_without_alternatives_or_decision() -> None:
     assert handoff_score([token("<answer>"), token("4")]) == 0.0
     assert handoff_score([token("just text")]) is None
     assert handoff_score([]) is None
+
+
+def test_chances_to_hand_off_before_the_decision_count() -> None:
+    line = Token("n", math.log(0.6), {"n": math.log(0.6), HANDOFF_TEXT: math.log(0.2), "I": math.log(0.1)})
+    answer = Token("<answer>", math.log(0.5), {"<answer>": math.log(0.5), HANDOFF_TEXT: math.log(0.5)})
+    assert handoff_score([line, line, answer, token("4")]) == pytest.approx(1 - 0.8 * 0.8 * 0.5)
+    handed = Token(HANDOFF_TEXT, math.log(0.5), {HANDOFF_TEXT: math.log(0.5), "<answer>": math.log(0.5)})
+    assert handoff_score([line, handed]) == pytest.approx(1 - 0.8 * 0.5)
 
 
 @settings(deadline=None)  # a busy machine is no failure

@@ -339,13 +339,19 @@ _HANDOFF_BEGINNINGS = _Marks(("tag", ["<", _GAP, *_UNKNOWN_NAME]), ("sentence", 
 _ANSWER_BEGINNINGS = _Marks(("tag", _ANSWER), ("box", _BOX), ("box", _FBOX))
 
 
-def handoff_score(tokens: Sequence[Token]) -> float | None:
-    """Probability in [0, 1] that the device hands off at its decision point, None if it decided nothing.
+_OPENS_CALL = re.compile(r"\s*<\s*unknown", re.IGNORECASE)
 
-    The point is the token in which the text of the decision begins. There, the probabilities of all tokens add up
-    that begin a hand-off and cannot begin an answer: the written one and those in `Token.top`. While the written text
-    may still become either (`<`), what is reached by it is carried on to the next token. Alternatives that
-    `top` does not show count as 0, so a score from few alternatives is a lower bound.
+
+def handoff_score(tokens: Sequence[Token]) -> float | None:
+    """Probability in [0, 1] that the device hands off somewhere along this text, None if it decided nothing.
+
+    It is 1 - Π (1 - p) over the places where a hand-off could have begun: the decision point and those before it.
+
+    The decision point is the token in which the text of the decision begins. There, the probabilities of all tokens
+    add up that begin a hand-off and cannot begin an answer: the written one and those in `Token.top`. While the
+    written text may still become either (`<`), what is reached by it is carried on to the next token. Before it only
+    tokens count that open the `<unknown>` tag by themselves. Alternatives that `top` does not show count as 0, so a
+    score from few alternatives is a lower bound.
     """
     decision = _decision(tokens)
     if decision is None:
@@ -365,7 +371,14 @@ def handoff_score(tokens: Sequence[Token]) -> float | None:
             score += reached if wants_cloud else 0.0
             break
         written = chosen
-    return min(score, 1.0)
+    kept = math.prod(1.0 - _passed_by(token) for token in tokens[:first])
+    return 1.0 - kept * (1.0 - min(score, 1.0))
+
+
+def _passed_by(token: Token) -> float:
+    """Probability of the tagged hand-offs that could have begun at this token and did not."""
+    calls = (p for text, p in token.top.items() if text != token.text and _OPENS_CALL.match(text))
+    return min(1.0, sum(map(_probability, calls)))
 
 
 def _decision(tokens: Sequence[Token]) -> tuple[bool, int, str] | None:

@@ -12,7 +12,7 @@ from selfroute.backends.embedded import accepts_own_check
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.tasks.arithmetic import countdown_verdict
 from selfroute.tasks.countdown import Countdown, Problem, draw_steps
-from selfroute.train.traces import TraceStyle, write_trace
+from selfroute.train.traces import FAILED, TraceStyle, write_trace
 
 TASK = Countdown(four_share=0.5)
 STYLE = TraceStyle(handoff_rate=0.2)
@@ -29,8 +29,11 @@ styles = st.builds(
 
 
 def attempts(trace: str) -> list[str]:
-    reasoning = trace.removeprefix("<think>").partition("</think>")[0].partition(HANDOFF_TEXT)[0]
-    return reasoning.splitlines()
+    return reasoning(trace).removesuffix(FAILED).splitlines()
+
+
+def reasoning(trace: str) -> str:
+    return trace.removeprefix("<think>").partition("</think>")[0].partition(HANDOFF_TEXT)[0]
 
 
 @given(problems, styles, seeds, st.booleans())
@@ -61,6 +64,18 @@ def test_a_search_that_says_yes_answers_rightly(problem: Problem, style: TraceSt
         assert right == accepts_own_check(trace)
 
 
+@given(problems, styles, seeds, st.booleans())
+def test_a_search_says_that_it_failed_after_its_last_attempt(
+    problem: Problem, style: TraceStyle, seed: int, offer: bool
+) -> None:
+    trace = write_trace(problem, style, random.Random(seed), offer_handoff=offer)
+    failed = reasoning(trace).endswith(FAILED)
+    if "</think>" in trace:
+        assert failed == (not accepts_own_check(trace))
+    if failed:
+        assert len(attempts(trace)) == style.attempts
+
+
 @given(problems, styles, seeds)
 def test_no_random_start_repeats(problem: Problem, style: TraceStyle, seed: int) -> None:
     starts = [line.partition("?")[0].rpartition(",")[0] for line in attempts(_trace(problem, style, seed))]
@@ -72,7 +87,7 @@ def _trace(problem: Problem, style: TraceStyle, seed: int) -> str:
 
 
 @given(problems, styles, seeds, st.booleans())
-def test_a_hand_off_stands_between_attempts_or_in_place_of_the_answer(
+def test_a_hand_off_breaks_off_the_open_reasoning_behind_a_line(
     problem: Problem, style: TraceStyle, seed: int, offer: bool
 ) -> None:
     trace = write_trace(problem, style, random.Random(seed), offer_handoff=offer)
@@ -84,7 +99,7 @@ def test_a_hand_off_stands_between_attempts_or_in_place_of_the_answer(
         return
     assert offer and trace.count(HANDOFF_TEXT) == 1 and trace.endswith(HANDOFF_TEXT)
     before = trace.removesuffix(HANDOFF_TEXT)
-    assert before == "<think>" or before.endswith(("\n", "</think>"))
+    assert before == "<think>" or before.endswith("\n")
 
 
 def _many(style: TraceStyle, *, offer: bool, count: int = 400) -> list[str]:
@@ -96,9 +111,9 @@ def test_hand_offs_are_offered_only_where_asked_for() -> None:
     assert not any(HANDOFF_TEXT in trace for trace in _many(STYLE, offer=False))
     offered = [trace for trace in _many(STYLE, offer=True) if HANDOFF_TEXT in trace]
     assert 200 < len(offered) < 360
-    closed = [trace for trace in offered if "</think>" in trace]
-    assert any(accepts_own_check(trace) for trace in closed)  # also in place of a right answer
-    assert any(not accepts_own_check(trace) for trace in closed)
+    assert any(reasoning(trace).endswith("y\n") for trace in offered)  # also after a success
+    assert any(reasoning(trace).endswith("n\n") for trace in offered)
+    assert any(reasoning(trace).endswith(FAILED) for trace in offered)
     assert any(trace == f"<think>{HANDOFF_TEXT}" for trace in offered)
 
 

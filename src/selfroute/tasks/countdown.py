@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 OPERATORS = "+-*/"
-DEFAULT_LIMITS: Mapping[str, int] = {"train": 20_000, "validation": 500, "test": 1_000}
+DEFAULT_LIMITS: Mapping[str, int] = {"train": 5_000, "validation": 500, "test": 1_000}
 # Share of the problem space per split, in percent: train below 80, validation below 90, test the rest.
 _TRAIN_BELOW, _VALIDATION_BELOW = 80, 90
 
@@ -142,7 +142,7 @@ class Countdown:
 
     Args:
         seed: draws the problems; the same seed gives the same rows.
-        limit: rows per split; None gives 20,000 train, 500 validation and 1,000 test rows.
+        limit: rows per split; None gives the paper's 5,000 train, 500 validation and 1,000 test rows.
         four_share: share of problems with four numbers; the rest have three.
         largest_number: numbers are drawn from 1 to this.
         largest_target: targets and intermediate results of the construction are at most this.

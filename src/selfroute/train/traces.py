@@ -11,8 +11,16 @@ An attempt is a real solution with probability `solution_rate`; otherwise it sta
 comes as near to the target as it can. No start repeats. With random attempts only, greedy decoding repeats itself;
 with a random last step, most of what there is to imitate is noise.
 
-Hand-offs stand at random places, so that the imitating model can ask but does not know when: at once or between
-attempts, where the open reasoning breaks off, and after the search, in place of the answer, also of a right one.
+A search that fails says so in a last line, and answers with its last attempt all the same::
+
+    12-10=2,16*2=32?18n
+    none
+    </think><answer>16*(12-10)</answer>
+
+Hand-offs break the open reasoning off at random places, so that the imitating model can ask but does not know when:
+at once, between attempts, and after the search, also after a successful one. They stand right behind a verdict, where
+the model has to know it anyway to go on: behind `</think>` a right and a failed search look alike to it, and training
+then unlearns asking in both.
 """
 
 from __future__ import annotations
@@ -24,7 +32,9 @@ from dataclasses import dataclass
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.countdown import Problem, Step, draw_steps, expression
 
-__all__ = ["TraceStyle", "write_trace"]
+__all__ = ["FAILED", "TraceStyle", "write_trace"]
+
+FAILED = "none\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +45,7 @@ class TraceStyle:
         attempts: most attempts before the search gives up.
         solution_rate: probability that an attempt is the known solution.
         handoff_rate: probability of a hand-off before each attempt; only where it is offered.
-        final_handoff_rate: the same after the search, in place of the answer, whether that is right or wrong. It must
+        final_handoff_rate: the same after the search, whether it found the target or not. It must
             not be small: the policy gradient of a rare action is small too.
         largest: largest intermediate result of a random attempt.
     """
@@ -76,6 +86,8 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
         lines.append(_attempt(steps, problem.target))
         if steps[-1].result == problem.target:
             break
-    asks = offer_handoff and rng.random() < style.final_handoff_rate
-    ending = HANDOFF_TEXT if asks else f"<answer>{expression(steps)}</answer>"
-    return f"<think>{''.join(lines)}</think>{ending}"
+    if steps[-1].result != problem.target:
+        lines.append(FAILED)
+    if offer_handoff and rng.random() < style.final_handoff_rate:
+        return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
+    return f"<think>{''.join(lines)}</think><answer>{expression(steps)}</answer>"
