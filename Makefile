@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where pip also looks for torch. On Linux, PyPI's own build brings gigabytes of CUDA libraries; without a GPU use
-#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where pip also looks for torch. On Linux the usual build brings gigabytes of CUDA libraries; without a GPU name
+# PyTorch's index of CPU builds here.
 TORCH_INDEX ?=
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
   $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))

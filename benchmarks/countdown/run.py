@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from selfroute.assemble import evaluate_recipe, train_recipe
-from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, parse_overrides
+from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, parse_overrides
 from selfroute.environment import provenance
 from selfroute.train.folder import can_resume
 from selfroute.train.gapg import STATE_FILE
@@ -50,6 +50,7 @@ class Options:
     algorithms: tuple[str, ...] = ALGORITHMS
     steps: int = 120
     share: float = 0.3
+    cloud_reward: float = 0.5
     rows: int = 1000
     jobs: int = 2
     out: Path = Path("out/evidence")
@@ -112,6 +113,7 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         task=Spec("countdown"),
         algorithm=algorithm,  # type: ignore[arg-type]
         share=options.share,
+        reward=RewardOptions(cloud=options.cloud_reward),
         steps=options.steps,
         seed=seed,
         out=out,

@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from selfroute.assemble import evaluate_recipe, train_recipe
-from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
+from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe
 from selfroute.errors import ConfigError
 
 __all__ = ["demo", "in_words"]
@@ -23,6 +23,7 @@ __all__ = ["demo", "in_words"]
 Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
 SHARE = 0.3
+CLOUD_REWARD = 0.5
 STEPS = 60
 ROWS = 500
 MINUTES = 5.0  # the training stops at a step's end after this long, whatever the machine
@@ -72,6 +73,7 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
     recipe = TrainRecipe(
         task=Spec("countdown"),
         share=SHARE,
+        reward=RewardOptions(cloud=CLOUD_REWARD),
         steps=steps,
         max_minutes=MINUTES,
         seed=seed,
@@ -111,6 +113,7 @@ def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: i
         policies={
             "self_route before": Spec("embedded", "device"),
             "self_route after": Spec("transformers", str(policy)),
+            "self_route shipped": Spec("embedded", "device-gapg"),
         },
         router_rows=400,
         max_tokens=256,
