@@ -42,12 +42,23 @@ __all__ = [
     "make_pair",
     "make_policies",
     "model_files",
+    "quiet_libraries",
     "record_rows",
     "remembered",
     "template_of",
     "train_recipe",
     "warm_up_recipe",
 ]
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to our own progress: no bars for loading and saving weights, no notes between libraries."""
+    import warnings
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def template_of(task: Task) -> PromptTemplate:
@@ -268,6 +279,7 @@ def train_recipe(
 
     from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
 
+    quiet_libraries()
     train(
         task=task,
         model=model,
@@ -309,6 +321,7 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     from selfroute.train.traces import TraceStyle
     from selfroute.train.warmup import warm_up
 
+    quiet_libraries()
     warm_up(
         out=recipe.out,
         tokenizer=build_tokenizer(),

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -355,21 +355,31 @@ def _progress(title: str) -> Iterator[Any]:
 
 async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> None:
     """Print a strategy's events as they come: who speaks, what, and in the end who answered and why."""
-    from selfroute.handoff import TEMPLATES
+    from selfroute.handoff import TEMPLATES, StreamParser
     from selfroute.types import Finished, HandOff, Sampling, TextDelta
 
     console = Console(highlight=False)
-    speaker = ""
+    speaker, cloud = "", StreamParser()
     async for event in strategy.stream(TEMPLATES[template].conversation(question), Sampling(max_tokens=max_tokens)):
         if isinstance(event, TextDelta):
             if event.source != speaker:
                 console.print(f"[bold cyan]{event.source}[/bold cyan]")
                 speaker = event.source
-            console.print(event.text, end="", markup=False, style="dim" if event.kind == "reasoning" else "")
+            parts = [(event.text, str(event.kind))]
+            if speaker == "cloud":  # passed through as it is: tell reasoning and tags apart as the device's are
+                parts = [(piece.text, piece.kind) for piece in cloud.feed(event.text)]
+            _print_parts(console, parts)
         elif isinstance(event, HandOff):
             console.print(("\n" if speaker else "") + "[yellow]the device asks for the cloud[/yellow]")
         elif isinstance(event, Finished):
+            _print_parts(console, [(piece.text, piece.kind) for piece in cloud.close()])
             _print_end(console, event.trace)
+
+
+def _print_parts(console: Console, parts: Sequence[tuple[str, str]]) -> None:
+    for text, kind in parts:
+        if kind in ("reasoning", "content"):
+            console.print(text, end="", markup=False, style="dim" if kind == "reasoning" else "")
 
 
 def _print_end(console: Console, trace: Any) -> None:

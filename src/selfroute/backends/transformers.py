@@ -10,7 +10,8 @@ import hashlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -421,7 +422,8 @@ def load_model(
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path or path_or_repo))
-        model = AutoModelForCausalLM.from_pretrained(str(path_or_repo), dtype=dtype)
+        with _without_bar(path_or_repo):
+            model = AutoModelForCausalLM.from_pretrained(str(path_or_repo), dtype=dtype)
         torch.nn.Module.to(model, device)
         return model.train(False), tokenizer
     except Exception as error:
@@ -429,6 +431,21 @@ def load_model(
             f"cannot load model '{path_or_repo}': {_one_line(error)}; check the name and the connection, or give a "
             "folder saved by save_pretrained"
         ) from error
+
+
+@contextmanager
+def _without_bar(path_or_repo: str | Path) -> Iterator[None]:
+    """No progress bar for a folder, which loads at once; a download keeps its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled() and Path(path_or_repo).expanduser().is_dir()
+    if shown:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _check_folder(path_or_repo: str | Path) -> None:
