@@ -47,9 +47,9 @@ def demo(*, out: Path, progress: Progress, seed: int = 1, steps: int = STEPS, ro
     console = Console()
     console.print(
         Panel(
-            "A device model of 0.9 M parameters plays Countdown: reach a target with every given number once.\n"
-            "It can ask a stronger model in the cloud, but has no idea when to. Now it learns that by\n"
-            f"reinforcement learning (GAPG) under a budget: {SHARE:.0%} of the requests may go to the cloud.",
+            "A device model of 0.9 M parameters plays Countdown: reach a target with every given number once. "
+            "It can ask a stronger model in the cloud, but has no idea when to. Now it learns that by reinforcement "
+            f"learning (GAPG) under a budget: {SHARE:.0%} of the requests may go to the cloud.",
             title="selfroute demo",
             title_align="left",
         )
@@ -111,9 +111,9 @@ def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: i
         seed=seed,
         share=SHARE,
         policies={
-            "self_route before": Spec("embedded", "device"),
-            "self_route after": Spec("transformers", str(policy)),
-            "self_route shipped": Spec("embedded", "device-gapg"),
+            "before GAPG": Spec("embedded", "device"),
+            "after GAPG": Spec("transformers", str(policy)),
+            "shipped GAPG": Spec("embedded", "device-gapg"),
         },
         router_rows=400,
         max_tokens=256,
@@ -148,7 +148,7 @@ def _transcripts(out: Path) -> list[tuple[str, str]]:
     shown: dict[str, str] = {}
     for record in read_records(out / "records.jsonl"):
         sample = samples.get((record.strategy, record.id))
-        if record.strategy != "self_route after" or sample is None:
+        if record.strategy != "after GAPG" or sample is None:
             continue
         if record.wants_cloud:
             title, text = "handed off", f"{sample.device_text}\n\ncloud: {sample.cloud_text}"
