@@ -1,0 +1,75 @@
+"""The models in the package: they are there, small, recorded, and do what the documentation says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from selfroute.backends.base import complete_all, run_sync
+from selfroute.backends.embedded import asset_path, embedded, provenance
+from selfroute.cli import app
+from selfroute.grading import judge
+from selfroute.handoff import TEMPLATES, parse
+from selfroute.tasks.base import Row
+from selfroute.tasks.countdown import Countdown
+from selfroute.types import Completion, Message, Sampling
+
+NAMES = ("device", "device-gapg", "cloud")
+TASK = Countdown(seed=11, limit=60)
+ROWS = list(TASK.rows("validation"))
+TEMPLATE = TEMPLATES["think"]
+RECIPES = Path(__file__).parents[2] / "recipes" / "countdown"
+
+
+def answers(name: str, prompts: list[list[Message]]) -> list[str]:
+    found = run_sync(complete_all(embedded(name), prompts, Sampling(max_tokens=512)))
+    assert all(isinstance(answer, Completion) for answer in found)
+    return [answer.text for answer in found if isinstance(answer, Completion)]
+
+
+def right(rows: list[Row], texts: list[str]) -> float:
+    return sum(bool(judge(TASK, row, text)[0]) for row, text in zip(rows, texts, strict=True)) / len(rows)
+
+
+def offered() -> list[list[Message]]:
+    return [TEMPLATE.device_messages(TEMPLATE.conversation(row.question)) for row in ROWS]
+
+
+def test_the_pair_is_small_and_says_how_it_was_made() -> None:
+    folder = asset_path("device").parent
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 30_000_000
+    for name in NAMES:
+        record = provenance(name)
+        assert {"seed", "steps", "commit", "hardware", "held_out"} <= record.keys()
+        assert 0.5 < record["held_out"]["alone"]["accuracy"] <= 1
+    assert provenance("cloud")["held_out"]["alone"]["accuracy"] >= 0.9
+
+
+def test_the_cloud_is_clearly_stronger_than_the_device() -> None:
+    cloud = right(ROWS, answers("cloud", [TEMPLATE.conversation(row.question) for row in ROWS]))
+    alone = [TEMPLATE.device_messages(TEMPLATE.conversation(row.question), offer_handoff=False) for row in ROWS]
+    assert cloud >= 0.8
+    assert cloud > right(ROWS, answers("device", alone)) + 0.1
+
+
+def test_training_taught_the_device_to_ask_where_it_fails() -> None:
+    before, after = answers("device", offered()), answers("device-gapg", offered())
+    assert not any(parse(text).wants_cloud for text in before)
+    kept = [(row, text) for row, text in zip(ROWS, after, strict=True) if not parse(text).wants_cloud]
+    assert len(ROWS) * 0.3 < len(kept) < len(ROWS) * 0.8
+    assert right([row for row, _ in kept], [text for _, text in kept]) > right(ROWS, before) + 0.1
+
+
+@pytest.mark.slow
+def test_the_evaluation_recipe_runs_on_the_shipped_models(tmp_path: Path) -> None:
+    arguments = ["limit=30", "router_rows=60", "seed=7", f"out={tmp_path}"]
+    result = CliRunner().invoke(app, ["evaluate", str(RECIPES / "evaluate.yaml"), *arguments])
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert summary["n"] == 30
+    assert {"self_route", "before_gapg", "prompt_router"} <= {entry["name"] for entry in summary["strategies"]}
+    for name in ("records.jsonl", "report.html", "curve.png"):
+        assert (tmp_path / name).stat().st_size > 1000
