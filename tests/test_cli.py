@@ -272,3 +272,14 @@ cli.app(["tasks", "--check", "countdown"], prog_name="selfroute")
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr == "interrupted\n"
+
+
+def test_training_with_a_cloud_that_refuses_ends_before_any_work(tmp_path: Path) -> None:
+    cloud = '{openai: {base_url: "http://127.0.0.1:9/v1", model: m, api_key_env: null, max_retries: 0}}'
+    recipe = Path(__file__).parents[1] / "recipes" / "countdown" / "gapg.yaml"
+    result = invoke("train", str(recipe), f"cloud={cloud}", f"out={tmp_path / 'run'}")
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: cloud ")
+    assert "does not answer" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from selfroute.backends.base import Backend, complete_all
+from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.config import (
     STRATEGIES,
     EvaluateRecipe,
@@ -26,7 +26,7 @@ from selfroute.config import (
     suggest,
     to_values,
 )
-from selfroute.errors import ConfigError
+from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.grading import judge
 from selfroute.handoff import TEMPLATES, PromptTemplate
 from selfroute.rewards import check_weights
@@ -259,6 +259,21 @@ def model_files(model: str) -> tuple[str, str]:
     return place, place
 
 
+def check_cloud(cloud: Backend, task: Task, *, max_tokens: int) -> None:
+    """Ask the cloud for the first training row, as training would: a cloud that refuses must not cost a whole run.
+
+    Raises:
+        ConfigError: the cloud does not answer.
+    """
+    (row,) = first_rows(task, "train", 1)
+    prompt = template_of(task).conversation(row.question)
+    (answer,) = run_sync(complete_all(cloud, [prompt], Sampling(max_tokens=max_tokens)))
+    if isinstance(answer, SelfRouteError):
+        raise ConfigError(
+            f"cloud '{cloud.name}' does not answer: {answer}; check its address, key and model"
+        ) from answer
+
+
 def train_recipe(
     recipe: TrainRecipe, *, on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None
 ) -> Path:
@@ -277,6 +292,9 @@ def train_recipe(
     cloud = (
         remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud") if needs_cloud else None
     )
+
+    if cloud is not None:
+        check_cloud(cloud, task, max_tokens=max(512, recipe.max_new_tokens))
 
     from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
 
