@@ -216,9 +216,9 @@ class TraceOptions:
     """How the written searches of the warm-up look; see `selfroute.train.traces`."""
 
     attempts: Count = 6
-    solution_rate: Rate = 0.25
+    solution_rate: Rate = 0.1
     handoff_rate: Rate = 0.03
-    final_handoff_rate: Rate = 0.3
+    final_handoff_rate: Rate = 0.5
     largest: Count = 100
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from selfroute.backends.embedded import accepts_own_check
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.tasks.arithmetic import countdown_verdict
-from selfroute.tasks.countdown import Countdown, Problem, draw_steps
-from selfroute.train.traces import FAILED, TraceStyle, write_trace
+from selfroute.tasks.countdown import Countdown, Problem, Step, draw_steps
+from selfroute.train.traces import FAILED, TraceStyle, _place, write_trace
 
 TASK = Countdown(four_share=0.5)
 STYLE = TraceStyle(handoff_rate=0.2)
@@ -80,6 +81,19 @@ def test_a_search_says_that_it_failed_after_its_last_attempt(
 def test_no_random_start_repeats(problem: Problem, style: TraceStyle, seed: int) -> None:
     starts = [line.partition("?")[0].rpartition(",")[0] for line in attempts(_trace(problem, style, seed))]
     assert len(set(starts)) == len(starts)
+
+
+@given(problems, styles, seeds)
+def test_starts_go_round_the_order_of_the_numbers(problem: Problem, style: TraceStyle, seed: int) -> None:
+    lines = attempts(_trace(problem, style, seed))
+    places = [_place(problem.numbers, [_step(step) for step in line.partition("?")[0].split(",")]) for line in lines]
+    falls = sum(later < earlier for earlier, later in pairwise(places))
+    assert falls <= 1 and (falls == 0 or places[-1] < places[0])
+
+
+def _step(text: str) -> Step:
+    left, operator, right, result = STEP.fullmatch(text).groups()  # type: ignore[union-attr]
+    return Step(int(left), operator, int(right), int(result))
 
 
 def _trace(problem: Problem, style: TraceStyle, seed: int) -> str:

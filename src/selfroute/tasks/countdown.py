@@ -18,6 +18,7 @@ from selfroute.tasks.base import Row, Verdict
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "OPERATORS",
     "Countdown",
     "Problem",
     "Step",

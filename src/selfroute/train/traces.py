@@ -8,8 +8,11 @@ with the target right beside it::
     </think><answer>16+(12-10)</answer>
 
 An attempt is a real solution with probability `solution_rate`; otherwise it starts at random and its last step
-comes as near to the target as it can. No start repeats. With random attempts only, greedy decoding repeats itself;
-with a random last step, most of what there is to imitate is noise.
+comes as near to the target as it can: with a random last step, most of what there is to imitate is noise.
+
+Attempts go round the ways to start in one order, that of the numbers in the question, from anywhere on: what comes next
+can be told from the line before alone. In no order a model has to look up everything it tried, does so badly, and
+greedy decoding repeats a failed line.
 
 A search that fails says so in a last line, and answers with its last attempt all the same::
 
@@ -30,7 +33,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfroute.handoff import HANDOFF_TEXT
-from selfroute.tasks.countdown import Problem, Step, draw_steps, expression
+from selfroute.tasks.countdown import OPERATORS, Problem, Step, draw_steps, expression
 
 __all__ = ["FAILED", "TraceStyle", "write_trace"]
 
@@ -51,9 +54,9 @@ class TraceStyle:
     """
 
     attempts: int = 6
-    solution_rate: float = 0.25
+    solution_rate: float = 0.1
     handoff_rate: float = 0.03
-    final_handoff_rate: float = 0.3
+    final_handoff_rate: float = 0.5
     largest: int = 100
 
 
@@ -71,23 +74,45 @@ def _try(problem: Problem, rng: random.Random, largest: int, tried: set[tuple[St
     return None
 
 
-def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offer_handoff: bool) -> str:
-    """One search as completion text, ended by an answer or by a hand-off."""
-    tried: set[tuple[Step, ...]] = set()
-    lines: list[str] = []
-    steps = problem.steps
-    handoff_rate = style.handoff_rate if offer_handoff else 0.0
+def _place(numbers: Sequence[int], steps: Sequence[Step]) -> tuple[tuple[int, int, int], ...]:
+    """Where a calculation stands in the order of ways to start: places of the numbers it joins, then the operator."""
+    pool = list(numbers)
+    places = []
+    for step in steps[:-1]:
+        first = pool.index(step.left)
+        second = next(i for i, value in enumerate(pool) if value == step.right and i != first)
+        places.append((min(first, second), max(first, second), OPERATORS.index(step.operator)))
+        pool = [value for i, value in enumerate(pool) if i not in (first, second)] + [step.result]
+    return tuple(places)
+
+
+def _search(problem: Problem, style: TraceStyle, rng: random.Random) -> list[tuple[Step, ...]]:
+    """The attempts of one search, in order: the last one hits the target, or there are `style.attempts` of them."""
+    tried: dict[tuple[Step, ...], tuple[Step, ...]] = {}  # by their start
     for _ in range(style.attempts):
-        if rng.random() < handoff_rate:
-            return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
-        drawn = None if rng.random() < style.solution_rate else _try(problem, rng, style.largest, tried)
+        drawn = None if rng.random() < style.solution_rate else _try(problem, rng, style.largest, set(tried))
         steps = drawn if drawn is not None else problem.steps
-        tried.add(steps[:-1])
-        lines.append(_attempt(steps, problem.target))
+        tried[steps[:-1]] = steps
         if steps[-1].result == problem.target:
             break
-    if steps[-1].result != problem.target:
+    ordered = sorted(tried.values(), key=lambda steps: _place(problem.numbers, steps))
+    first = rng.randrange(len(ordered))
+    round_ = ordered[first:] + ordered[:first]
+    hit = next((i for i, steps in enumerate(round_) if steps[-1].result == problem.target), len(round_) - 1)
+    return round_[: hit + 1]
+
+
+def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offer_handoff: bool) -> str:
+    """One search as completion text, ended by an answer or by a hand-off."""
+    search = _search(problem, style, rng)
+    handoff_rate = style.handoff_rate if offer_handoff else 0.0
+    lines: list[str] = []
+    for steps in search:
+        if rng.random() < handoff_rate:
+            return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
+        lines.append(_attempt(steps, problem.target))
+    if search[-1][-1].result != problem.target:
         lines.append(FAILED)
     if offer_handoff and rng.random() < style.final_handoff_rate:
         return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
-    return f"<think>{''.join(lines)}</think><answer>{expression(steps)}</answer>"
+    return f"<think>{''.join(lines)}</think><answer>{expression(search[-1])}</answer>"
