@@ -317,6 +317,7 @@ def train_recipe(
         seed=recipe.seed,
         save_steps=recipe.save_steps,
         rows_per_pass=recipe.rows_per_pass,
+        bf16=recipe.bf16,
         concurrency=recipe.concurrency,
         out=recipe.out,
         resume=recipe.resume,

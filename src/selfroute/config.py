@@ -185,6 +185,7 @@ class TrainRecipe:
         group_size: rollouts per prompt.
         save_steps: steps between checkpoints.
         rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
+        bf16: compute in bfloat16, with weights and optimiser in float32; quicker where the processor has it.
         cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
         concurrency: cloud requests in flight.
     """
@@ -205,6 +206,7 @@ class TrainRecipe:
     seed: int = 0
     save_steps: Count = 20
     rows_per_pass: Count | None = None
+    bf16: bool = False
     out: Path = Path("out/train")
     cache: Path | None = None
     concurrency: Count = 32

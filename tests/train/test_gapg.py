@@ -174,6 +174,12 @@ def test_several_passes_are_one_pass(tmp_path: Path, rows_per_pass: int) -> None
     assert distance(parts.gradient, whole.gradient) < 1e-6
 
 
+def test_bfloat16_only_rounds_the_gradient(tmp_path: Path) -> None:
+    look = step(tmp_path, prompt_filter=False, bf16=True, model=policy(hidden=32, layers=2))
+    outcomes = graded(look, grade)
+    assert 1e-6 < distance(look.gradient, by_hand(look, outcomes, sorted(outcomes))) < 0.03
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.5])
 def test_the_gradient_is_that_of_the_policy_that_was_sampled(tmp_path: Path, temperature: float) -> None:
     look = step(tmp_path, prompt_filter=False, temperature=temperature)

@@ -130,6 +130,11 @@ def test_a_run_leaves_checkpoint_metrics_config_and_provenance(straight: tuple[P
     assert summary["cloud_calls"] == metrics(out)[-1]["cloud/calls"]
 
 
+def test_a_run_in_bfloat16_keeps_its_weights_in_float32(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path / "run", bf16=True, steps=1)
+    assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
+
+
 def test_training_moves_the_weights(model: str, straight: tuple[Path, dict[str, Any]]) -> None:
     before, after = load_file(Path(model) / "model.safetensors"), weights(straight[0])
     assert any(not torch.equal(before[name], after[name]) for name in after)

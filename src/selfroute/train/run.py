@@ -66,6 +66,7 @@ def train(
     save_steps: int,
     out: Path,
     rows_per_pass: int | None = None,
+    bf16: bool = False,
     max_minutes: float | None = None,
     concurrency: int = 32,
     resume: bool = False,
@@ -82,6 +83,7 @@ def train(
         reward: weights `local`, `cloud` and `format`.
         rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
             takes the largest divisor that also divides 64.
+        bf16: compute in bfloat16; weights and optimiser stay in float32.
         max_minutes: ends the run after the step in which this time is up.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
@@ -99,6 +101,7 @@ def train(
     offer_handoff = options.pop("offer_handoff")
     if offer_handoff and cloud is None:
         raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
+    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     arguments = GAPGConfig(
         output_dir=str(out / CHECKPOINTS),
         max_steps=steps,
@@ -118,7 +121,8 @@ def train(
         logging_steps=1,
         activation_checkpointing=False,
         seed=seed,
-        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        use_cpu=not accelerated,
+        bf16=bf16,
         report_to=[],
         disable_tqdm=True,
         **options,
@@ -129,7 +133,9 @@ def train(
         raise ConfigError(
             f"prompts_per_step={prompts_per_step} is more than the {len(rows)} training rows of '{task.name}'; lower it"
         )
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
+    attention = "eager" if bf16 and not accelerated else None
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
     words = _tokenizer(tokenizer)
     answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
     folder.begin(out, config or {}, checkpoint)
