@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from selfroute.assemble import evaluate_recipe, train_recipe
+from selfroute.assemble import ask_ahead, evaluate_recipe, make_task, remembered, train_recipe
 from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, parse_overrides
 from selfroute.environment import provenance
 from selfroute.train.folder import can_resume
@@ -29,6 +29,9 @@ from selfroute.train.gapg import STATE_FILE
 
 HERE = Path(__file__).parent
 ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")
+CLOUD = Spec("embedded", "cloud")
+CACHE = "answers.sqlite"
+MAX_TOKENS = 512  # of the cloud in training
 TUNED = "task_tuning"  # the device of the baselines, as in the paper
 FIGURES = (
     "overall_accuracy",
@@ -51,6 +54,7 @@ class Options:
     steps: int = 120
     share: float = 0.3
     cloud_reward: float = 0.5
+    bf16: bool = True
     rows: int = 1000
     jobs: int = 2
     out: Path = Path("out/evidence")
@@ -66,6 +70,8 @@ def main() -> None:
         algorithm, seed = os.environ["SELFROUTE_ONE_RUN"].split("/")
         train_one(options, algorithm, int(seed))
         return
+    for seed in options.seeds:
+        answers(options, seed)
     train_all(options)
     summaries = {seed: evaluate_one(options, seed) for seed in options.seeds}
     write_results(options, summaries)
@@ -73,6 +79,17 @@ def main() -> None:
 
 def folder(options: Options, algorithm: str, seed: int) -> Path:
     return options.out / f"{algorithm}-{seed}"
+
+
+def answers(options: Options, seed: int) -> None:
+    """Ask the cloud for every training problem of a seed, into the cache that all runs share."""
+
+    def show(done: int, total: int) -> None:
+        print(f"seed {seed}: the cloud has answered {done}/{total}", flush=True)
+
+    cloud = remembered(CLOUD, options.out / CACHE, where="cloud")
+    task = make_task(Spec("countdown"), seed=seed)
+    ask_ahead(cloud, task, max_tokens=MAX_TOKENS, concurrency=1, on_progress=show)
 
 
 def train_all(options: Options) -> None:
@@ -113,11 +130,13 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         task=Spec("countdown"),
         algorithm=algorithm,  # type: ignore[arg-type]
         share=options.share,
+        cloud=CLOUD,
         reward=RewardOptions(cloud=options.cloud_reward),
+        bf16=options.bf16,
         steps=options.steps,
         seed=seed,
         out=out,
-        cache=options.out / "answers.sqlite",
+        cache=options.out / CACHE,
         resume=can_resume(out, marker=STATE_FILE),
     )
 
@@ -147,7 +166,7 @@ def evaluate_one(options: Options, seed: int) -> dict[str, Any]:
         router_rows=1000,
         max_tokens=256,
         out=options.out / f"evaluation-{seed}",
-        cache=options.out / "answers.sqlite",
+        cache=options.out / CACHE,
     )
     print(f"evaluating seed {seed}", flush=True)
     return asyncio.run(evaluate_recipe(recipe))

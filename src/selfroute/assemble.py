@@ -36,6 +36,7 @@ from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Sampling
 
 __all__ = [
+    "ask_ahead",
     "evaluate_recipe",
     "first_rows",
     "make_baselines",
@@ -49,6 +50,8 @@ __all__ = [
     "train_recipe",
     "warm_up_recipe",
 ]
+
+ROWS_AHEAD = 256  # asked for at once before training
 
 
 def quiet_libraries() -> None:
@@ -274,6 +277,30 @@ def check_cloud(cloud: Backend, task: Task, *, max_tokens: int) -> None:
         ) from answer
 
 
+def ask_ahead(
+    cloud: Backend,
+    task: Task,
+    *,
+    max_tokens: int,
+    concurrency: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Have a remembered cloud answer every training row; what it knows already costs nothing.
+
+    A row that fails is left for the training to ask again.
+
+    Args:
+        on_progress: called with rows answered and rows in all.
+    """
+    rows = first_rows(task, "train", None)
+    prompts = [template_of(task).conversation(row.question) for row in rows]
+    for start in range(0, len(prompts), ROWS_AHEAD):
+        some = prompts[start : start + ROWS_AHEAD]
+        run_sync(complete_all(cloud, some, Sampling(max_tokens=max_tokens), concurrency=concurrency))
+        if on_progress is not None:
+            on_progress(start + len(some), len(prompts))
+
+
 def train_recipe(
     recipe: TrainRecipe, *, on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None
 ) -> Path:
@@ -294,7 +321,15 @@ def train_recipe(
     )
 
     if cloud is not None:
-        check_cloud(cloud, task, max_tokens=max(512, recipe.max_new_tokens))
+        most = max(512, recipe.max_new_tokens)
+        check_cloud(cloud, task, max_tokens=most)
+        if recipe.ask_ahead:
+
+            def on_answers(done: int, total: int) -> None:
+                if on_progress is not None:
+                    on_progress(0, recipe.steps, {"cloud/answered_ahead": done / total})
+
+            ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
 
     from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
 

@@ -187,12 +187,15 @@ class TrainRecipe:
         rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
         bf16: compute in bfloat16, with weights and optimiser in float32; quicker where the processor has it.
         cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
+        ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
+            the same process answers hundreds at once much faster than a few dozen in each step.
         concurrency: cloud requests in flight.
     """
 
     task: Spec
     model: str = "embedded:device"
     cloud: Spec = Spec("embedded", "cloud")
+    ask_ahead: bool = False
     algorithm: Algorithm = "gapg"
     share: Share = 0.3
     steps: Count = 120

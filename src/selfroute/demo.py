@@ -89,6 +89,8 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
 
 def in_words(metrics: Mapping[str, float]) -> str:
     """A training step in a few words: the three shares of its rollouts, or the loss where there are none."""
+    if "cloud/answered_ahead" in metrics:
+        return f"the cloud answers ahead: {metrics['cloud/answered_ahead']:.0%}"
     shown = {"asks": "call_share", "solves": "device_correct", "kept and wrong": "kept_and_wrong"}
     shares = {words: metrics.get(f"rollouts/{name}") for words, name in shown.items()}
     if any(share is None for share in shares.values()):
