@@ -16,6 +16,7 @@ from rich.text import Text
 
 from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe
+from selfroute.environment import has_fast_bf16
 from selfroute.errors import ConfigError
 
 __all__ = ["demo", "in_words"]
@@ -76,6 +77,7 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
         reward=RewardOptions(cloud=CLOUD_REWARD),
         steps=steps,
         max_minutes=MINUTES,
+        bf16=has_fast_bf16(),
         seed=seed,
         out=out,
         resume=can_resume(out, marker=STATE_FILE),

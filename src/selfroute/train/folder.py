@@ -68,8 +68,12 @@ def step_of_folder(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> None:
-    """Write the recipe; when resuming, cut metrics of steps after the checkpoint, which will be written again."""
+def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> dict[str, Any]:
+    """Write the recipe; when resuming, cut metrics of steps after the checkpoint, which will be written again.
+
+    Returns:
+        Versions, commit and hardware as they are now, for `finish`: a checkout can move on while a run trains.
+    """
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     file = out / "metrics.jsonl"
@@ -77,6 +81,7 @@ def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> None:
         step = step_of_folder(Path(checkpoint))
         kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
         file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    return provenance()
 
 
 def _step_of(line: str) -> float:
@@ -86,27 +91,42 @@ def _step_of(line: str) -> float:
         return float("inf")  # a half-written line
 
 
-def finish(out: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `run.json`: the run's own facts, then versions, commit and hardware."""
-    summary = {**facts, **provenance()}
+def finish(out: Path, facts: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `run.json`: the run's own facts, then the versions, commit and hardware that `begin` found."""
+    summary = {**facts, **origin}
     (out / "run.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
 class Watcher(TrainerCallback):
-    """Writes one line of metrics per logged step and reports progress; the terminal is left to `on_progress`."""
+    """Writes one line of metrics per logged step and reports progress; the terminal is left to `on_progress`.
+
+    Attributes:
+        wall_s: seconds of training up to the last line, those of a resumed run's earlier parts included.
+    """
 
     def __init__(self, file: Path, steps: int, on_progress: Progress | None) -> None:
         self.file = file
         self.steps = steps
         self.on_progress = on_progress
+        self.wall_s = _seconds_before(file)
+        self._clock = time.perf_counter()
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._clock = time.perf_counter()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if not logs or "train_runtime" in logs or not state.is_world_process_zero:
             return
         # A metric of a step without one graded rollout is None: written as null, not shown as progress.
         metrics = {name: float(value) for name, value in logs.items() if value is not None}
-        line = {"step": state.global_step, **{name: metrics.get(name) for name in logs}}
+        now = time.perf_counter()
+        self.wall_s, self._clock = self.wall_s + now - self._clock, now
+        line = {
+            "step": state.global_step,
+            "wall_s": round(self.wall_s, 3),
+            **{name: metrics.get(name) for name in logs},
+        }
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
         if self.on_progress is not None:
@@ -115,6 +135,11 @@ class Watcher(TrainerCallback):
     def attach(self, trainer: Trainer) -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(self)
+
+
+def _seconds_before(metrics: Path) -> float:
+    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
+    return float(json.loads(lines[-1]).get("wall_s", 0.0)) if lines else 0.0
 
 
 class TimeLimit(TrainerCallback):

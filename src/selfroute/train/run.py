@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ def train(
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
     words = _tokenizer(tokenizer)
     answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
-    folder.begin(out, config or {}, checkpoint)
+    origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
         network,
         OutcomeGrader(task, {row.id: row for row in rows}, answers),
@@ -146,12 +145,11 @@ def train(
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
     )
-    folder.Watcher(out / "metrics.jsonl", steps, on_progress).attach(trainer)
+    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
+    watcher.attach(trainer)
     if max_minutes is not None:
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
-    started = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
-    wall_s = time.perf_counter() - started
     trainer.save_model(str(out / "checkpoint"))
     words.save_pretrained(str(out / "checkpoint"))
     return folder.finish(
@@ -163,12 +161,13 @@ def train(
             "share": share,
             "rho": trainer.filter.ratio,
             "rows": len(rows),
-            "wall_s": round(wall_s, 1),
+            "wall_s": round(watcher.wall_s, 1),
             "resumed_from": None if checkpoint is None else Path(checkpoint).name,
             "cloud_calls": 0 if answers is None else answers.calls,
             "cloud_failures": 0 if answers is None else answers.failures,
             "warnings": trainer.warnings,
         },
+        origin,
     )
 
 

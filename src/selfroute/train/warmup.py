@@ -7,7 +7,6 @@ nothing to learn from; a short imitation of searches gives it skill to sharpen a
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
+from selfroute.environment import has_fast_bf16
 from selfroute.handoff import TEMPLATES
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train import folder
@@ -209,7 +209,7 @@ def warm_up(
         adam_beta2=0.98,
         weight_decay=0.01,
         max_grad_norm=1.0,
-        bf16=cuda or torch.cpu._is_avx512_bf16_supported(),  # without such instructions it is slower than float32
+        bf16=has_fast_bf16(),
         use_cpu=not cuda,
         logging_steps=max(1, steps // 100),
         save_steps=max(1, steps // 10),
@@ -222,12 +222,11 @@ def warm_up(
         disable_tqdm=True,
     )
     data = TraceBatches(tokenizer, task, style, role=role, seed=seed, batch_tokens=batch_tokens)
-    folder.begin(out, config or {}, checkpoint)
+    origin = folder.begin(out, config or {}, checkpoint)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
-    folder.Watcher(out / "metrics.jsonl", steps, on_progress).attach(trainer)
-    started = time.perf_counter()
+    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
+    watcher.attach(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
-    wall_s = time.perf_counter() - started
     trainer.save_model(str(out / "checkpoint"))
     tokenizer.save_pretrained(str(out / "checkpoint"))
     return folder.finish(
@@ -244,8 +243,9 @@ def warm_up(
             "layers": model.config.num_hidden_layers,
             "start": start,
             "traces": asdict(style),
-            "wall_s": round(wall_s, 1),
+            "wall_s": round(watcher.wall_s, 1),
         },
+        origin,
     )
 
 
