@@ -33,6 +33,9 @@ CLOUD = Spec("embedded", "cloud")
 CACHE = "answers.sqlite"
 MAX_TOKENS = 512  # of the cloud in training
 TUNED = "task_tuning"  # the device of the baselines, as in the paper
+STRETCH = 10  # steps that a point of the training curves covers
+SHARES = {"rollouts/call_share": "asks", "rollouts/device_correct": "solves"}
+CURVES = (*SHARES, "rollouts/all_asked_groups", "filter/device_prompts", "filter/cloud_prompts_seen")
 FIGURES = (
     "overall_accuracy",
     "overall_accuracy_excess_wrong",
@@ -188,12 +191,46 @@ def write_results(options: Options, summaries: Mapping[int, Mapping[str, Any]]) 
             for seed, summary in summaries.items()
         },
         "strategies": table,
+        "training": training_curves(options),
     }
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "results.json").write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
-    text = markdown(table, summaries, options)
+    text = markdown(table, summaries, options) + curves_markdown(result["training"])
     (options.results / "results.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def training_curves(options: Options) -> list[dict[str, Any]]:
+    """What the rollouts of training did, at temperature 1, as means over stretches of steps and over seeds."""
+    curves = []
+    for algorithm in options.algorithms:
+        runs = [
+            [json.loads(line) for line in (folder(options, algorithm, seed) / "metrics.jsonl").read_text().splitlines()]
+            for seed in options.seeds
+        ]
+        for first in range(0, options.steps, STRETCH):
+            stretch: dict[str, Any] = {"algorithm": algorithm, "steps": [first + 1, first + STRETCH]}
+            for name in CURVES:
+                lines = [line for run in runs for line in run[first : first + STRETCH]]
+                values = [line[name] for line in lines if line.get(name) is not None]
+                stretch[name] = float(np.mean(values)) if values else None
+            curves.append(stretch)
+    return curves
+
+
+def curves_markdown(curves: Sequence[Mapping[str, Any]]) -> str:
+    """One row per algorithm and quantity, one column per stretch of steps."""
+    stretches = list(dict.fromkeys(tuple(curve["steps"]) for curve in curves))
+    lines = [
+        "\nRollouts in training, temperature 1, mean over seeds, in %, by steps.\n",
+        "| algorithm | share | " + " | ".join(f"{first}–{last}" for first, last in stretches) + " |",
+        "|---|---|" + "---|" * len(stretches),
+    ]
+    for algorithm in dict.fromkeys(curve["algorithm"] for curve in curves):
+        for name in ("rollouts/call_share", "rollouts/device_correct"):
+            cells = [f"{100 * c[name]:.0f}" for c in curves if c["algorithm"] == algorithm]
+            lines.append(f"| {algorithm} | {SHARES[name]} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _names(summaries: Mapping[int, Mapping[str, Any]]) -> list[str]:
