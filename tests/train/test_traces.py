@@ -127,7 +127,7 @@ def test_hand_offs_are_offered_only_where_asked_for() -> None:
     assert 200 < len(offered) < 360
     assert any(reasoning(trace).endswith("y\n") for trace in offered)  # also after a success
     assert any(reasoning(trace).endswith("n\n") for trace in offered)
-    assert any(reasoning(trace).endswith(FAILED) for trace in offered)
+    assert not any(reasoning(trace).endswith(FAILED) for trace in offered)  # behind it, both ends look alike
     assert any(trace == f"<think>{HANDOFF_TEXT}" for trace in offered)
 
 

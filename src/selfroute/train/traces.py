@@ -21,9 +21,9 @@ A search that fails says so in a last line, and answers with its last attempt al
     </think><answer>16*(12-10)</answer>
 
 Hand-offs break the open reasoning off at random places, so that the imitating model can ask but does not know when:
-at once, between attempts, and after the search, also after a successful one. They stand right behind a verdict, where
-the model has to know it anyway to go on: behind `</think>` a right and a failed search look alike to it, and training
-then unlearns asking in both.
+at once, between attempts, and after the last one, also after a successful one. They stand right behind a verdict and
+before `none` or `</think>`: there what comes next without a hand-off depends on the verdict, so the model has to tell
+the two apart. Where both go on alike, as behind `none` or `</think>`, it does not, and training changes asking in both.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
         if rng.random() < handoff_rate:
             return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
         lines.append(_attempt(steps, problem.target))
-    if search[-1][-1].result != problem.target:
-        lines.append(FAILED)
     if offer_handoff and rng.random() < style.final_handoff_rate:
         return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
+    if search[-1][-1].result != problem.target:
+        lines.append(FAILED)
     return f"<think>{''.join(lines)}</think><answer>{expression(search[-1])}</answer>"
