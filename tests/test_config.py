@@ -22,6 +22,7 @@ from selfroute.config import (
     TASKS,
     Algorithm,
     EvaluateRecipe,
+    ReportOptions,
     RewardOptions,
     Spec,
     TraceOptions,
@@ -237,15 +238,18 @@ def test_every_backend_has_an_example_that_parses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "reader"),
+    ("cls", "readers"),
     [
-        (EvaluateRecipe, assemble.evaluate_recipe),
-        (TrainRecipe, assemble.train_recipe),
-        (WarmupRecipe, assemble.warm_up_recipe),
+        (EvaluateRecipe, [assemble.evaluate_recipe, assemble.open_bench, assemble.counting_options,
+                          assemble._task_and_rows, assemble._engine]),
+        (ReportOptions, [assemble.report_folder, assemble.counting_options]),
+        (TrainRecipe, [assemble.train_recipe]),
+        (WarmupRecipe, [assemble.warm_up_recipe]),
     ],
-)
-def test_no_key_of_a_recipe_is_ignored(cls: type, reader: Callable[..., object]) -> None:
-    read = set(re.findall(r"recipe\.(\w+)", inspect.getsource(reader)))
+)  # fmt: skip
+def test_no_key_of_a_recipe_is_ignored(cls: type, readers: list[Callable[..., object]]) -> None:
+    source = "".join(map(inspect.getsource, readers))
+    read = set(re.findall(r"(?:recipe|options)\.(\w+)", source))
     chosen_by = {"algorithm"} if cls is WarmupRecipe else set()  # the key that tells `train` which recipe it has
     assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read
 

@@ -8,7 +8,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,7 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from selfroute import cli_measure
 from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.terminal import example as _example
+from selfroute.terminal import progress as _progress
 
 __all__ = ["app", "main"]
 
@@ -93,11 +95,6 @@ def _main(
     pass
 
 
-def _example(*lines: str) -> str:
-    """Examples under a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"[bold]{line}[/bold]" for line in lines)
-
-
 @app.command(epilog=_example("selfroute demo", "selfroute demo --out out/first"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/demo"),
@@ -147,16 +144,26 @@ def train(
         "selfroute evaluate recipes/countdown/evaluate.yaml",
         "selfroute evaluate recipes/countdown/evaluate.yaml seed=7 limit=400 out=out/seed7",
         "selfroute evaluate recipes/countdown/evaluate.yaml policies.mine.transformers=out/train/checkpoint",
+        "selfroute evaluate recipes/countdown/evaluate.yaml solve_samples=8 prices=recipes/prices.yaml --engine ray",
     )
 )
-def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def evaluate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local: this process; ray: a Ray cluster, as engine= in the recipe.")
+    ] = None,
+) -> None:
     """Compare ways of splitting work between device and cloud at the same call share."""
     from selfroute import assemble, config
 
-    loaded = config.load_recipe(config.EvaluateRecipe, recipe, overrides or [])
-    command = shlex.join(["selfroute", "evaluate", str(recipe), *(overrides or [])])
-    with _progress("evaluating") as on_progress:
-        summary = asyncio.run(assemble.evaluate_recipe(loaded, command=command, on_progress=on_progress))
+    arguments = [*(overrides or []), *([f"engine={engine}"] if engine else [])]
+    loaded = config.load_recipe(config.EvaluateRecipe, recipe, arguments)
+    command = shlex.join(["selfroute", "evaluate", str(recipe), *arguments])
+    with _progress("evaluating") as on_progress, _progress("counting") as on_count:
+        summary = asyncio.run(
+            assemble.evaluate_recipe(loaded, command=command, on_progress=on_progress, on_count=on_count)
+        )
 
     from selfroute.evaluation.table import summary_table
 
@@ -273,6 +280,9 @@ def env() -> None:
         typer.echo(f"{name:<14}{value}")
 
 
+cli_measure.add_to(app)
+
+
 # --- Helpers -----------------------------------------------------------------------------------------------------
 
 
@@ -323,44 +333,6 @@ def _gpus() -> Iterator[str]:
         yield from (line.split(" (UUID")[0] for line in found.stdout.splitlines() if line.startswith("GPU"))
     if sys.platform == "darwin" and platform.machine() == "arm64":
         yield "Apple GPU (mps)"
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Any]:
-    """Progress on stderr, a bar or, in a log, a line per tenth; gives `on_progress(done, total, what)`."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _log_progress(title)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
-               TimeRemainingColumn(compact=True), TextColumn("{task.fields[what]}"))  # fmt: skip
-    bar = Progress(*columns, console=console)
-    task = bar.add_task(title, total=None, what="")
-
-    def on_progress(done: int, total: int, what: str = "") -> None:
-        bar.start()  # not before: bad input gets one line and nothing else
-        bar.update(task, completed=done, total=total, what=what)
-
-    try:
-        yield on_progress
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-def _log_progress(title: str) -> Any:
-    said = -1
-
-    def on_progress(done: int, total: int, what: str = "") -> None:
-        nonlocal said
-        tenth = 10 * done // max(1, total)
-        if tenth > said:
-            said = tenth
-            typer.echo(f"{title} {done}/{total}  {what}".rstrip(), err=True)
-
-    return on_progress
 
 
 async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> None:

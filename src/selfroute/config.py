@@ -31,6 +31,7 @@ __all__ = [
     "STRATEGIES",
     "TASKS",
     "EvaluateRecipe",
+    "ReportOptions",
     "RewardOptions",
     "Spec",
     "TraceOptions",
@@ -122,6 +123,7 @@ class Bounds:
 Share = Annotated[float, Bounds(0, 1, exclusive=True, hint="; 0.3 lets 30 % of the requests go to the cloud")]
 Count = Annotated[int, Bounds(1)]
 Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
+Bins = Annotated[int, Bounds(2)]
 Positive = Annotated[float, Bounds(0, exclusive=True)]
 NotNegative = Annotated[float, Bounds(0)]
 Rate = Annotated[float, Bounds(0, 1)]
@@ -153,6 +155,15 @@ class EvaluateRecipe:
         cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
         max_tokens: most tokens of one answer.
+        requests_per_minute: most calls a minute to each model behind an endpoint; None sets no limit.
+        solve_samples: sampled answers per row and device, for its solve rate; 0 for none.
+        solve_temperature: of these samples.
+        prices: YAML file of prices; None leaves costs out.
+        priced_as: names of `device` and `cloud` in that file, if not those of the models.
+        network: speeds of the latency model, keys of `selfroute.evaluation.costs.Network`.
+        routellm_bins: give APGR in RouteLLM's own way as well, from so many bins; it takes 10.
+        engine: who answers rows: this process, or workers of a Ray cluster.
+        workers: of the Ray engine; each holds its own models.
     """
 
     task: Spec
@@ -170,6 +181,28 @@ class EvaluateRecipe:
     cache: Path | None = None
     concurrency: Count = 256
     max_tokens: Count = 512
+    requests_per_minute: Positive | None = None
+    solve_samples: Annotated[int, Bounds(0)] = 0
+    solve_temperature: Positive = 1.0
+    prices: Path | None = None
+    priced_as: Mapping[str, str] = field(default_factory=dict)
+    network: Mapping[str, float] = field(default_factory=dict)
+    routellm_bins: Bins | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: Count = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportOptions:
+    """What `selfroute report` can count anew; the rest, and what is None, is as in the run."""
+
+    share: Annotated[float, Bounds(0, 1)] | None = None
+    seed: int | None = None
+    resamples: Count = 1000
+    prices: Path | None = None
+    priced_as: Mapping[str, str] = field(default_factory=dict)
+    network: Mapping[str, float] = field(default_factory=dict)
+    routellm_bins: Bins | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import math
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from selfroute.errors import ConfigError
 from selfroute.evaluation import metrics
@@ -202,57 +201,71 @@ def test_interval_of_something_undefined_is_nan() -> None:
     assert np.isnan(low) and np.isnan(high)
 
 
-def test_apgr_is_refused_when_the_lead_means_nothing() -> None:
-    device = np.arange(1000) < 600
-    assert metrics.apgr_refusal(device, np.arange(1000) < 610) == (
-        "the cloud leads the device by 1.0 points, less than 2"
-    )
-    assert "leads the device by -10.0 points" in str(metrics.apgr_refusal(device, np.arange(1000) < 500))
-    few = metrics.apgr_refusal(bools(1, 0, 1, 0, 0, 1), bools(0, 1, 1, 0, 1, 1))
-    assert few is not None and "95 % interval" in few
-    assert metrics.apgr_refusal(device, np.arange(1000) < 900) is None
+@pytest.mark.parametrize(
+    ("device", "cloud", "band", "reason"),
+    [
+        (0.6, 0.61, (0.005, 0.015), "the cloud leads the device by 1.0 points, less than 2"),
+        (0.39, 0.347, (-0.07, -0.01), "the cloud hurts: it gets 34.7 % right, the device 39.0 %"),
+        (0.5, 0.6, (-0.05, 0.25), "the cloud's lead over the device has a 95 % interval of -5.0 to 25.0 points"),
+        (0.6, 0.9, (0.28, 0.32), None),
+    ],
+)
+def test_apgr_is_refused_when_the_lead_means_nothing(
+    device: float, cloud: float, band: tuple[float, float], reason: str | None
+) -> None:
+    assert metrics.apgr_refusal(device, cloud, band) == reason
 
 
-# --- RouteLLM's recorded answers -------------------------------------------------------------------------------
+def test_risk_coverage_by_hand() -> None:
+    # Sent first to last: wrong, right, wrong, right. Kept in the other order: risks 0, 1/2, 1/3, 1/2.
+    wrong = np.array([1.0, 0, 1, 0])
+    aurc = metrics.risk_coverage(np.ones(4), wrong)
+    assert aurc == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    perfect = metrics.risk_coverage(np.ones(4), np.array([1.0, 1, 0, 0]))
+    assert perfect == pytest.approx((0 + 0 + 1 / 3 + 1 / 2) / 4)
+    assert metrics.excess_risk(aurc, np.array(0.5), 4) == pytest.approx(aurc - perfect)
 
 
-def routellm_gsm8k() -> tuple[Bools, Bools, npt.NDArray[np.float64]]:
-    """Weak and strong correctness and prompt length, without the contaminated prompts."""
-    with (ROUTELLM / "gsm8k_contaminated_prompts.jsonl").open(encoding="utf-8") as lines:
-        left_out = {json.loads(line)["eval_prompt"] for line in lines}
-    with (ROUTELLM / "gsm8k_responses.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["prompt"] not in left_out]
-    weak, strong = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
-    device, cloud = (np.array([row[name] == "True" for row in rows]) for name in (weak, strong))
-    return device, cloud, np.array([float(len(row["prompt"])) for row in rows])
+@given(wrong=st.lists(st.booleans(), min_size=1, max_size=30))
+def test_excess_risk_is_zero_for_a_perfect_order_and_never_below(wrong: list[bool]) -> None:
+    n, errors = len(wrong), np.array(wrong, dtype=float)
+    aurc = metrics.risk_coverage(np.ones(n), errors)
+    assert metrics.excess_risk(aurc, errors.mean(), n) >= -1e-9
+    perfect = metrics.risk_coverage(np.ones(n), np.sort(errors)[::-1])
+    assert metrics.excess_risk(perfect, errors.mean(), n) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.data
-@pytest.mark.skipif(not ROUTELLM.is_dir(), reason="needs ../shared/data/routellm")
-def test_routellm_gsm8k_rows_are_reproduced() -> None:
-    device, cloud, length = routellm_gsm8k()
-    assert len(device) == 1307
-    either, only_cloud = (device | cloud).mean(), (cloud & ~device).mean()
-    assert [round(100 * x, 2) for x in (device.mean(), cloud.mean(), either, only_cloud)] == [
-        63.73,
-        85.77,
-        92.96,
-        29.23,
-    ]
+def test_aiq_by_hand() -> None:
+    # From (0, .5) straight to (1, .9), flat to 2; the point in the dent is below the hull.
+    cost, accuracy = np.array([0.0, 0.5, 1.0, 2.0]), np.array([0.5, 0.6, 0.9, 0.8])
+    assert metrics.aiq(cost, accuracy, low=0, high=2, start=0.5) == pytest.approx((0.7 + 0.9) / 2)
+    # A strategy whose cheapest point is dearer may be mixed with the cheapest of all.
+    assert metrics.aiq(np.array([1.0]), np.array([0.9]), low=0, high=2, start=0.5) == pytest.approx(0.8)
+    assert np.isnan(metrics.aiq(cost, accuracy, low=1, high=1, start=0.5))
 
-    random = [metrics.apgr_routellm(np.random.default_rng(s).random(1307), device, cloud) for s in range(200)]
-    assert np.mean(random) == pytest.approx(0.5, abs=0.006)
-    assert np.std(random) == pytest.approx(0.021, abs=0.004)
 
-    order = metrics.send_order(cloud.astype(float) - device, seed=0)
-    place = np.empty(1307)
-    place[order] = -np.arange(1307.0)
-    oracle = metrics.call_curve(device, cloud, order)
-    assert metrics.apgr_routellm(place, device, cloud) == pytest.approx(1.115, abs=0.001)
-    assert 100 * metrics.cpt(*oracle, 0.5) == pytest.approx(11.0, abs=0.05)
-    assert 100 * metrics.cpt(*oracle, 0.8) == pytest.approx(17.7, abs=0.05)
-    assert metrics.apgr_routellm(length, device, cloud) == pytest.approx(
-        0.597, abs=0.002
-    )  # equal lengths: 0.5975 to 0.5987
-    exact = metrics.apgr(*metrics.call_curve(device, cloud, metrics.send_order(length, seed=0)))
-    assert exact == pytest.approx(0.597, abs=0.002)
+def test_mcnemar_and_holm_agree_with_scipy_and_by_hand() -> None:
+    a = bools(*[1] * 12, *[0] * 3, *[1] * 5)
+    b = bools(*[0] * 12, *[1] * 3, *[1] * 5)
+    assert metrics.mcnemar(a, b) == pytest.approx(binomtest(12, 15).pvalue)
+    assert metrics.mcnemar(a, a) == 1
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([]) == []
+
+
+def test_reliability_bins_hold_their_rates() -> None:
+    value = np.linspace(0, 1, 1000)
+    bins = metrics.reliability(value, (value > 0.5).astype(float))
+    assert len(bins) == 10 and sum(found.n for found in bins) == 1000
+    assert [found.rate for found in bins] == [0] * 5 + [1] * 5
+    assert metrics.calibration_error(bins) == pytest.approx(0.25, abs=0.01)
+    few = metrics.reliability(np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 1, 1]))
+    assert [(found.mean, found.n, found.rate) for found in few] == [(0, 2, 0.5), (1, 2, 1)]
+    assert few[0].rate_low == pytest.approx(0.0126, abs=1e-4)  # Clopper and Pearson, 1 of 2
+
+
+def test_auroc_against_rates_is_that_of_repeated_prompts() -> None:
+    score, rate = np.array([0.1, 0.5, 0.9]), np.array([0.25, 0.5, 1.0])
+    repeated = [(s, k < 4 * r) for s, r in zip(score, rate, strict=True) for k in range(4)]
+    found = metrics.auroc(np.array([s for s, _ in repeated]), np.array([p for _, p in repeated]))
+    assert metrics.auroc_of_rates(score, rate) == pytest.approx(found)

@@ -21,21 +21,32 @@ from tests.evaluation.world import (
     world,
 )
 
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, complete, run_sync
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.evaluation.costs import PriceTable
 from selfroute.evaluation.records import read_records, read_samples
-from selfroute.evaluation.run import evaluate
+from selfroute.evaluation.run import Bench, evaluate
 from selfroute.evaluation.summary import summarise
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.base import Strategy
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
+from selfroute.strategies.sides import Price, Prices
 from selfroute.tasks.base import Row, Verdict
 from selfroute.types import Message, Sampling
 
-FILES = {"records.jsonl", "samples.jsonl", "summary.json", "curve.png", "report.html", "run.json"}
+FILES = {
+    *("records.jsonl", "samples.jsonl", "run.json"),
+    *("summary.json", "curve.png", "reliability.png", "report.html"),
+}
+
+
+def tokens(backend: FunctionBackend, i: int) -> int:
+    """Completion tokens of a backend's answer to prompt i."""
+    prompt = TEMPLATE.conversation(f"number {i}")
+    return run_sync(complete(backend, prompt, Sampling())).usage.completion_tokens
 
 
 class Counting:
@@ -53,9 +64,11 @@ async def run(out: Path, strategies: list[Strategy] | None = None, **options: An
     cloud = options.pop("cloud", None) or large()
     values: dict[str, Any] = {"share": 0.3, "seed": 0, "concurrency": 8, **options}
     task = values.pop("task", None) or Numbers()
-    rows = values.pop("rows", None) or list(task.rows("test"))
+    rows = values.pop("rows", list(task.rows("test")))
     strategies = world(small(), cloud) if strategies is None else strategies
-    return await evaluate(strategies, task, rows, Sampling(), template=TEMPLATE, cloud=cloud, out=out, **values)
+    of_bench = {key: values.pop(key) for key in ("concurrency", "solve_samples", "solve_temperature") if key in values}
+    bench = Bench(strategies=strategies, task=task, sampling=Sampling(), template=TEMPLATE, cloud=cloud, **of_bench)
+    return await evaluate(bench, rows, out=out, **values)
 
 
 async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) -> None:
@@ -78,6 +91,9 @@ async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) 
         assert graded.score == pytest.approx((i % 5) / 5 + i / 1000)
         assert (graded.usd, graded.seconds) == ((0.01, 0.75) if asked else (0, 0.5))
         assert (graded.cloud_tokens > 0, graded.error) == (asked, None)
+        both = [tokens(small(), i), tokens(large(), i)]
+        assert [graded.attempt_tokens, graded.cloud_answer_tokens] == both and graded.local_tokens == both[0]
+        assert graded.device_prompt_tokens > 0 and graded.solve_rate is None
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary == summarise(records.values(), share=0.3, seed=0, task="numbers")
     assert (summary["device_accuracy"], summary["cloud_accuracy"]) == (0.6, 0.9)
@@ -254,13 +270,45 @@ async def test_bad_arguments_are_refused_before_any_work(tmp_path: Path, options
 
 async def test_no_rows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no row to evaluate"):
-        await evaluate(
-            world(small(), large()), Numbers(), [], Sampling(), template=TEMPLATE, cloud=large(), share=0.3, seed=0,
-            out=tmp_path,
-        )  # fmt: skip
+        await run(tmp_path, rows=[])
 
 
 async def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write to out='.*file'"):
         await run(tmp_path / "file")
+
+
+async def test_solve_rates_are_sampled_once_per_device_and_kept(tmp_path: Path) -> None:
+    asked: list[tuple[int, float, int | None]] = []
+
+    def fn(messages: Sequence[Message], sampling: Sampling) -> str:
+        i = number(messages)
+        asked.append((i, sampling.temperature, sampling.seed))
+        sampled = sampling.temperature > 0
+        return say(i, (sampling.seed or 0) % 4 < i % 5 if sampled else device_solves(i))
+
+    device, cloud = FunctionBackend("small", fn), large()
+    summary = await run(tmp_path, world(device, cloud), cloud=cloud, solve_samples=4, solve_temperature=0.7)
+    records = {r.key: r for r in read_records(tmp_path / "records.jsonl")}
+    assert [records["graded", f"n{i:03}"].solve_rate for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert records["asks", "n003"].solve_samples == 4
+    samples = [call for call in asked if call[1] == 0.7]
+    assert len(samples) == len(set(samples)) == 4 * N  # once for all strategies of one device
+    found = next(e for e in summary["strategies"] if e["name"] == "graded")["solve_rate"]
+    # It asks for exactly the prompts that are always solved: as wrong as can be.
+    assert (found["n"], found["samples"], found["mean"]) == (N, 4, 0.5)
+    assert [level["rate"] for level in found["levels"]] == [0, 0, 0, 0, 1]
+    assert found["auroc"] < 0.2
+
+
+async def test_the_report_shows_solve_rates_and_costs(tmp_path: Path) -> None:
+    prices = PriceTable(prices=Prices(cloud=Price(completion_usd=10.0)), as_of="2026-11-01", cloud_model="large")
+    summary = await run(tmp_path, solve_samples=1, prices=prices, routellm_bins=10)
+    html = (tmp_path / "report.html").read_text()
+    assert "Prices of 2026-11-01" in html and "solve rate of the device" in html and "RouteLLM" in html
+    assert (tmp_path / "cost.png").is_file()
+    entry = next(e for e in summary["strategies"] if e["name"] == "graded")
+    mean = sum(tokens(large(), i) for i in range(N) if i % 5 == 4) * 10 / 1e6 / N
+    assert entry["usd_per_1000"] == pytest.approx(1000 * mean)
+    assert summary["prices"]["cloud_model"] == "large"

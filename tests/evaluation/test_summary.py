@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from selfroute.errors import ConfigError
+from selfroute.evaluation.columns import columns_of
 from selfroute.evaluation.records import Record
+from selfroute.evaluation.split import splits_of
 from selfroute.evaluation.summary import curves, summarise
 
 
@@ -180,11 +182,17 @@ def test_prompts_that_failed_anywhere_are_left_out_everywhere() -> None:
 
 
 def test_nothing_graded_is_an_error_that_names_the_strategy() -> None:
-    rows = [*made("a", n=2), Record(strategy="b", id="p0000", source="device", wants_cloud=False, error="x")]
+    failed = [Record(strategy="b", id=r.id, source="device", wants_cloud=False, error="x") for r in made("a", n=2)]
+    rows = [*made("a", n=2), *failed]
     with pytest.raises(ConfigError, match=r"none of 2 prompts.*strategy 'b' has none"):
         summarise(rows, share=0.3, seed=0)
     with pytest.raises(ConfigError, match="none of 0 prompts"):
         summarise([], share=0.3, seed=0)
+
+
+def test_strategies_run_on_different_rows_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"r\.jsonl: strategy 'b' has no record of row 'p0002', which 'a' has"):
+        splits_of(columns_of([*made("a", n=3), *made("b", n=2)]), seed=0, where="r.jsonl")
 
 
 def test_curves_pass_through_the_table(summary: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ place of its ten bins; `apgr_routellm` is its own binned variant, for comparison
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +22,36 @@ from selfroute.errors import ConfigError
 
 __all__ = [
     "MIN_LEAD",
+    "Bin",
     "Matched",
     "accuracy_at",
+    "aiq",
     "apgr",
     "apgr_refusal",
     "apgr_routellm",
     "auroc",
+    "auroc_of_groups",
+    "auroc_of_rates",
     "bootstrap_weights",
+    "calibration_error",
     "call_curve",
     "calls_at",
+    "clopper_pearson",
     "cpt",
+    "curve_of_counts",
+    "excess_risk",
     "filled_score",
+    "holm",
     "intervals",
     "match_share",
     "matched_accuracy",
+    "mcnemar",
     "oracle_accuracy",
     "oracle_gain",
     "random_accuracy",
+    "reliability",
+    "risk_coverage",
+    "routellm_points",
     "send_order",
     "weighted_mean",
 ]
@@ -144,12 +157,23 @@ def call_curve(
         Two arrays of shape (…, n + 1): from nobody sent to everybody sent.
     """
     counts = (np.ones(len(order)) if weights is None else weights)[..., order].astype(np.float64)
-    gain = cloud[order].astype(np.float64) - device[order]
-    total = counts.sum(-1, keepdims=True)
-    start = (counts * device[order]).sum(-1, keepdims=True)
+    return curve_of_counts(counts, counts * device[order], counts * cloud[order])
+
+
+def curve_of_counts(prompts: Floats, device: Floats, cloud: Floats) -> tuple[Floats, Floats]:
+    """As `call_curve`, for prompts that are counted in pieces which are sent one after the other.
+
+    Args:
+        prompts, device, cloud: prompts of a piece, and those among them that this side gets right; shape (…, pieces).
+
+    Returns:
+        Two arrays of shape (…, pieces + 1).
+    """
+    total = prompts.sum(-1, keepdims=True)
+    start = device.sum(-1, keepdims=True)
     nothing = np.zeros_like(start)
-    shares = np.concatenate([nothing, counts.cumsum(-1)], -1) / total
-    accuracies = (start + np.concatenate([nothing, (counts * gain).cumsum(-1)], -1)) / total
+    shares = np.concatenate([nothing, prompts.cumsum(-1)], -1) / total
+    accuracies = (start + np.concatenate([nothing, (cloud - device).cumsum(-1)], -1)) / total
     return shares, accuracies
 
 
@@ -213,7 +237,15 @@ def cpt(shares: Floats, accuracies: Floats, fraction: float) -> Floats:
 
 
 def apgr_routellm(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10) -> float:
-    """APGR as RouteLLM's evaluation script computes it: thresholds at the score's quantiles, `bins` + 1 points.
+    """APGR as RouteLLM's evaluation script computes it: the trapezoid over `routellm_points`."""
+    shares, accuracies = routellm_points(score, device, cloud, bins=bins)
+    span = shares[-1] - shares[0]
+    lead = float(cloud.mean() - device.mean())
+    return float((_trapezoid(shares, accuracies) - span * device.mean()) / (span * lead))
+
+
+def routellm_points(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10) -> tuple[Floats, Floats]:
+    """The `bins` + 1 points of RouteLLM's curve: thresholds at the score's quantiles, shares ascending.
 
     Prompts at a threshold are sent, except at the last, so ties move the points off round shares.
     """
@@ -221,9 +253,7 @@ def apgr_routellm(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10)
     sent = [score >= threshold for threshold in thresholds[:-1]] + [score > thresholds[-1]]
     points = sorted((float(s.mean()), float(np.where(s, cloud, device).mean())) for s in sent)
     shares, accuracies = np.array(points).T
-    span = shares[-1] - shares[0]
-    lead = float(cloud.mean() - device.mean())
-    return float((_trapezoid(shares, accuracies) - span * device.mean()) / (span * lead))
+    return shares, accuracies
 
 
 def auroc(score: Floats, positive: Bools, weights: npt.NDArray[Any] | None = None) -> Floats:
@@ -237,9 +267,176 @@ def auroc(score: Floats, positive: Bools, weights: npt.NDArray[Any] | None = Non
     counts = (np.ones(len(score)) if weights is None else weights)[..., order].astype(np.float64)
     hits = np.add.reduceat(counts * positive[order], starts, -1)
     misses = np.add.reduceat(counts * ~positive[order], starts, -1)
-    below = misses.cumsum(-1) - misses / 2
-    pairs = hits.sum(-1) * misses.sum(-1)
-    return _ratio((hits * below).sum(-1), pairs)
+    return auroc_of_groups(hits[..., ::-1], misses[..., ::-1])
+
+
+def auroc_of_groups(hits: Floats, misses: Floats) -> Floats:
+    """As `auroc`, from positive and negative prompts by group of equal scores, highest first; shape (…, groups)."""
+    below = misses[..., ::-1].cumsum(-1)[..., ::-1] - misses / 2
+    return _ratio((hits * below).sum(-1), hits.sum(-1) * misses.sum(-1))
+
+
+def auroc_of_rates(score: Floats, rate: Floats) -> Floats:
+    """As `auroc`, where each prompt is positive with a chance of its own: a positive part and a negative one."""
+    both = np.r_[score, score]
+    positive = np.arange(len(both)) < len(score)
+    return auroc(both, positive, np.r_[rate, 1 - rate])
+
+
+def risk_coverage(prompts: Floats, wrong: Floats) -> Floats:
+    """AURC: the mean risk of the device over all coverages, when the prompts it wants to keep most are kept first.
+
+    Coverage is the share kept, risk the share of wrong answers among them (Geifman et al., arXiv 1805.08206). A
+    perfect order and a random one lie between `risk − excess_risk` and the error rate.
+
+    Args:
+        prompts, wrong: prompts of a piece, and those among them that the device gets wrong, in the order in which
+            they are sent (`send_order`); shape (…, pieces).
+
+    Returns:
+        Shape (…); a piece counts with the risk at its end.
+    """
+    kept, errors = (values[..., ::-1].cumsum(-1) for values in (prompts, wrong))
+    risk = np.divide(errors, kept, out=np.zeros_like(errors), where=kept > 0)
+    return _ratio((risk * prompts[..., ::-1]).sum(-1), kept[..., -1])
+
+
+def excess_risk(aurc: Floats, error_rate: Floats, n: int) -> Floats:
+    """E-AURC: AURC above that of a perfect order of n prompts, whose wrong ones are kept last (Geifman et al.)."""
+    wrong = np.rint(np.asarray(error_rate) * n).astype(np.int64)
+    # Perfect: no risk until only wrong ones are left, then (k − right) / k at k kept.
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
+    right = n - wrong
+    perfect = (wrong - right * (harmonic[n] - harmonic[right])) / n
+    return np.asarray(aurc - perfect, dtype=np.float64)
+
+
+def aiq(cost: Floats, accuracy: Floats, *, low: float, high: float, start: float) -> float:
+    """Average improvement in quality (RouterBench, arXiv 2403.12031, section 3.3): mean height of the upper hull.
+
+    The hull is the least non-decreasing concave line over the strategy's points: mixing two settings at random gives
+    what lies between them, and spending less than one may is allowed.
+
+    Args:
+        cost, accuracy: the points, shape (p,).
+        low, high: costs between which the mean is taken, the same for all strategies.
+        start: accuracy to be had at `low`, for strategies whose own cheapest point is dearer.
+
+    Returns:
+        An accuracy; NaN if `high` is not above `low`.
+    """
+    if not high > low:
+        return np.nan
+    x, y = np.r_[low, cost], np.r_[start, accuracy]
+    inside = x <= high + _EPSILON * abs(high)
+    hull = _upper_hull(x[inside], y[inside])
+    top = max(hull, key=lambda point: point[1])
+    rising = [point for point in hull if point[0] <= top[0]] + [(max(high, top[0]), top[1])]
+    xs, ys = np.array(rising).T
+    grid = np.unique(np.r_[xs[(xs > low) & (xs < high)], low, high])
+    return float(_trapezoid(grid, np.interp(grid, xs, ys)) / (high - low))
+
+
+def _upper_hull(x: Floats, y: Floats) -> list[tuple[float, float]]:
+    """Corners of the upper convex hull, left to right (Andrew's monotone chain)."""
+    hull: list[tuple[float, float]] = []
+    for point in sorted(zip(x.tolist(), y.tolist(), strict=True)):
+        while hull and hull[-1][0] == point[0]:
+            hull.pop()  # the same cost, and sorted: the later one is higher
+        while len(hull) > 1 and _turns_left(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    return (b[0] - a[0]) * (c[1] - a[1]) >= (b[1] - a[1]) * (c[0] - a[0])
+
+
+# --- reliability -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Prompts of neighbouring scores (or solve rates): how many, their mean, and how often something holds."""
+
+    low: float
+    high: float
+    n: int
+    mean: float
+    rate: float
+    rate_low: float
+    rate_high: float
+
+
+def reliability(value: Floats, outcome: Floats, *, bins: int = 10) -> list[Bin]:
+    """Bins of equal counts by `value`, and the mean of `outcome` in each, with an exact 95 % interval.
+
+    Equal values stay together, so there may be fewer bins; few different values are a bin each.
+
+    Args:
+        value: e.g. the score, shape (n,), no NaN.
+        outcome: in [0, 1], e.g. whether the device is wrong; the interval takes it as n independent yes or no.
+    """
+    different = np.unique(value)
+    if len(different) > bins:
+        different = np.unique(np.quantile(value, np.linspace(0, 1, bins + 1)))[:-1]
+    place = np.searchsorted(different, value, side="right") - 1
+    made = []
+    for number in range(len(different)):
+        inside = place == number
+        if not inside.any():
+            continue
+        count, hits = int(inside.sum()), float(outcome[inside].sum())
+        low, high = clopper_pearson(hits, count)
+        made.append(
+            Bin(float(value[inside].min()), float(value[inside].max()), count, float(value[inside].mean()),
+                hits / count, low, high)
+        )  # fmt: skip
+    return made
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: mean distance of score and rate over bins, weighted by their prompts.
+
+    It means something for a score that claims to be the chance that the device fails.
+    """
+    total = sum(found.n for found in bins)
+    return sum(found.n * abs(found.mean - found.rate) for found in bins) / total
+
+
+def clopper_pearson(hits: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """Exact interval of a rate of which `hits` of `n` were seen (Clopper and Pearson, 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - level) / 2
+    low = 0.0 if hits <= 0 else float(beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits >= n else float(beta.ppf(1 - tail, hits + 1, n - hits))
+    return low, high
+
+
+# --- tests -----------------------------------------------------------------------------------------------------
+
+
+def mcnemar(a: Bools, b: Bools) -> float:
+    """Two-sided p of the exact McNemar test: are a and b, right or wrong on the same prompts, equally often right?
+
+    Under equality the prompts on which they differ fall to either side like coins.
+    """
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction (1979): below 0.05, a difference stands although so many were looked at."""
+    order = np.argsort(p_values, kind="stable")
+    worst, corrected = 0.0, [0.0] * len(order)
+    for rank, place in enumerate(order):
+        worst = max(worst, min(1.0, (len(order) - rank) * p_values[place]))
+        corrected[place] = worst
+    return corrected
 
 
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
@@ -301,21 +498,21 @@ def _percentiles(values: Floats, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def apgr_refusal(device: Bools, cloud: Bools, *, resamples: int = 1000, seed: int = 0) -> str | None:
+def apgr_refusal(device: float, cloud: float, band: tuple[float, float]) -> str | None:
     """Why APGR and CPT would mean nothing here, or None if they may be given.
 
-    Both divide by the cloud's lead over the device. They are refused when the lead is below `MIN_LEAD`, or when its
-    95 % bootstrap interval reaches 0.
+    Both divide by the cloud's lead over the device. They are refused when the cloud gives fewer right answers, when
+    its lead is below `MIN_LEAD`, or when the lead's 95 % interval reaches 0.
+
+    Args:
+        device, cloud: accuracies.
+        band: interval of their difference, e.g. from a bootstrap.
     """
-    lead = float(cloud.mean() - device.mean())
+    lead, (low, high) = cloud - device, band
+    if lead < -_EPSILON:
+        return f"the cloud hurts: it gets {100 * cloud:.1f} % right, the device {100 * device:.1f} %"
     if lead < MIN_LEAD - _EPSILON:
         return f"the cloud leads the device by {100 * lead:.1f} points, less than {100 * MIN_LEAD:g}"
-    low, high = intervals(
-        lambda weights: {"lead": weighted_mean(cloud.astype(np.float64) - device, weights)},
-        len(device),
-        resamples=resamples,
-        seed=seed,
-    )["lead"]
     if low <= 0:
         return f"the cloud's lead over the device has a 95 % interval of {100 * low:.1f} to {100 * high:.1f} points"
     return None

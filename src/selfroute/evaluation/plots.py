@@ -1,17 +1,35 @@
-"""The figure, accuracy against call share: `curve.png` for a README, inline SVG for the report."""
+"""The figures: accuracy against call share and against cost, and how reliable the best score is.
+
+Each is an inline SVG for the report and a PNG beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from selfroute.evaluation.files import replacing
 from selfroute.evaluation.metrics import Floats
 from selfroute.evaluation.summary import Curves, Line
+from selfroute.evaluation.words import best
 
-__all__ = ["COLOURS", "curve_png", "curve_svg", "leader", "legend_mark"]
+__all__ = [
+    "COLOURS",
+    "cost_svg",
+    "curve_png",
+    "curve_svg",
+    "has_costs",
+    "leader",
+    "legend_mark",
+    "reliability_svg",
+    "shown",
+    "write_figures",
+]
 
 # Okabe and Ito's palette, which the common kinds of colour blindness can tell apart; marks and dashes differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7F7F7F")
@@ -19,40 +37,107 @@ _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("6 3", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2", "6 2 1 2")  # the leader is solid
 
 
+def shown(drawn: Curves, share: float) -> Curves:
+    """The lines that a reader can tell apart: the fixed strategies and the best at the share, eight at most."""
+    if len(drawn.lines) <= len(COLOURS):
+        return drawn
+    at = int(np.argmin(np.abs(drawn.shares - share)))
+    by_rank = sorted(drawn.lines, key=lambda line: (not line.fixed, -line.accuracy[at]))
+    kept = {line.name for line in by_rank[: len(COLOURS)]}
+    return replace(drawn, lines=[line for line in drawn.lines if line.name in kept])
+
+
+def has_costs(drawn: Curves) -> bool:
+    return any(line.usd_per_1000 is not None and line.usd_per_1000.max() > 0 for line in drawn.lines)
+
+
+def write_figures(summary: Mapping[str, Any], drawn: Curves, out: Path) -> None:
+    """`curve.png`, and where there is something to show `cost.png` and `reliability.png`."""
+    share, top = summary["call_share_target"], best(summary)
+    title = f"{summary['task']}, n = {summary['n']}".removeprefix(", ")
+    curve_png(shown(drawn, share), out / "curve.png", share=share, title=title)
+    if has_costs(drawn):
+        _cost_png(shown(drawn, share), out / "cost.png", title=title)
+    if len(top["reliability"]) > 1:
+        _reliability_png(top["reliability"], out / "reliability.png", title=f"{top['name']}: {title}")
+
+
 def curve_png(drawn: Curves, path: Path, *, share: float, title: str = "") -> None:
-    """Draw the figure into a PNG of 1280 × 800 pixels.
+    """Draw accuracy against call share into a PNG of 1280 × 800 pixels.
 
     Args:
         share: where strategies are compared; drawn as a vertical line.
     """
+    figure, axes = _canvas()
+    x = 100 * drawn.shares
+    axes.plot(x, 100 * drawn.oracle, color="#444444", lw=1.2, label="oracle (reference device)")
+    axes.plot(x, 100 * drawn.random, color="#999999", lw=1.2, ls=(0, (4, 3)), label="random (reference device)")
+    axes.axvline(100 * share, color="#999999", lw=0.8, ls=":")
+    for number, line in enumerate(drawn.lines):
+        _draw(axes, number, line, x, 100 * line.raw_share)
+    axes.set(xlim=(0, 100), title=title)
+    axes.set_xlabel("call share: requests answered by the cloud, %")
+    _finish(figure, axes, drawn, path)
+
+
+def _cost_png(drawn: Curves, path: Path, *, title: str) -> None:
+    figure, axes = _canvas()
+    for number, line in enumerate(drawn.lines):
+        if line.usd_per_1000 is not None and line.raw_usd_per_1000 is not None:
+            _draw(axes, number, line, line.usd_per_1000, line.raw_usd_per_1000)
+    axes.set(title=title)
+    axes.set_xlabel("cost of 1,000 requests, $")
+    _finish(figure, axes, drawn, path)
+
+
+def _reliability_png(bins: Sequence[Mapping[str, float]], path: Path, *, title: str) -> None:
+    figure, axes = _canvas()
+    rate = np.array([found["rate"] for found in bins])
+    spread = [
+        [100 * (found["rate"] - found["rate_low"]) for found in bins],
+        [100 * (found["rate_high"] - found["rate"]) for found in bins],
+    ]
+    x = [found["mean"] for found in bins]
+    axes.errorbar(x, 100 * rate, yerr=spread, color=COLOURS[0], marker="o", ms=7, lw=2, capsize=3)
+    axes.set(ylim=(0, 100), title=title, xlabel="score (tenths of the prompts)", ylabel="device wrong, %")
+    axes.grid(color="#DDDDDD", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _canvas() -> tuple[Any, Any]:
     # Without pyplot: no window system, no global state, safe in a thread.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    x = 100 * drawn.shares
-    axes.plot(x, 100 * drawn.oracle, color="#444444", lw=1.2, label="oracle (reference device)")
-    axes.plot(x, 100 * drawn.random, color="#999999", lw=1.2, ls=(0, (4, 3)), label="random (reference device)")
-    axes.axvline(100 * share, color="#999999", lw=0.8, ls=":")
-    for number, line in enumerate(drawn.lines):
-        colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
-        if not line.fixed:
-            axes.plot(x, 100 * line.accuracy, color=colour, lw=2)
-            axes.fill_between(x, 100 * line.low, 100 * line.high, color=colour, alpha=0.10, lw=0)
-        axes.plot(
-            100 * line.raw_share, 100 * line.raw_accuracy, mark, color=colour, ms=8, mec="white", label=line.name,
-            ls="none" if line.fixed else "-", lw=2, clip_on=False, zorder=5,
-        )  # fmt: skip
+    return figure, figure.add_subplot()
+
+
+def _draw(axes: Any, number: int, line: Line, x: Floats, raw_x: float) -> None:
+    colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+    if not line.fixed:
+        axes.plot(x, 100 * line.accuracy, color=colour, lw=2)
+        axes.fill_between(x, 100 * line.low, 100 * line.high, color=colour, alpha=0.10, lw=0)
+    axes.plot(
+        raw_x, 100 * line.raw_accuracy, mark, color=colour, ms=8, mec="white", label=line.name,
+        ls="none" if line.fixed else "-", lw=2, clip_on=False, zorder=5,
+    )  # fmt: skip
+
+
+def _finish(figure: Any, axes: Any, drawn: Curves, path: Path) -> None:
     low, high = _range(drawn)
-    axes.set(xlim=(0, 100), ylim=(100 * low, 100 * high), title=title)
-    axes.set_xlabel("call share: requests answered by the cloud, %")
-    axes.set_ylabel("overall accuracy, %")
+    axes.set(ylim=(100 * low, 100 * high), ylabel="overall accuracy, %")
     axes.grid(color="#DDDDDD", lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
-    figure.savefig(path, metadata={"Software": None})
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, metadata={"Software": None})
 
 
 # --- the same as SVG -------------------------------------------------------------------------------------------
@@ -62,20 +147,70 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
 
 
 def curve_svg(drawn: Curves, *, share: float) -> str:
-    """The figure as an `<svg>` element for an HTML page.
+    """Accuracy against call share as an `<svg>` element for an HTML page.
 
     Colours come from the page's `--c0` … `--c7`, `--ink`, `--faint` and `--page`, so that it follows its light or dark.
     """
-    low, high = _range(drawn)
-    frame = _Frame(low, high)
-    parts = [*_axes(frame), frame.path(drawn.shares, drawn.random, "stroke:var(--faint);stroke-dasharray:5 4")]
+    frame = _Frame((0, 1), _range(drawn))
+    parts = [*_axes(frame, x_label="call share: requests answered by the cloud, %", x_scale=100)]
+    parts.append(frame.path(drawn.shares, drawn.random, "stroke:var(--faint);stroke-dasharray:5 4"))
     parts.append(frame.path(drawn.shares, drawn.oracle, "stroke:var(--ink);stroke-width:1.2"))
     parts += [frame.vertical(share)]
+    first = leader(drawn, share)
     for number, line in enumerate(drawn.lines):
-        parts += _strategy(frame, drawn.shares, line, number, _stroke(number, number == leader(drawn, share)))
-    label = "Overall accuracy against call share, one line per strategy"
+        as_run = f"as run {100 * line.raw_share:.1f} % sent, {100 * line.raw_accuracy:.1f} % right"
+        parts += _strategy(frame, drawn.shares, line, number, _stroke(number, number == first), line.raw_share, as_run)
+    return _svg("Overall accuracy against call share, one line per strategy", parts)
+
+
+def cost_svg(drawn: Curves, *, share: float) -> str:
+    """Accuracy against the cost of 1,000 requests, likewise."""
+    known = [line for line in drawn.lines if line.usd_per_1000 is not None]
+    low = min(float(line.usd_per_1000.min()) for line in known if line.usd_per_1000 is not None)
+    high = max(float(line.usd_per_1000.max()) for line in known if line.usd_per_1000 is not None)
+    frame = _Frame((low - 0.02 * (high - low), high + 0.02 * (high - low)), _range(drawn))
+    parts = _axes(frame, x_label="cost of 1,000 requests, $", x_scale=1)
+    first = leader(drawn, share)
+    for number, line in enumerate(drawn.lines):
+        if line.usd_per_1000 is None or line.raw_usd_per_1000 is None:
+            continue
+        as_run = f"as run ${line.raw_usd_per_1000:.2f} per 1,000, {100 * line.raw_accuracy:.1f} % right"
+        stroke = _stroke(number, number == first)
+        parts += _strategy(frame, line.usd_per_1000, line, number, stroke, line.raw_usd_per_1000, as_run)
+    return _svg("Overall accuracy against the cost of 1,000 requests, one line per strategy", parts)
+
+
+def reliability_svg(bins: Sequence[Mapping[str, float]], *, number: int, x_label: str, y_label: str) -> str:
+    """Rates by bin with their intervals, as an `<svg>` element.
+
+    Args:
+        number: of the strategy, for its colour and mark.
+    """
+    x = np.array([found["mean"] for found in bins])
+    width = max(float(x.max() - x.min()), 1e-9)
+    frame = _Frame((float(x.min()) - 0.03 * width, float(x.max()) + 0.03 * width), (0.0, 1.0))
+    colour = f"var(--c{number % len(COLOURS)})"
+    parts = _axes(frame, x_label=x_label, x_scale=1, y_label=y_label)
+    rates = np.array([found["rate"] for found in bins])
+    parts.append(frame.path(x, rates, f"stroke:{colour};stroke-width:2"))
+    for found in bins:
+        at = frame.x(found["mean"])
+        span = f"{found['n']} prompts, {100 * found['rate']:.1f} % ({_span(found)})"
+        parts.append(
+            f'<g><title>{span}</title><path d="M{at:.1f} {frame.y(found["rate_low"]):.1f}V'
+            f'{frame.y(found["rate_high"]):.1f}" style="stroke:{colour};stroke-width:1.5"/>'
+            f"{_mark(at, frame.y(found['rate']), number)}</g>"
+        )
+    return _svg(f"{y_label} against {x_label}", parts)
+
+
+def _span(found: Mapping[str, float]) -> str:
+    return f"{100 * found['rate_low']:.1f} to {100 * found['rate_high']:.1f}"
+
+
+def _svg(label: str, parts: Iterable[str]) -> str:
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}" font-size="12">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" font-size="12">'
         + "".join(parts)
         + "</svg>"
     )
@@ -95,23 +230,24 @@ def legend_mark(number: int, *, fixed: bool, first: bool = False) -> str:
 
 
 class _Frame:
-    """From shares and accuracies to pixels."""
+    """From values to pixels."""
 
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
+    def __init__(self, across: tuple[float, float], up: tuple[float, float]) -> None:
+        self.left, self.right = across
+        self.low, self.high = up
 
-    def x(self, share: float) -> float:
-        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+    def x(self, value: float) -> float:
+        return _LEFT + (value - self.left) / (self.right - self.left) * (_WIDTH - _LEFT - _RIGHT)
 
-    def y(self, accuracy: float) -> float:
-        part = (accuracy - self.low) / (self.high - self.low)
+    def y(self, value: float) -> float:
+        part = (value - self.low) / (self.high - self.low)
         return _HEIGHT - _BOTTOM - part * (_HEIGHT - _TOP - _BOTTOM)
 
-    def points(self, shares: Iterable[float], accuracies: Iterable[float]) -> str:
-        return " ".join(f"{self.x(s):.1f},{self.y(a):.1f}" for s, a in zip(shares, accuracies, strict=True))
+    def points(self, xs: Iterable[float], ys: Iterable[float]) -> str:
+        return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
 
-    def path(self, shares: Floats, accuracies: Floats, style: str) -> str:
-        return f'<polyline points="{self.points(shares, accuracies)}" style="fill:none;{style}"/>'
+    def path(self, xs: Floats, ys: Floats, style: str) -> str:
+        return f'<polyline points="{self.points(xs, ys)}" style="fill:none;{style}"/>'
 
     def vertical(self, share: float) -> str:
         x = self.x(share)
@@ -121,21 +257,20 @@ class _Frame:
         )
 
 
-def _axes(frame: _Frame) -> list[str]:
+def _axes(frame: _Frame, *, x_label: str, x_scale: float, y_label: str = "overall accuracy, %") -> list[str]:
     parts = []
-    for percent in range(0, 101, 20):
-        x = frame.x(percent / 100)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 26}" text-anchor="middle" fill="var(--faint)">{percent}</text>')
-    for percent in _ticks(frame.low, frame.high):
-        y = frame.y(percent / 100)
+    for value in _ticks(x_scale * frame.left, x_scale * frame.right, 6):
+        x = frame.x(value / x_scale)
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 26}" text-anchor="middle" fill="var(--faint)">{value:g}</text>')
+    for value in _ticks(100 * frame.low, 100 * frame.high, 8):
+        y = frame.y(value / 100)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" style="stroke:var(--rule)"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="var(--faint)">{percent}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="var(--faint)">{value:g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(
-        f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle" fill="var(--ink)">'
-        "call share: requests answered by the cloud, %</text>"
+        f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle" fill="var(--ink)">{escape(x_label)}</text>'
         f'<text transform="translate(14 {_HEIGHT / 2 - 14}) rotate(-90)" text-anchor="middle" fill="var(--ink)">'
-        "overall accuracy, %</text>"
+        f"{escape(y_label)}</text>"
     )
     return parts
 
@@ -145,17 +280,16 @@ def _stroke(number: int, first: bool) -> str:
     return f"stroke:var(--c{number % len(COLOURS)});{style}"
 
 
-def _strategy(frame: _Frame, shares: Floats, line: Line, number: int, stroke: str) -> list[str]:
+def _strategy(frame: _Frame, x: Floats, line: Line, number: int, stroke: str, raw_x: float, as_run: str) -> list[str]:
     colour = f"var(--c{number % len(COLOURS)})"
-    point = _mark(frame.x(line.raw_share), frame.y(line.raw_accuracy), number)
-    as_run = f"as run {100 * line.raw_share:.1f} % sent, {100 * line.raw_accuracy:.1f} % right"
+    point = _mark(frame.x(raw_x), frame.y(line.raw_accuracy), number)
     mark = f"<g><title>{escape(line.name)}: {as_run}</title>{point}</g>"
     if line.fixed:
         return [mark]
-    band = f"{frame.points(shares, line.low)} {frame.points(shares[::-1], line.high[::-1])}"
+    band = f"{frame.points(x, line.low)} {frame.points(x[::-1], line.high[::-1])}"
     return [
         f'<polygon points="{band}" style="fill:{colour};opacity:.10"/>',
-        frame.path(shares, line.accuracy, stroke),
+        frame.path(x, line.accuracy, stroke),
         mark,
     ]
 
@@ -178,14 +312,18 @@ def _mark(x: float, y: float, number: int) -> str:
 
 def _range(drawn: Curves) -> tuple[float, float]:
     """Accuracies to show: all lines, points and bands, out to the next 5 per cent."""
-    shown = [drawn.random, drawn.oracle, *(np.r_[line.low, line.high] for line in drawn.lines if not line.fixed)]
+    curves = [drawn.random, drawn.oracle, *(np.r_[line.low, line.high] for line in drawn.lines if not line.fixed)]
     marks = [line.raw_accuracy for line in drawn.lines]
-    low = min(*(float(np.nanmin(values)) for values in shown), *marks)
-    high = max(*(float(np.nanmax(values)) for values in shown), *marks)
+    low = min(*(float(np.nanmin(values)) for values in curves), *marks)
+    high = max(*(float(np.nanmax(values)) for values in curves), *marks)
     return max(0.0, np.floor(20 * low - 0.2) / 20), min(1.0, np.ceil(20 * high + 0.2) / 20)
 
 
-def _ticks(low: float, high: float) -> range:
-    step = 5 if high - low <= 0.4 else 10
-    first = -(-round(100 * low) // step) * step
-    return range(first, round(100 * high) + 1, step)
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers from low to high, at most so many."""
+    span = max(high - low, 1e-12)
+    power = 10.0 ** np.floor(np.log10(span / most))
+    step = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= most)
+    first = np.ceil(low / step - 1e-9)
+    count = int(np.floor(high / step + 1e-9) - first) + 1
+    return [round(float((first + i) * step), 10) for i in range(count)]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from selfroute.errors import ConfigError
+from selfroute.evaluation.files import write_text
 from selfroute.tasks.base import Row
 
-__all__ = ["digest", "open_run", "rows_digest"]
+__all__ = ["digest", "open_run", "read_about", "rows_digest"]
 
 
 def digest(value: object) -> str:
@@ -39,7 +40,15 @@ def open_run(path: Path, identity: Mapping[str, Any], about: Mapping[str, Any]) 
         _check_same(path, _read_identity(path), wanted)
     elif (path.parent / "records.jsonl").exists():
         raise ConfigError(f"'{path.parent}' holds records.jsonl without run.json; choose another out= or delete it")
-    path.write_text(json.dumps({**about, "identity": wanted}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({**about, "identity": wanted}, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What a run.json says, or nothing if there is none."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

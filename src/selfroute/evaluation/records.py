@@ -7,15 +7,17 @@ so an interrupted run goes on where it was; a line that was being written when t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from selfroute.errors import ConfigError
 from selfroute.types import Source
 
-__all__ = ["Record", "Sample", "append", "read_records", "read_samples", "repair"]
+__all__ = ["Record", "Sample", "append", "find_samples", "read_records", "read_samples", "repair"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,16 @@ class Record:
         usd: what the answer served cost.
         seconds: time both sides worked on it.
         error: what failed, None if nothing did.
+        device_prompt_tokens, cloud_prompt_tokens: prompt tokens each side read for the answer served.
+        attempt_prompt_tokens, attempt_tokens: what the device reads and writes before the decision falls, so also if
+            the request is then sent; 0 for a strategy that decides from the prompt. None if nobody knows.
+        local_prompt_tokens, local_tokens: what the device reads and writes in all if the request stays with it: its
+            answer, or its attempt and the forced one after it. None if nobody knows.
+        cloud_answer_prompt_tokens, cloud_answer_tokens: what the cloud reads and writes if the request is sent,
+            also where it was not. None if nobody knows.
+        solve_rate: share of sampled answers of the device alone that are right, q(x) of arXiv 2509.24050; None if
+            none were sampled.
+        solve_samples: how many were sampled.
     """
 
     strategy: str
@@ -54,10 +66,25 @@ class Record:
     usd: float = 0.0
     seconds: float = 0.0
     error: str | None = None
+    device_prompt_tokens: int = 0
+    cloud_prompt_tokens: int = 0
+    attempt_prompt_tokens: int | None = None
+    attempt_tokens: int | None = None
+    local_prompt_tokens: int | None = None
+    local_tokens: int | None = None
+    cloud_answer_prompt_tokens: int | None = None
+    cloud_answer_tokens: int | None = None
+    solve_rate: float | None = None
+    solve_samples: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
         return self.strategy, self.id
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it needs no second try: nothing failed, and both sides are graded."""
+        return self.error is None and None not in (self.device_correct, self.cloud_correct)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,57 +105,169 @@ class Sample:
 
 
 def append(file: TextIO, row: Record | Sample) -> None:
-    """Write one line and hand it to the operating system, so that a killed run keeps it."""
-    file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+    """Write one line and hand it to the operating system, so that a killed run keeps it.
+
+    Raises:
+        ConfigError: a number is NaN or infinite; names strategy, row and field.
+    """
+    try:
+        line = json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        wrong = next(f for f in fields(row) if _is_no_number(getattr(row, f.name)))
+        raise ConfigError(
+            f"strategy '{row.strategy}', row '{row.id}': {wrong.name} is {getattr(row, wrong.name)}; "
+            f"return a finite number, or None where there is none"
+        ) from None
+    file.write(line + "\n")
     file.flush()
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file, each key once: a row that was tried again replaces the earlier one.
+    """The records of a file, each key once: a row that was tried again replaces the failed one.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is not a record; names file and line.
+        ConfigError: the file cannot be read; a line is not a record, holds a value that cannot be (a NaN score), or
+            repeats a finished row. Names file, line and fix.
     """
-    return list({record.key: record for record in _rows(path, Record)}.values())
+    found: dict[tuple[str, str], Record] = {}
+    lines: dict[tuple[str, str], int] = {}
+    for line, record in _rows(path, Record):
+        _check_values(record, f"{path}:{line}")
+        before = found.get(record.key)
+        if before is not None and before.is_finished:
+            raise ConfigError(
+                f"{path}:{line} repeats row '{record.id}' of '{record.strategy}', which line {lines[record.key]} "
+                f"answers; delete one of the two lines"
+            )
+        found[record.key], lines[record.key] = record, line
+    return list(found.values())
 
 
 def read_samples(path: Path) -> list[Sample]:
     """The texts of a file, each key once, the last one written.
 
     Raises:
-        ConfigError: as `read_records`.
+        ConfigError: the file cannot be read, or a line is not a sample; names file and line.
     """
-    return list({sample.key: sample for sample in _rows(path, Sample)}.values())
+    return list({sample.key: sample for _, sample in _rows(path, Sample)}.values())
+
+
+def find_samples(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sample]:
+    """The texts of some rows, the last ones written; rows that the file lacks are left out, as is a missing file.
+
+    Raises:
+        ConfigError: as `read_samples`.
+    """
+    if not path.exists():
+        return {}
+    # Most of a large file is skipped without being parsed: a line holds what is looked for, or it does not.
+    wanted = {json.dumps(id, ensure_ascii=False) for _, id in keys}
+    rows = _rows(path, Sample, only=lambda line: line[: line.find('"question"')].partition('"id": ')[2][:-2] in wanted)
+    return {sample.key: sample for _, sample in rows if sample.key in keys}
 
 
 def repair(path: Path) -> None:
     """Cut a half-written last line off a JSONL file; a missing file is fine."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
+    with path.open("r+b") as file:
+        file.truncate(_end_of_lines(file))
 
 
-def _rows(path: Path, kind: type[Any]) -> Iterator[Any]:
+def _end_of_lines(file: BinaryIO, *, block: int = 1 << 16) -> int:
+    """Where the last whole line ends, looked for from the end of the file."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+def _rows(path: Path, kind: type[Any], *, only: Callable[[str], bool] | None = None) -> Iterator[tuple[int, Any]]:
     try:
         with path.open(encoding="utf-8") as lines:
-            yield from _parsed(path, lines, kind)
+            yield from _parsed(path, lines, kind, only)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read '{path}': {error}; give a folder that `selfroute evaluate` wrote") from None
+        raise ConfigError(f"cannot read '{path}': {error}; give a file that `selfroute evaluate` wrote") from None
 
 
-def _parsed(path: Path, lines: Iterable[str], kind: type[Any]) -> Iterator[Any]:
+def _parsed(
+    path: Path, lines: Iterable[str], kind: type[Any], only: Callable[[str], bool] | None
+) -> Iterator[tuple[int, Any]]:
     names = {field.name for field in fields(kind)}
     for number, line in enumerate(lines, 1):
+        if only is not None and not only(line):
+            continue
         try:
             values = json.loads(line)
             # Keys that a later version adds are not ours to refuse; missing ones are.
-            yield kind(**{name: value for name, value in values.items() if name in names})
+            row = kind(**{name: value for name, value in values.items() if name in names})
         except (json.JSONDecodeError, TypeError, AttributeError):
-            name = kind.__name__.lower()
             raise ConfigError(
-                f"{path}:{number} is not a {name}; delete the line or evaluate into a new folder"
+                f"{path}:{number} is not a {kind.__name__.lower()}{_why(line, kind)}; give a file that "
+                f"`selfroute evaluate` wrote, or delete the line"
             ) from None
+        yield number, row
+
+
+def _why(line: str, kind: type[Any]) -> str:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError:
+        return " (it is no JSON)"
+    if not isinstance(values, dict):
+        return " (it is no JSON object)"
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+    return f" ('{missing[0]}' is missing)"
+
+
+# --- values ----------------------------------------------------------------------------------------------------
+
+_TEXTS = ("strategy", "id")
+_BITS = ("correct", "device_correct", "cloud_correct", "local_correct")
+_NUMBERS = ("device_tokens", "cloud_tokens", "usd", "seconds", "device_prompt_tokens", "cloud_prompt_tokens")
+_NUMBERS_OR_NONE = (
+    "attempt_prompt_tokens", "attempt_tokens", "local_prompt_tokens", "local_tokens",
+    "cloud_answer_prompt_tokens", "cloud_answer_tokens",
+)  # fmt: skip
+
+
+def _check_values(record: Record, where: str) -> None:
+    """Refuse a value that no evaluation writes.
+
+    Raises:
+        ConfigError: names the line, the field, the value and what may stand there.
+    """
+    for name, allowed, fits in _RULES:
+        value = getattr(record, name)
+        if not fits(value):
+            shown = "NaN" if isinstance(value, float) and math.isnan(value) else json.dumps(value, ensure_ascii=False)
+            raise ConfigError(f"{where}: {name} is {shown}, not {allowed}; mend the line or evaluate the row again")
+
+
+def _is_no_number(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _is_number(value: object, *, low: float = -math.inf, high: float = math.inf) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+    )
+
+
+_RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
+    *((name, "text", lambda v: isinstance(v, str)) for name in _TEXTS),
+    ("source", '"device" or "cloud"', lambda v: v in ("device", "cloud")),
+    ("wants_cloud", "true or false", lambda v: isinstance(v, bool)),
+    ("score", "a finite number or null", lambda v: v is None or _is_number(v)),
+    *((name, "true, false or null", lambda v: v is None or isinstance(v, bool)) for name in _BITS),
+    *((name, "a number, 0 or more", lambda v: _is_number(v, low=0)) for name in _NUMBERS),
+    *((name, "a number, 0 or more, or null", lambda v: v is None or _is_number(v, low=0)) for name in _NUMBERS_OR_NONE),
+    ("error", "text or null", lambda v: v is None or isinstance(v, str)),
+    ("solve_rate", "between 0 and 1, or null", lambda v: v is None or _is_number(v, low=0, high=1)),
+    ("solve_samples", "a number, 0 or more", lambda v: _is_number(v, low=0)),
+)

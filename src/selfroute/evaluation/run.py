@@ -5,28 +5,39 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, TextIO, cast, runtime_checkable
+
+import numpy as np
 
 from selfroute import environment
-from selfroute.backends.base import Backend, complete_all
+from selfroute.backends.base import Backend, BatchBackend
 from selfroute.budget.base import Budget, NoCloud
-from selfroute.errors import ConfigError, SelfRouteError, UnsupportedByBackend
+from selfroute.errors import BackendError, ConfigError, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
+from selfroute.evaluation.columns import read_columns
+from selfroute.evaluation.files import write_text
+from selfroute.evaluation.flight import complete_all, in_flight
 from selfroute.evaluation.metrics import calls_at
-from selfroute.evaluation.records import Record, Sample, append, read_records, read_samples, repair
-from selfroute.evaluation.summary import curves, summarise
+from selfroute.evaluation.picks import pick
+from selfroute.evaluation.provenance import read_about
+from selfroute.evaluation.records import Record, Sample, append, find_samples, repair
+from selfroute.evaluation.split import splits_of
+from selfroute.evaluation.summary import analyse
+from selfroute.evaluation.words import best
 from selfroute.grading import grade, judge
 from selfroute.handoff import PromptTemplate
+from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Strategy, answer
 from selfroute.tasks.base import Row, Task
-from selfroute.types import Completion, Sampling, Trace
+from selfroute.types import Completion, Sampling, Trace, Usage
 
-__all__ = ["Budgeted", "evaluate", "write_results"]
+__all__ = ["Answered", "Bench", "Budgeted", "Engine", "answer_here", "evaluate", "write_results"]
 
 Progress = Callable[[int, int], None]
 
@@ -38,42 +49,81 @@ class Budgeted(Protocol):
     def with_budget(self, budget: Budget) -> Strategy: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Everything that a row is answered with. Where rows are answered elsewhere, each place makes its own.
+
+    Attributes:
+        strategies: with `with_budget`, and names that differ.
+        sampling: for both sides; greedy unless you mean otherwise.
+        cloud: asked for every row, also those that are kept; in a cache, so that strategies find its answers there.
+        concurrency: rows in flight; a backend that batches wants at least 256.
+        solve_samples: answers of each device to sample per row, for its solve rate; 0 for none.
+        solve_temperature: of these samples.
+        seed: of the samples.
+    """
+
+    strategies: Sequence[Strategy]
+    task: Task
+    sampling: Sampling
+    template: PromptTemplate
+    cloud: Backend
+    concurrency: int = 256
+    solve_samples: int = 0
+    solve_temperature: float = 1.0
+    seed: int = 0
+
+    @property
+    def passes(self) -> int:
+        """How often every row is put to something: the cloud, the strategies, and the devices' samples."""
+        return 1 + len(self.strategies) + self.solve_samples * len(self.devices())
+
+    def devices(self) -> list[Backend]:
+        """The devices whose solve rates are sampled, once each."""
+        if not self.solve_samples:
+            return []
+        found = [device for s in self.strategies if (device := getattr(s, "device", None)) is not None]
+        return list({id(device): device for device in found}.values())
+
+
+Answered = tuple[Record, Sample]
+# Answers rows with strategies, and gives what happened as it happens; reports how many passes of rows are done.
+Engine = Callable[[Bench, Mapping[str, Sequence[Row]], Callable[[int], None]], AsyncIterator[Sequence[Answered]]]
+
+
 async def evaluate(
-    strategies: Sequence[Strategy],
-    task: Task,
+    bench: Bench,
     rows: Sequence[Row],
-    sampling: Sampling,
     *,
-    template: PromptTemplate,
-    cloud: Backend,
     share: float,
     seed: int,
     out: Path,
-    concurrency: int = 256,
+    engine: Engine | None = None,
     on_progress: Progress | None = None,
+    on_count: Progress | None = None,
     command: str = "",
     config: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Answer every row with every strategy and grade both sides.
 
-    Writes `records.jsonl` and `samples.jsonl` row by row, then `summary.json`, `curve.png` and `report.html`, and
-    `run.json` with what they depend on. Called again with the same arguments it goes on where it was: finished rows
-    are kept, failed ones are tried once more.
+    Writes `records.jsonl` and `samples.jsonl` row by row, then what `write_results` makes of them, and `run.json` with
+    what they depend on. Called again with the same arguments it goes on where it was: finished rows are kept, failed
+    ones are tried once more.
 
-    Every row is put to the cloud as well, whether or not it is sent, so wrap `cloud` in a cache: the strategies then
-    find its answers there. A row that a strategy sends is answered a second time under a budget that allows no
-    cloud, which gives the forced local attempt.
+    A row that a strategy sends is answered a second time under a budget that allows no cloud, which gives the forced
+    local attempt.
 
     Args:
-        strategies: with `with_budget`, and names that differ.
-        sampling: for both sides; greedy unless you mean otherwise.
         share: call share at which the strategies are compared, in [0, 1].
         seed: breaks ties of scores and draws the bootstrap samples.
         out: folder of the results; made if missing.
-        concurrency: rows in flight; a backend that batches wants at least 256.
+        engine: who answers the rows; this process without.
         on_progress: called with answers done and answers in all.
+        on_count: called with bootstrap samples done and in all, when the answers are there.
         command: how the run was started, for the report.
         config: the resolved recipe, for `run.json` and the check that a folder is not mixed.
+        options: for `write_results`, e.g. prices; they change no record.
 
     Returns:
         The summary, as in `summary.json`.
@@ -81,52 +131,60 @@ async def evaluate(
     Raises:
         ConfigError: bad arguments, a folder of another evaluation, a cloud that answers nothing, or no graded row.
     """
-    _check(strategies, rows, share)
-    identity = _identity(strategies, task, rows, sampling, template, cloud, share=share, seed=seed)
+    _check(bench.strategies, rows, share)
+    identity = _identity(bench, rows, share=share, seed=seed)
     about = {"command": command, "commit": environment.commit(), "versions": environment.versions()}
     _open(out, identity | {f"config.{key}": value for key, value in (config or {}).items()}, about)
     kept = _finished(out)
-    run = _Run(task, sampling, template, concurrency, on_progress, total=len(rows) * (len(strategies) + 1))
-    missing = [row for row in rows if any((strategy.name, row.id) not in kept for strategy in strategies)]
-    run.advance(len(rows) - len(missing))
-    by_cloud = await run.ask_cloud(cloud, missing)
-    with _appending(out) as files:
-        for strategy in strategies:
-            todo = [row for row in missing if (strategy.name, row.id) not in kept]
-            run.advance(len(rows) - len(todo))
-            await run.ask_strategy(strategy, todo, by_cloud, *files)
-    return await asyncio.to_thread(write_results, out, share=share, seed=seed, task=task.name)
+    todo = {s.name: [row for row in rows if (s.name, row.id) not in kept] for s in bench.strategies}
+    progress = _Progress(on_progress, total=len(rows) * bench.passes)
+    progress.advance(sum(len(rows) - len(missing) for missing in todo.values()))
+    with _appending(out) as (records, samples):
+        async for answered in (engine or answer_here)(bench, todo, progress.advance):
+            for record, sample in answered:
+                append(samples, sample)  # first the text: a record promises that its sample is there
+                append(records, record)
+    progress.finish()
+    return await asyncio.to_thread(
+        write_results, out, share=share, seed=seed, task=bench.task.name, on_progress=on_count, **options
+    )
 
 
-def write_results(out: Path, *, share: float, seed: int, task: str) -> dict[str, Any]:
-    """Make `summary.json`, `curve.png` and `report.html` from the records in `out`; returns the summary.
+# --- answering -------------------------------------------------------------------------------------------------
+
+
+async def answer_here(
+    bench: Bench, todo: Mapping[str, Sequence[Row]], advance: Callable[[int], None]
+) -> AsyncIterator[Sequence[Answered]]:
+    """Answer rows in this process, in the order in which they finish.
+
+    Args:
+        todo: the rows of each strategy, by its name.
+        advance: told how many answers more are done.
 
     Raises:
-        ConfigError: the records are missing or broken, or matplotlib is not installed.
+        ConfigError: the cloud answers none of the first rows, or a backend cannot do what a strategy asks.
     """
-    from selfroute.evaluation.plots import curve_png
-    from selfroute.evaluation.report import report_html
-
-    records, samples = read_records(out / "records.jsonl"), read_samples(out / "samples.jsonl")
-    about = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    summary = summarise(records, share=share, seed=seed, task=task)
-    drawn = curves(records, seed=seed)
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    curve_png(drawn, out / "curve.png", share=share, title=f"{task}, n = {summary['n']}")
-    report = report_html(summary, drawn, records, samples, about=about)
-    (out / "report.html").write_text(report, encoding="utf-8")
-    return summary
+    missing = list({row.id: row for rows in todo.values() for row in rows}.values())
+    work = _Work(bench, advance)
+    by_cloud = await work.ask_cloud(missing)
+    solved = {id(device): await work.sample(device, missing) for device in bench.devices()}
+    for strategy in bench.strategies:
+        rates = solved.get(id(getattr(strategy, "device", None)), {})
+        async for answered in work.ask_strategy(strategy, todo[strategy.name], by_cloud, rates):
+            yield [answered]
 
 
-# --- the work --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _CloudAnswer:
+    """What the cloud makes of a row; None where it or the verifier failed."""
+
+    correct: bool | None = None
+    usage: Usage | None = None
 
 
 @dataclass(slots=True)
-class _Run:
-    task: Task
-    sampling: Sampling
-    template: PromptTemplate
-    concurrency: int
+class _Progress:
     on_progress: Progress | None
     total: int
     done: int = field(default=0)
@@ -136,59 +194,97 @@ class _Run:
         if self.on_progress is not None and count:
             self.on_progress(self.done, self.total)
 
-    async def ask_cloud(self, cloud: Backend, rows: Sequence[Row]) -> dict[str, bool | None]:
-        """Whether the cloud solves each row, by row id; None where it or the verifier failed."""
-        verdicts: dict[str, bool | None] = {}
-        for start in range(0, len(rows), self.concurrency):
-            block = rows[start : start + self.concurrency]
-            prompts = [self.template.conversation(row.question) for row in block]
-            answers = await complete_all(cloud, prompts, self.sampling, concurrency=self.concurrency)
-            if not start:
-                _refuse_dead_cloud(cloud, answers)
-            verdicts |= await asyncio.to_thread(self._judge_all, block, answers)
-            self.advance(len(block))
-        return verdicts
+    def finish(self) -> None:
+        """Passes that a resumed run had no need of are done as well."""
+        self.advance(self.total - self.done)
 
-    def _judge_all(self, rows: Sequence[Row], answers: Sequence[object]) -> dict[str, bool | None]:
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    bench: Bench
+    advance: Callable[[int], None]
+
+    async def ask_cloud(self, rows: Sequence[Row]) -> dict[str, _CloudAnswer]:
+        """The cloud's answers by row id."""
+        bench, found = self.bench, dict[str, _CloudAnswer]()
+        # Backends that batch get blocks. Of others only the first block is one, to see whether the cloud answers.
+        size = bench.concurrency if isinstance(bench.cloud, BatchBackend) else len(rows)
+        starts = [0, *range(min(bench.concurrency, len(rows)), len(rows), max(1, size))] if rows else []
+        for start, end in pairwise([*starts, len(rows)]):
+            block = rows[start:end]
+            answers = await complete_all(
+                bench.cloud,
+                [bench.template.conversation(row.question) for row in block],
+                bench.sampling,
+                concurrency=bench.concurrency,
+                on_done=lambda: self.advance(1),
+            )
+            if not start:
+                _refuse_dead_cloud(bench.cloud, answers)
+            found |= await asyncio.to_thread(self._judge_all, block, answers)
+        return found
+
+    def _judge_all(self, rows: Sequence[Row], answers: Sequence[object]) -> dict[str, _CloudAnswer]:
         return {
-            row.id: judge(self.task, row, found.text)[0] if isinstance(found, Completion) else None
+            row.id: _CloudAnswer(judge(self.bench.task, row, found.text)[0], found.usage)
+            if isinstance(found, Completion)
+            else _CloudAnswer()
             for row, found in zip(rows, answers, strict=True)
         }
+
+    async def sample(self, device: Backend, rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
+        """The solve rate of a device by row id, with the samples behind it; rows without any are left out."""
+        bench = self.bench
+        alone = cast(Strategy, AlwaysDevice(device=device, template=bench.template))
+        tries = [(row, number) for row in rows for number in range(bench.solve_samples)]
+        verdicts: dict[str, list[bool]] = {}
+
+        async def one(item: tuple[Row, int]) -> tuple[str, bool | None]:
+            row, number = item
+            # A seed of its own for each sample: the same one is found in the cache again, another one is asked.
+            sampling = replace(
+                bench.sampling, temperature=bench.solve_temperature, seed=bench.seed * bench.solve_samples + number
+            )
+            try:
+                trace = await answer(alone, bench.template.conversation(row.question), sampling)
+            except BackendError:
+                return row.id, None
+            return row.id, (await asyncio.to_thread(judge, bench.task, row, trace.text))[0]
+
+        async for row_id, verdict in in_flight(tries, one, limit=bench.concurrency):
+            self.advance(1)
+            if verdict is not None:
+                verdicts.setdefault(row_id, []).append(verdict)
+        return {row_id: (sum(found) / len(found), len(found)) for row_id, found in verdicts.items()}
 
     async def ask_strategy(
         self,
         strategy: Strategy,
         rows: Sequence[Row],
-        by_cloud: Mapping[str, bool | None],
-        records: TextIO,
-        samples: TextIO,
-    ) -> None:
-        """Answer rows and append what happened to the files, in the order in which rows finish."""
-        gate = asyncio.Semaphore(self.concurrency)
+        by_cloud: Mapping[str, _CloudAnswer],
+        rates: Mapping[str, tuple[float, int]],
+    ) -> AsyncIterator[Answered]:
+        """Answer rows, in the order in which they finish."""
 
-        async def one(row: Row) -> None:
-            async with gate:
-                record, sample = await self._record(strategy, row, by_cloud[row.id])
-            append(samples, sample)  # first the text: a record promises that its sample is there
-            append(records, record)
+        async def one(row: Row) -> Answered:
+            record, sample = await self._record(strategy, row, by_cloud[row.id])
+            rate, samples = rates.get(row.id, (None, 0))
+            return replace(record, solve_rate=rate, solve_samples=samples), sample
+
+        async for answered in in_flight(rows, one, limit=self.bench.concurrency):
             self.advance(1)
+            yield answered
 
+    async def _record(self, strategy: Strategy, row: Row, by_cloud: _CloudAnswer) -> Answered:
+        bench = self.bench
         try:
-            async with asyncio.TaskGroup() as group:
-                for row in rows:
-                    group.create_task(one(row))
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-
-    async def _record(self, strategy: Strategy, row: Row, by_cloud: bool | None) -> tuple[Record, Sample]:
-        try:
-            trace = await answer(strategy, self.template.conversation(row.question), self.sampling)
+            trace = await answer(strategy, bench.template.conversation(row.question), bench.sampling)
             forced = await self._forced(strategy, row, trace)
         except (ConfigError, UnsupportedByBackend):
             raise  # every row would fail alike
         except SelfRouteError as error:
             failed = Record(
-                strategy=strategy.name, id=row.id, source="device", wants_cloud=False, cloud_correct=by_cloud,
+                strategy=strategy.name, id=row.id, source="device", wants_cloud=False, cloud_correct=by_cloud.correct,
                 error=f"{type(error).__name__}: {error}",
             )  # fmt: skip
             return failed, Sample(strategy=strategy.name, id=row.id, question=row.question, gold=row.gold)
@@ -199,13 +295,14 @@ class _Run:
         if trace.source == "device":
             return trace if trace.wants_cloud else None  # asked and was refused: the trace is the forced attempt
         assert isinstance(strategy, Budgeted)
-        return await answer(strategy.with_budget(NoCloud()), self.template.conversation(row.question), self.sampling)
+        prompt = self.bench.template.conversation(row.question)
+        return await answer(strategy.with_budget(NoCloud()), prompt, self.bench.sampling)
 
-    def _graded(
-        self, name: str, row: Row, trace: Trace, forced: Trace | None, by_cloud: bool | None
-    ) -> tuple[Record, Sample]:
-        outcome = grade(self.task, row, trace)
-        local, failure = (None, None) if forced is None else judge(self.task, row, forced.text)
+    def _graded(self, name: str, row: Row, trace: Trace, forced: Trace | None, by_cloud: _CloudAnswer) -> Answered:
+        bench = self.bench
+        outcome = grade(bench.task, row, trace)
+        local, failure = (None, None) if forced is None else judge(bench.task, row, forced.text)
+        device, cloud = trace.usage("device"), trace.usage("cloud")
         record = Record(
             strategy=name,
             id=row.id,
@@ -214,13 +311,18 @@ class _Run:
             score=trace.score,
             correct=outcome.correct,
             device_correct=outcome.device_correct if forced is None else local,
-            cloud_correct=outcome.cloud_correct if by_cloud is None else by_cloud,
+            cloud_correct=outcome.cloud_correct if by_cloud.correct is None else by_cloud.correct,
             local_correct=local,
-            device_tokens=outcome.device_tokens,
-            cloud_tokens=outcome.cloud_tokens,
+            device_tokens=device.completion_tokens,
+            cloud_tokens=cloud.completion_tokens,
             usd=trace.cost_usd,
             seconds=trace.seconds,
             error=outcome.error or failure,
+            device_prompt_tokens=device.prompt_tokens,
+            cloud_prompt_tokens=cloud.prompt_tokens,
+            **_tokens("attempt", _attempt(trace)),
+            **_tokens("local", (forced or trace).usage("device")),
+            **_tokens("cloud_answer", by_cloud.usage or (cloud if trace.source == "cloud" else None)),
         )
         return record, Sample(
             strategy=name,
@@ -233,8 +335,62 @@ class _Run:
         )
 
 
+def _attempt(trace: Trace) -> Usage | None:
+    """What the device spent before the decision fell; None if a refused call hides it."""
+    if trace.source == "cloud":
+        return trace.usage("device")
+    if trace.wants_cloud:
+        return None
+    return trace.usage("device") if trace.reason == "answered" else Usage()
+
+
+def _tokens(name: str, usage: Usage | None) -> dict[str, Any]:
+    prompt, written = (None, None) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
+    return {f"{name}_prompt_tokens": prompt, f"{name}_tokens": written}
+
+
 def _text(trace: Trace, source: str) -> str:
     return "\n".join(segment.text for segment in trace.segments if segment.source == source)
+
+
+# --- results ---------------------------------------------------------------------------------------------------
+
+
+def write_results(
+    out: Path,
+    *,
+    share: float,
+    seed: int,
+    task: str,
+    command: str = "",
+    on_progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Make `summary.json`, `report.html` and the figures beside it from the records in `out`; returns the summary.
+
+    Each file is written whole or not at all.
+
+    Args:
+        command: if it is not that of the run.
+        on_progress: called with bootstrap samples done and in all.
+        options: of `analyse`, e.g. prices.
+
+    Raises:
+        ConfigError: the records are missing or broken, or matplotlib is not installed.
+    """
+    from selfroute.evaluation.plots import write_figures
+    from selfroute.evaluation.report import report_html
+
+    path = out / "records.jsonl"
+    shared = splits_of(read_columns(path), seed=seed, where=str(path))
+    summary, drawn = analyse(shared, share=share, seed=seed, task=task, on_progress=on_progress, **options)
+    picked = pick(shared, best(summary)["name"], share=share)
+    texts = find_samples(out / "samples.jsonl", {(p.strategy, p.id) for p in picked})
+    about = read_about(out / "run.json") | ({"command": command} if command else {})
+    write_text(out / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_figures(summary, drawn, out)
+    write_text(out / "report.html", report_html(summary, drawn, picked, texts, about=about))
+    return summary
 
 
 # --- before any work -------------------------------------------------------------------------------------------
@@ -264,27 +420,17 @@ def _refuse_dead_cloud(cloud: Backend, answers: Sequence[Completion | SelfRouteE
         raise ConfigError(f"cloud '{cloud.name}' answered none of {len(answers)} prompts; the first error: {failed[0]}")
 
 
-def _identity(
-    strategies: Sequence[Strategy],
-    task: Task,
-    rows: Sequence[Row],
-    sampling: Sampling,
-    template: PromptTemplate,
-    cloud: Backend,
-    *,
-    share: float,
-    seed: int,
-) -> dict[str, Any]:
+def _identity(bench: Bench, rows: Sequence[Row], *, share: float, seed: int) -> dict[str, Any]:
     """Everything a record depends on, as plain data a person can compare."""
     return {
-        "task": task.name,
+        "task": bench.task.name,
         "rows": provenance.rows_digest(rows),
-        "sampling": asdict(sampling),
-        "template": provenance.digest(asdict(template)),
-        "cloud": cloud.name,
+        "sampling": asdict(bench.sampling),
+        "template": provenance.digest(asdict(bench.template)),
+        "cloud": bench.cloud.name,
         "share": share,
         "seed": seed,
-        "strategies": {strategy.name: _described(strategy) for strategy in strategies},
+        "strategies": {strategy.name: _described(strategy) for strategy in bench.strategies},
     }
 
 
@@ -311,8 +457,11 @@ def _finished(out: Path) -> set[tuple[str, str]]:
     for name in ("records.jsonl", "samples.jsonl"):
         repair(out / name)
     path = out / "records.jsonl"
-    records = read_records(path) if path.exists() else []
-    return {r.key for r in records if r.error is None and None not in (r.device_correct, r.cloud_correct)}
+    if not path.exists():
+        return set()
+    found = read_columns(path)
+    done = np.flatnonzero(found.finished)
+    return {(found.strategies[found.strategy[i]], found.ids[found.id[i]]) for i in done}
 
 
 @contextmanager

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from selfroute.errors import ConfigError
-from selfroute.evaluation import metrics
-from selfroute.evaluation.metrics import Bools, Floats, Ints
+from selfroute.evaluation import costs, metrics
+from selfroute.evaluation.columns import columns_of
+from selfroute.evaluation.costs import Network, PriceTable
+from selfroute.evaluation.metrics import Bools, Floats
 from selfroute.evaluation.records import Record
+from selfroute.evaluation.resampling import Counts, Resampled, exact_counts, percentiles, resample
+from selfroute.evaluation.split import Shared, Split, reference_of, splits_of
 
-__all__ = ["Curves", "Line", "curves", "summarise"]
+__all__ = ["Curves", "Line", "analyse", "curves", "summarise"]
 
-_GRID = np.linspace(0, 1, 51)
+_GRID = np.linspace(0, 1, 101)
 _BAND_RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Columns:
-    """One strategy's records as arrays of shape (n,), in the order of the row ids."""
-
-    name: str
-    records: Sequence[Record]
-    wants: Bools
-    score: Floats
-    device: Bools
-    cloud: Bools
-    order: Ints
-
-    @property
-    def fixed(self) -> bool:
-        """Whether it treats every prompt alike: always the device, or always the cloud."""
-        return bool(np.isnan(self.score).all() and (self.wants.all() or not self.wants.any()))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Line:
-    """Accuracy against call share for one strategy; arrays over `Curves.shares`, with a 95 % band."""
+    """Accuracy against call share for one strategy; arrays over `Curves.shares`, with a 95 % band.
+
+    Attributes:
+        usd_per_1000: cost of 1,000 requests at each share; None if the records or the prices do not tell.
+    """
 
     name: str
     fixed: bool
@@ -49,11 +38,17 @@ class Line:
     high: Floats
     raw_share: float
     raw_accuracy: float
+    usd_per_1000: Floats | None = None
+    raw_usd_per_1000: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Curves:
-    """What the figure shows; the lines of chance and of the oracle belong to the reference device."""
+    """What the figures show; the lines of chance and of the oracle belong to the reference device.
+
+    Attributes:
+        tied: at each share, the strategies that a paired 95 % interval does not tell apart from the best one.
+    """
 
     shares: Floats
     lines: list[Line]
@@ -61,48 +56,77 @@ class Curves:
     oracle: Floats
     device: float
     cloud: float
+    tied: list[tuple[str, ...]]
 
 
-def summarise(
-    records: Iterable[Record], *, share: float, seed: int, task: str = "", resamples: int = 1000
-) -> dict[str, Any]:
-    """Every number of an evaluation, from its records alone.
+def summarise(records: Iterable[Record] | Shared, **options: Any) -> dict[str, Any]:
+    """Every number of an evaluation, from its records alone; options and errors as in `analyse`."""
+    return analyse(records, **options)[0]
+
+
+def curves(records: Iterable[Record] | Shared, *, seed: int) -> Curves:
+    """The curve of every strategy, with a pointwise 95 % band.
+
+    Raises:
+        ConfigError: no prompt could be graded for every strategy.
+    """
+    return analyse(records, share=0.0, seed=seed, resamples=_BAND_RESAMPLES)[1]
+
+
+def analyse(
+    records: Iterable[Record] | Shared,
+    *,
+    share: float,
+    seed: int,
+    task: str = "",
+    resamples: int = 1000,
+    prices: PriceTable | None = None,
+    network: Network | None = None,
+    routellm_bins: int | None = None,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> tuple[dict[str, Any], Curves]:
+    """Every number of an evaluation, and its curves, from its records alone.
 
     All strategies are compared on the same prompts: those that each of them answered and that could be graded on
     both sides. `n_excluded` counts the others. Token counts and costs are totals over these prompts, as run, before
-    shares are matched. The device of `device_accuracy` and the oracle line is that of the first strategy that never
-    asks the cloud, else of the first one; APGR and `oracle_gain` of a strategy refer to its own device.
+    shares are matched, unless a name says otherwise. The device of `device_accuracy` and the oracle line is that of
+    the first strategy that never asks the cloud, else of the first one; APGR and `oracle_gain` of a strategy refer to
+    its own device.
 
     Args:
         share: the call share at which strategies are compared.
-        seed: breaks ties of scores and draws the bootstrap samples.
+        seed: breaks ties of scores (the same as that of `splits_of`) and draws the bootstrap samples.
         resamples: bootstrap samples over prompts.
+        prices: for the costs; without, only `usd` of the records is summed up.
+        network: for the latencies; the default model without.
+        routellm_bins: give APGR in RouteLLM's own way as well, from so many bins.
+        on_progress: called with samples done and in all.
 
     Raises:
-        ConfigError: a share outside [0, 1], or no prompt that could be graded for every strategy.
+        ConfigError: a share outside [0, 1], strategies run on different rows, or no prompt that could be graded for
+            every strategy.
     """
-    by_strategy = _grouped(records)
-    columns, excluded = _columns(by_strategy, seed=seed)
-    n = len(columns[0].wants)
-    at = metrics.calls_at(share, n) / n
-    refusals = [metrics.apgr_refusal(c.device, c.cloud, resamples=resamples, seed=seed) for c in columns]
-    samples = metrics.intervals(
-        lambda weights: {
-            f"{i}.{name}": values for i, c in enumerate(columns) for name, values in _statistics(c, at, weights).items()
-        },
-        n,
-        resamples=resamples,
-        seed=seed,
+    shared = records if isinstance(records, Shared) else splits_of(columns_of(records), seed=seed)
+    splits = shared.splits
+    calls = metrics.calls_at(share, len(splits[0]))
+    views = [_View.of(split, prices, network or Network(), calls) for split in splits]
+    at = calls / len(splits[0])
+
+    def statistics(number: int, counts: Counts) -> dict[str, Floats]:
+        return _statistics(counts, at) | {"curve": _on_grid(counts)}
+
+    drawn = resample(
+        splits, statistics, [view.means for view in views], resamples=resamples, seed=seed, on_progress=on_progress
     )
-    entries = []
-    for i, (column, refusal) in enumerate(zip(columns, refusals, strict=True)):
-        bands = {key.split(".", 1)[1]: band for key, band in samples.items() if key.startswith(f"{i}.")}
-        entries.append(_entry(column, at, refusal, bands, errors=_errors(by_strategy[column.name])))
-    reference = _reference(columns)
-    return {
+    bounds = _cost_bounds(views)
+    entries = [
+        _entry(number, view, calls, drawn, bounds, routellm_bins=routellm_bins) for number, view in enumerate(views)
+    ]
+    reference = reference_of(splits)
+    summary = {
         "task": task,
-        "n": n,
-        "n_excluded": excluded,
+        "n": len(reference),
+        "n_excluded": shared.excluded,
         "call_share_target": share,
         "seed": seed,
         "resamples": resamples,
@@ -112,124 +136,207 @@ def summarise(
         "either_accuracy": float((reference.device | reference.cloud).mean()),
         "random_accuracy": float(metrics.random_accuracy(reference.device.mean(), reference.cloud.mean(), at)),
         "oracle_accuracy": float(metrics.oracle_accuracy(reference.device, reference.cloud, at)),
+        "prices": None if prices is None else asdict(prices),
+        "network": asdict(network or Network()),
         "strategies": entries,
-        "comparisons": _comparisons(columns, entries, at, resamples=resamples, seed=seed),
+        "comparisons": _comparisons(splits, entries, calls, drawn),
     }
+    return summary, _curves(views, drawn, reference)
 
 
-def curves(records: Iterable[Record], *, seed: int) -> Curves:
-    """The curve of every strategy, with a pointwise 95 % band.
-
-    Raises:
-        ConfigError: no prompt could be graded for every strategy.
-    """
-    columns, _ = _columns(_grouped(records), seed=seed)
-    reference = _reference(columns)
-    device, cloud = float(reference.device.mean()), float(reference.cloud.mean())
-    oracle = [float(metrics.oracle_accuracy(reference.device, reference.cloud, share)) for share in _GRID]
-    lines = [_line(column, seed=seed) for column in columns]
-    return Curves(_GRID, lines, metrics.random_accuracy(device, cloud, _GRID), np.array(oracle), device, cloud)
+# --- one strategy ----------------------------------------------------------------------------------------------
 
 
-# --- records to arrays -----------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """A strategy with its costs: what is kept and sent at the share, and values per prompt whose mean is wanted."""
+
+    split: Split
+    sent: Bools
+    kept_usd: Floats | None
+    sent_usd: Floats | None
+    latency_s: Floats | None
+    means: Mapping[str, Floats]
+
+    @classmethod
+    def of(cls, split: Split, prices: PriceTable | None, network: Network, calls: int) -> _View:
+        sent = split.sent(calls)
+        numbers = split.numbers
+        known = costs.kept_and_sent(split)
+        usd = costs.usd(split, prices.prices) if known and prices else None
+        latency = np.where(sent, *costs.latency_s(split, network)[::-1]) if known else None
+        means = {"usd_per_1000": 1000 * (numbers["usd"] if usd is None else np.where(split.wants, usd[1], usd[0]))}
+        if usd is not None:
+            means["usd_per_1000_at_share"] = 1000 * np.where(sent, usd[1], usd[0])
+        if known:
+            means["device_tokens_handed_off_at_share"] = np.where(sent, numbers["attempt_tokens"], 0.0)
+        if latency is not None:
+            means["latency_mean_s"] = latency
+        kept_usd, sent_usd = usd or (None, None)
+        return cls(split, sent, kept_usd, sent_usd, latency, means)
+
+    def usd_at(self, shares: Floats) -> Floats | None:
+        """Cost of 1,000 requests at each share."""
+        if self.kept_usd is None or self.sent_usd is None:
+            return None
+        more = (self.sent_usd - self.kept_usd)[self.split.order]
+        total = self.kept_usd.sum() + np.r_[0.0, more.cumsum()]
+        return np.asarray(1000 * np.interp(shares, np.linspace(0, 1, len(total)), total / len(self.split)))
 
 
-def _grouped(records: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    grouped: dict[str, dict[str, Record]] = {}
-    for record in records:
-        grouped.setdefault(record.strategy, {})[record.id] = record
-    return grouped
-
-
-def _columns(by_strategy: Mapping[str, Mapping[str, Record]], *, seed: int) -> tuple[list[_Columns], int]:
-    """Arrays on the prompts that all strategies share, and how many prompts are left out."""
-    seen = {id for records in by_strategy.values() for id in records}
-    graded = [{id for id, r in records.items() if _is_graded(r)} for records in by_strategy.values()]
-    ids = sorted(set.intersection(*graded)) if graded else []
-    if not ids:
-        empty = [name for name, known in zip(by_strategy, graded, strict=True) if not known]
-        blame = f"; strategy '{empty[0]}' has none: see `error` in its records" if empty else ""
-        raise ConfigError(f"none of {len(seen)} prompts was answered and graded on both sides by every strategy{blame}")
-    made = [_column(name, [records[id] for id in ids], seed=seed) for name, records in by_strategy.items()]
-    return made, len(seen) - len(ids)
-
-
-def _is_graded(record: Record) -> bool:
-    return record.device_correct is not None and record.cloud_correct is not None
-
-
-def _column(name: str, records: Sequence[Record], *, seed: int) -> _Columns:
-    wants = np.array([r.wants_cloud for r in records], dtype=bool)
-    score = np.array([np.nan if r.score is None else r.score for r in records], dtype=np.float64)
-    return _Columns(
-        name,
-        records,
-        wants,
-        score,
-        device=np.array([r.device_correct for r in records], dtype=bool),
-        cloud=np.array([r.cloud_correct for r in records], dtype=bool),
-        order=metrics.send_order(metrics.filled_score(wants, score), seed=seed),
-    )
-
-
-def _reference(columns: Sequence[_Columns]) -> _Columns:
-    return next((c for c in columns if c.fixed and not c.wants.any()), columns[0])
-
-
-def _errors(records: Mapping[str, Record]) -> int:
-    return sum(r.error is not None for r in records.values())
-
-
-# --- arrays to numbers -----------------------------------------------------------------------------------------
-
-
-def _statistics(c: _Columns, share: float, weights: npt.NDArray[Any]) -> dict[str, Floats]:
-    """Every statistic with an interval, for weights of shape (b, n); `share` is a ratio of whole calls."""
-    curve = metrics.call_curve(c.device, c.cloud, c.order, weights)
-    refusing = metrics.call_curve(c.device & ~c.wants, c.cloud, c.order, weights)
-    overall = metrics.accuracy_at(*curve, share)
-    device, cloud = metrics.weighted_mean(c.device, weights), metrics.weighted_mean(c.cloud, weights)
-    chance = metrics.random_accuracy(device, cloud, share)
+def _statistics(counts: Counts, share: float) -> dict[str, Floats]:
+    """Every statistic that follows from who is right and who was asked; arrays of shape (b,)."""
+    prompts, device, cloud, kinds, n = counts.prompts, counts.device, counts.cloud, counts.kinds, counts.n
+    kept, kept_right = kinds[0].sum((0, 1)), counts.kept_right.sum(-1)
+    curve = metrics.curve_of_counts(prompts, device, cloud)
+    refusing = metrics.curve_of_counts(prompts, counts.kept_right, cloud)
+    overall, alone = metrics.accuracy_at(*curve, share), device.sum(-1) / n
+    chance = metrics.random_accuracy(alone, cloud.sum(-1) / n, share)
+    wins, losses = kinds[:, 1, 0].sum(0) / n, kinds[:, 0, 1].sum(0) / n
+    best = alone + np.minimum(share, wins) - np.maximum(0, share - (1 - losses))
+    aurc = metrics.risk_coverage(prompts, prompts - device)
     return {
-        "raw_call_share": metrics.weighted_mean(c.wants, weights),
-        "raw_overall_accuracy": metrics.weighted_mean(np.where(c.wants, c.cloud, c.device), weights),
+        "raw_call_share": kinds[1].sum((0, 1)) / n,
+        "raw_overall_accuracy": (kept_right + kinds[1, 1].sum(0)) / n,
         "overall_accuracy": overall,
         "overall_accuracy_excess_wrong": metrics.accuracy_at(*refusing, share),
-        "local_accuracy": metrics.weighted_mean(c.device & ~c.wants, weights),
-        "conditional_local_accuracy": metrics.weighted_mean(c.device, weights, among=~c.wants),
-        "forced_local_accuracy": device,
+        "local_accuracy": kept_right / n,
+        "conditional_local_accuracy": np.divide(kept_right, kept, out=np.full_like(kept, np.nan), where=kept > 0),
+        "forced_local_accuracy": alone,
+        "cloud_lead": cloud.sum(-1) / n - alone,
         "apgr": metrics.apgr(*curve),
         "cpt50": metrics.cpt(*curve, 0.5),
         "cpt80": metrics.cpt(*curve, 0.8),
-        "oracle_gain": metrics.oracle_gain(overall, chance, metrics.oracle_accuracy(c.device, c.cloud, share, weights)),
-        "auroc": metrics.auroc(metrics.filled_score(c.wants, c.score), ~c.device, weights),
+        "oracle_gain": metrics.oracle_gain(overall, chance, best),
+        "auroc": metrics.auroc_of_groups(
+            *(np.add.reduceat(values, counts.groups, -1) for values in (prompts - device, device))
+        ),
+        "aurc": aurc,
+        "aurc_excess": metrics.excess_risk(aurc, 1 - alone, round(float(n[0]))),
     }
+
+
+def _on_grid(counts: Counts) -> Floats:
+    """Accuracy at the shares of `_GRID`, shape (b, shares)."""
+    shares, accuracies = metrics.curve_of_counts(counts.prompts, counts.device, counts.cloud)
+    return np.array([np.interp(_GRID, x, y) for x, y in zip(shares, accuracies, strict=True)])
 
 
 _NEED_LEAD = ("apgr", "cpt50", "cpt80")
 
 
 def _entry(
-    c: _Columns, share: float, refusal: str | None, bands: Mapping[str, tuple[float, float]], *, errors: int
+    number: int,
+    view: _View,
+    calls: int,
+    drawn: Resampled,
+    bounds: tuple[float, float, float] | None,
+    *,
+    routellm_bins: int | None,
 ) -> dict[str, Any]:
-    points = {name: _number(value[0]) for name, value in _statistics(c, share, np.ones((1, len(c.wants)))).items()}
-    ci95 = {name: None if points[name] is None else [_number(end) for end in band] for name, band in bands.items()}
-    if refusal is not None:
-        points |= dict.fromkeys(_NEED_LEAD)
-        ci95 |= dict.fromkeys(_NEED_LEAD)
+    split, n = view.split, len(view.split)
+    point = {name: float(value[0]) for name, value in _statistics(exact_counts(split), calls / n).items()}
+    point |= {name: float(values.mean()) for name, values in view.means.items()}
+    bands = {name: drawn.band(number, name) for name in point}
+    refusal = metrics.apgr_refusal(float(split.device.mean()), float(split.cloud.mean()), bands["cloud_lead"])
+    absent = _NEED_LEAD if refusal is not None else ()
+    known = {name: None if name in absent else _number(value) for name, value in point.items()}
+    optional = ("usd_per_1000_at_share", "device_tokens_handed_off_at_share", "latency_mean_s")
+    numbers = split.numbers
     return {
-        "name": c.name,
-        "fixed": c.fixed,
-        "matched_by": "random" if np.isnan(c.score).all() else "score",
-        "call_share": share,
-        **points,
+        "name": split.name,
+        "fixed": split.fixed,
+        "matched_by": "random" if np.isnan(split.score).all() else "score",
+        "call_share": calls / n,
+        "threshold": _threshold(split, calls),
+        **dict.fromkeys(optional),
+        **known,
         "apgr_refused": refusal,
-        "usd": sum(r.usd for r in c.records),
-        "seconds": sum(r.seconds for r in c.records),
-        "device_tokens": sum(r.device_tokens for r in c.records),
-        "cloud_tokens": sum(r.cloud_tokens for r in c.records),
-        "errors": errors,
-        "ci95": ci95,
+        "apgr_routellm": _apgr_routellm(split, routellm_bins, refusal),
+        "aiq": _aiq(view, bounds),
+        **_latencies(view),
+        "usd": float(numbers["usd"].sum()),
+        "seconds": float(numbers["seconds"].sum()),
+        "device_tokens": int(numbers["device_tokens"].sum()),
+        "cloud_tokens": int(numbers["cloud_tokens"].sum()),
+        "device_tokens_handed_off": int(numbers["device_tokens"][split.wants].sum()),
+        **_reliability(view),
+        "errors": split.errors,
+        "ci95": {
+            name: None if known.get(name) is None else [_number(end) for end in band] for name, band in bands.items()
+        },
+    }
+
+
+def _threshold(split: Split, calls: int) -> float | None:
+    """The lowest score that is sent at the share; None if nobody is, or the last one sent has no score."""
+    last = float(split.score[split.order[calls - 1]]) if calls else np.nan
+    return _number(last)
+
+
+def _apgr_routellm(split: Split, bins: int | None, refusal: str | None) -> float | None:
+    if bins is None or refusal is not None or np.isnan(split.score).any():
+        return None
+    place = np.empty(len(split))
+    place[split.order] = -np.arange(float(len(split)))  # the score, with its ties broken as everywhere here
+    return _number(metrics.apgr_routellm(place, split.device, split.cloud, bins=bins))
+
+
+def _cost_bounds(views: Sequence[_View]) -> tuple[float, float, float] | None:
+    """Least and greatest cost of 1,000 requests on any curve, and the accuracy to be had at the least."""
+    ends = [(view, view.usd_at(np.array([0.0, 1.0]))) for view in views]
+    known = [(float(usd[0]), float(view.split.device.mean()), float(usd[1])) for view, usd in ends if usd is not None]
+    if not known:
+        return None
+    low = min(start for start, _, _ in known)
+    return low, max(end for _, _, end in known), max(accuracy for start, accuracy, _ in known if start == low)
+
+
+def _aiq(view: _View, bounds: tuple[float, float, float] | None) -> float | None:
+    usd = view.usd_at(_GRID)
+    if usd is None or bounds is None:
+        return None
+    low, high, start = bounds
+    accuracy = _on_grid(exact_counts(view.split))[0]
+    return _number(metrics.aiq(usd, accuracy, low=low, high=high, start=start))
+
+
+def _latencies(view: _View) -> dict[str, float | None]:
+    """Median and 95th percentile at the share."""
+    if view.latency_s is None:
+        return {"latency_p50_s": None, "latency_p95_s": None}
+    p50, p95 = np.quantile(view.latency_s, [0.5, 0.95])
+    return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
+
+
+def _reliability(view: _View) -> dict[str, Any]:
+    """How well score and decision agree with what the device can do."""
+    split = view.split
+    rate = split.numbers["solve_rate"]
+    sampled = ~np.isnan(rate)
+    scored = ~np.isnan(split.score)
+    bins = metrics.reliability(split.score[scored], (~split.device[scored]).astype(np.float64)) if scored.any() else []
+    is_chance = bool(scored.any()) and bool(((split.score[scored] >= 0) & (split.score[scored] <= 1)).all())
+    return {
+        "reliability": [asdict(found) for found in bins],
+        "calibration_error": metrics.calibration_error(bins) if is_chance else None,
+        "solve_rate": _by_solve_rate(split, rate, sampled) if sampled.any() else None,
+    }
+
+
+def _by_solve_rate(split: Split, rate: Floats, sampled: Bools) -> dict[str, Any]:
+    """The decision against the sampled solve rates q(x) of its device."""
+    q, wants = rate[sampled], split.wants[sampled]
+    score = split.filled[sampled]
+    chance = split.score[sampled]
+    is_chance = bool(((chance >= 0) & (chance <= 1)).all())  # False where one is NaN
+    return {
+        "n": int(sampled.sum()),
+        "samples": int(split.numbers["solve_samples"][sampled].min()),
+        "mean": float(q.mean()),
+        "auroc": _number(float(metrics.auroc_of_rates(score, 1 - q))),
+        "brier": float(((chance - (1 - q)) ** 2).mean()) if is_chance else None,
+        "levels": [asdict(found) for found in metrics.reliability(q, wants.astype(np.float64))],
     }
 
 
@@ -237,46 +344,66 @@ def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
+# --- strategies against each other -----------------------------------------------------------------------------
+
+
 def _comparisons(
-    columns: Sequence[_Columns], entries: Sequence[Mapping[str, Any]], share: float, *, resamples: int, seed: int
+    splits: Sequence[Split], entries: Sequence[Mapping[str, Any]], calls: int, drawn: Resampled
 ) -> list[dict[str, Any]]:
-    """The best strategy at the share against each other one, paired by prompt; fixed strategies stay out."""
-    ranked = sorted((e["overall_accuracy"], -i) for i, e in enumerate(entries) if not e["fixed"])
-    if len(ranked) < 2:
-        return []
-    best, others = -ranked[-1][1], [-i for _, i in reversed(ranked[:-1])]
-
-    def differences(weights: npt.NDArray[Any]) -> dict[str, Floats]:
-        accuracy = {i: _overall(columns[i], share, weights) for i in (best, *others)}
-        return {str(i): accuracy[best] - accuracy[i] for i in others}
-
-    point = differences(np.ones((1, len(columns[0].wants))))
-    bands = metrics.intervals(differences, len(columns[0].wants), resamples=resamples, seed=seed)
+    """Every pair at the share, paired by prompt: the better one first, best pairs first; fixed strategies stay out."""
+    ranked = sorted(
+        (i for i, e in enumerate(entries) if not e["fixed"]), key=lambda i: entries[i]["overall_accuracy"], reverse=True
+    )
+    pairs = list(combinations(ranked, 2))
+    right = {i: np.where(splits[i].sent(calls), splits[i].cloud, splits[i].device) for i in ranked}
+    p_values = [metrics.mcnemar(right[a], right[b]) for a, b in pairs]
     return [
-        {"a": columns[best].name, "b": columns[i].name, "difference": float(point[str(i)][0]), "ci95": [*bands[str(i)]]}
-        for i in others
+        {
+            "a": splits[a].name,
+            "b": splits[b].name,
+            "difference": entries[a]["overall_accuracy"] - entries[b]["overall_accuracy"],
+            "ci95": [*percentiles(drawn.values[a, "overall_accuracy"] - drawn.values[b, "overall_accuracy"])],
+            "p": p,
+            "p_holm": corrected,
+        }
+        for (a, b), p, corrected in zip(pairs, p_values, metrics.holm(p_values), strict=True)
     ]
 
 
-def _overall(c: _Columns, share: float, weights: npt.NDArray[Any]) -> Floats:
-    return metrics.accuracy_at(*metrics.call_curve(c.device, c.cloud, c.order, weights), share)
+def _curves(views: Sequence[_View], drawn: Resampled, reference: Split) -> Curves:
+    device, cloud = float(reference.device.mean()), float(reference.cloud.mean())
+    oracle = [float(metrics.oracle_accuracy(reference.device, reference.cloud, share)) for share in _GRID]
+    lines = [_line(number, view, drawn) for number, view in enumerate(views)]
+    chance = metrics.random_accuracy(device, cloud, _GRID)
+    return Curves(_GRID, lines, chance, np.array(oracle), device, cloud, _tied(lines, drawn))
 
 
-def _line(c: _Columns, *, seed: int) -> Line:
-    def at_grid(weights: npt.NDArray[Any]) -> dict[str, Floats]:
-        curve = metrics.call_curve(c.device, c.cloud, c.order, weights)
-        return {str(j): metrics.accuracy_at(*curve, share) for j, share in enumerate(_GRID)}
+def _tied(lines: Sequence[Line], drawn: Resampled) -> list[tuple[str, ...]]:
+    moving = [number for number, line in enumerate(lines) if not line.fixed]
+    if not moving:
+        return [()] * len(_GRID)
+    best = [max(moving, key=lambda number: lines[number].accuracy[at]) for at in range(len(_GRID))]
+    samples = {number: drawn.values[number, "curve"] for number in moving}
+    top = np.stack([samples[number][:, at] for at, number in enumerate(best)], -1)
+    near = {number: np.quantile(top - samples[number], 0.025, axis=0) <= 0 for number in moving}
+    return [
+        tuple(lines[number].name for number in moving if number != best[at] and near[number][at])
+        for at in range(len(_GRID))
+    ]
 
-    n = len(c.wants)
-    point = at_grid(np.ones((1, n)))
-    bands = metrics.intervals(at_grid, n, resamples=_BAND_RESAMPLES, seed=seed)
-    low, high = np.array([bands[str(j)] for j in range(len(_GRID))]).T
+
+def _line(number: int, view: _View, drawn: Resampled) -> Line:
+    split = view.split
+    low, high = np.quantile(drawn.values[number, "curve"], [0.025, 0.975], axis=0)
+    usd = view.usd_at(_GRID)
     return Line(
-        c.name,
-        c.fixed,
-        np.array([point[str(j)][0] for j in range(len(_GRID))]),
+        split.name,
+        split.fixed,
+        _on_grid(exact_counts(split))[0],
         low,
         high,
-        raw_share=float(c.wants.mean()),
-        raw_accuracy=float(np.where(c.wants, c.cloud, c.device).mean()),
+        raw_share=float(split.wants.mean()),
+        raw_accuracy=float(np.where(split.wants, split.cloud, split.device).mean()),
+        usd_per_1000=usd,
+        raw_usd_per_1000=None if usd is None else float(view.means["usd_per_1000"].mean()),
     )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.evaluation.recompute import main
+from tests.evaluation.test_summary import fixed, made
+
+from selfroute.evaluation.costs import Network, PriceTable
+from selfroute.evaluation.records import Record, append
+from selfroute.evaluation.run import write_results
+from selfroute.strategies.sides import Price, Prices
+
+PRICES = PriceTable(prices=Prices(device=Price(completion_usd=0.1), cloud=Price(prompt_usd=2, completion_usd=8)),
+                    as_of="2026-11-01")  # fmt: skip
+
+
+def folder(out: Path, records: list[Record], **options: object) -> Path:
+    out.mkdir()
+    with (out / "records.jsonl").open("w", encoding="utf-8") as file:
+        for record in records:
+            append(file, record)
+    (out / "samples.jsonl").touch()
+    write_results(out, share=0.3, seed=3, task="toy", **options)  # type: ignore[arg-type]
+    return out
+
+
+def world() -> list[Record]:
+    rows = [
+        *fixed("always_device", wants=False),
+        *fixed("always_cloud", wants=True),
+        *made("sees"),
+        *made("asks", scored=False),
+    ]
+    rows += [replace(r, strategy="coarse", score=round(r.score or 0, 1)) for r in made("sees")]
+    work = [
+        replace(r, attempt_prompt_tokens=5, attempt_tokens=i % 30 if r.strategy != "asks" else 0,
+                local_prompt_tokens=5, local_tokens=30 + i % 30, cloud_answer_prompt_tokens=4,
+                cloud_answer_tokens=50 + i % 90, solve_rate=(i % 5) / 4, solve_samples=4)
+        for i, r in enumerate(rows)
+    ]  # fmt: skip
+    broken = [r.key for r in work if r.id == "p0017"][:1]
+    return [replace(r, device_correct=None, error="down") if r.key in broken else r for r in work]
+
+
+def test_a_second_script_finds_every_number_of_the_summary(tmp_path: Path) -> None:
+    out = folder(tmp_path / "out", world(), prices=PRICES, network=Network(rtt_s=0.2), resamples=400)
+    assert main(out) == []
+
+
+def test_it_would_notice(tmp_path: Path) -> None:
+    out = folder(tmp_path / "out", world(), resamples=50)
+    summary = json.loads((out / "summary.json").read_text())
+    summary["strategies"][2]["apgr"] += 0.001
+    summary["n"] = 7
+    summary["strategies"][2]["ci95"]["overall_accuracy"] = [0.1, 0.2]
+    (out / "summary.json").write_text(json.dumps(summary))
+    assert [line.split(" is ")[0] for line in main(out)] == ["summary: n", "sees: apgr", "sees: ci95.overall_accuracy"]
+
+
+@pytest.mark.parametrize("name", ["overall_accuracy", "usd", "latency_p95_s"])
+def test_every_number_of_a_strategy_is_looked_at(tmp_path: Path, name: str) -> None:
+    out = folder(tmp_path / "out", world(), prices=PRICES, resamples=50)
+    summary = json.loads((out / "summary.json").read_text())
+    summary["strategies"][3][name] += 0.01
+    (out / "summary.json").write_text(json.dumps(summary))
+    assert any(f"asks: {name} is" in line for line in main(out))
