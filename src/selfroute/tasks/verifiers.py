@@ -15,7 +15,7 @@ from selfroute.tasks.base import Verdict
 from selfroute.tasks.extract import after_reasoning, boxed, tagged_answer
 from selfroute.tasks.math_pool import LATE, expressions_equal
 
-__all__ = ["VERIFIERS", "Verifier", "choice", "exact", "math", "numeric", "read_number"]
+__all__ = ["VERIFIERS", "Verifier", "choice", "exact", "json_answer", "math", "numeric", "read_number"]
 
 Verifier = Callable[[str, str], Verdict]
 
@@ -116,6 +116,30 @@ def _value(match: re.Match[str]) -> Fraction | None:
     whole = Fraction((match["whole"] or "0").replace(",", "") + point + (match["exponent"] or ""))
     size = whole + Fraction(int(match["rest"]), below) if match["rest"] else whole / below
     return -size if match["sign"] or match["inner"] else size
+
+
+_KEY = re.compile(r'"answer"\s{0,8}:\s{0,8}')
+_VALUE = re.compile(r'"((?:[^"\\]|\\.){0,1000})"|([^",}\n]{1,200})', re.DOTALL)
+_MOST_KEYS = 20
+
+
+def json_answer(completion: str, gold: str) -> Verdict:
+    """The value of the last `"answer"` of JSON-like text, as ZeroEval asks for it: the same number, or the same text.
+
+    The text around it need not be valid JSON; models rarely escape their LaTeX. Without such a key there is no answer,
+    whatever else the text says.
+    """
+    text = after_reasoning(completion)
+    for key in [match.end() for match in _KEY.finditer(text)][: -_MOST_KEYS - 1 : -1]:
+        if (value := _VALUE.match(text, key)) and (answer := (value[1] or value[2] or "").strip()):
+            return _same_value(answer.replace("\\\\", "\\"), gold)
+    return _NO_ANSWER
+
+
+def _same_value(answer: str, gold: str) -> Verdict:
+    number, wanted = read_number(answer), read_number(gold)
+    correct = " ".join(answer.split()) == " ".join(gold.split()) or (number is not None and number == wanted)
+    return Verdict(correct, answer[:200], "" if correct else f"{answer[:40]} is not {gold.strip()[:40]}")
 
 
 # --- choices -----------------------------------------------------------------------------------------------------
@@ -225,4 +249,10 @@ def _marked(completion: str) -> str | None:
     return tagged if content is None else content
 
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact, "numeric": numeric, "choice": choice, "math": math}
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact,
+    "numeric": numeric,
+    "choice": choice,
+    "math": math,
+    "json": json_answer,
+}
