@@ -149,6 +149,7 @@ async def make_baselines(
     rows: Sequence[Row] = (),
     folds: int | None = None,
     encoder: str = "microsoft/deberta-v3-base",
+    embedding: str = "minilm",
 ) -> dict[str, Strategy]:
     """The baselines by name; those that learn are fitted on the first `router_rows` rows of the train split.
 
@@ -168,9 +169,8 @@ async def make_baselines(
         factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
         options: dict[str, Any] = {"share": share, "seed": seed} if name == "random_offload" else {}
         if name in LEARNED:
-            options = await asyncio.to_thread(
-                _learned, name, examples, share=share, seed=seed, folds=folds, encoder=encoder
-            )
+            fit = partial(_fit, name, seed=seed, encoder=encoder, embedding=embedding)
+            options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
         elif name in SCORED:
             probe = factory(**sides, threshold=math.inf)
             options = {"threshold": await _threshold(probe, train, template, share, sampling)}
@@ -199,17 +199,25 @@ async def _examples(task: Task, rows: Sequence[Row], device: Backend, cloud: Bac
     )
 
 
-def _learned(name: str, examples: Any, *, share: float, seed: int, folds: int | None, encoder: str) -> dict[str, Any]:
-    """Score and threshold of a strategy that learns."""
-    from selfroute.strategies.scorers import threshold_at
-    from selfroute.train.router import cross_fit, fit_scorer
-
-    fit: Callable[[Any], Any] = partial(fit_scorer, name, seed=seed)
+def _fit(name: str, examples: Any, *, seed: int, encoder: str, embedding: str) -> Any:
+    """The fitted score of one strategy."""
     if name == "encoder_router":
         from selfroute.train.encoder import fit_encoder
 
-        fit = partial(fit_encoder, encoder=encoder, seed=seed)
+        quiet_libraries()
+        return fit_encoder(examples, encoder=encoder, seed=seed)
+    from selfroute.train.router import fit_scorer
+
+    return fit_scorer(name, examples, seed=seed, embedding=embedding)
+
+
+def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> dict[str, Any]:
+    """Score and threshold of a strategy that learns."""
+    from selfroute.strategies.scorers import threshold_at
+
     if folds is not None:
+        from selfroute.train.router import cross_fit
+
         score, scores = cross_fit(fit, examples, folds=folds, seed=seed)
         return {"score": score, "threshold": threshold_at(scores, share)}
     scorer = fit(examples)
@@ -290,6 +298,7 @@ async def evaluate_recipe(
             rows=rows,
             folds=recipe.folds,
             encoder=recipe.encoder,
+            embedding=recipe.embedding,
         )
         strategies = baselines | make_policies(policies, cloud=cloud, template=template_of(task), alone=recipe.alone)
         return await evaluate(

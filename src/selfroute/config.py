@@ -192,6 +192,7 @@ class EvaluateRecipe:
         router_rows: rows of the train split that fit the strategies which learn, and set thresholds.
         folds: fit on the rows themselves in place of the train split, each judged by a fit without its fold.
         encoder: folder or hub repository of the encoder that encoder_router fine-tunes.
+        embedding: sentence encoder of the embedding routers: `minilm`, or the folder of another.
         cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
         max_tokens: most tokens of one answer.
@@ -210,6 +211,7 @@ class EvaluateRecipe:
     router_rows: Count = 1000
     folds: Folds | None = None
     encoder: str = "microsoft/deberta-v3-base"
+    embedding: str = "minilm"
     out: Path = Path("out/evaluate")
     cache: Path | None = None
     concurrency: Count = 256

@@ -3,10 +3,11 @@
 Formats, told apart by what a file holds unless one is named:
 
 * `selfroute`: our own JSONL, one answer a line (see `selfroute.backends.recorded`).
-* `routellm`: RouteLLM's CSV, a row per prompt with, for each model, whether it was right and, in some files, what it
-  wrote; a folder of such files is one set (arXiv 2406.18665).
+* `routellm`: RouteLLM's CSV, a row per prompt with, for each model, whether it was right and, in some files, its
+  text; a folder of such files is one set (arXiv 2406.18665).
 * `zeroeval`: ZeroEval's outputs, a line per prompt with `id`, `question`, `gold`, `model` and `output`.
-* `gsm8k`: the example solutions that came with GSM8K, a line per problem with `solution` and `is_correct` of each model.
+* `gsm8k`: the example solutions that came with GSM8K, a line per problem with `solution` and `is_correct` of each
+  model.
 
 Files may be gzipped. In every format equal prompts, also absent ones, are told apart by spaces at their end, so that
 each row keeps its own answer when it is replayed; a model would read them alike.

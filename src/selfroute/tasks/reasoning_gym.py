@@ -17,6 +17,7 @@ __all__ = ["ReasoningGym"]
 
 _SIZES = {"train": 2_000, "validation": 200, "test": 500}
 _LONGEST_ANSWER = 20_000
+_IMPORT_TIMEOUT_S = 60.0
 
 
 class ReasoningGym:
@@ -69,7 +70,9 @@ class ReasoningGym:
             return Verdict(False, reason="no answer")
         if answer == row.gold:
             return Verdict(True, answer[:200])
-        done, score = bounded(_score, self.generator, self.options, answer, row.fields["entry"])
+        entry = dict(row.fields["entry"])
+        bounded(_warm, timeout_s=_IMPORT_TIMEOUT_S)
+        done, score = bounded(_score, self.generator, self.options, answer, entry)
         if not done:
             return Verdict(False, answer[:200], "timeout")
         correct = isinstance(score, int | float) and score >= 1.0
@@ -98,6 +101,11 @@ def _dataset(generator: str, options: Mapping[str, Any], *, seed: int, size: int
     except (TypeError, ValueError, AssertionError) as error:
         cause = " ".join(str(error).split())[:160]
         raise ConfigError(f"reasoning_gym: '{generator}' refuses {dict(options)}: {cause}") from None
+
+
+def _warm() -> None:
+    """Imports take seconds; they are not part of the time of a call."""
+    import_module("reasoning_gym")
 
 
 def _score(generator: str, options: Mapping[str, Any], answer: str, entry: dict[str, Any]) -> float:

@@ -15,13 +15,14 @@ import sys
 from typing import Any
 
 _NEW_USER, _NEW_NET, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
-_FORBIDDEN = tuple(
-    "socket. subprocess. os.exec os.fork os.posix_spawn os.spawn os.system os.kill os.startfile pty. ctypes. "
-    "shutil.rmtree ftplib. smtplib. urllib. webbrowser.".split()
+# Prefixes of the names of audit events.
+_FORBIDDEN = (
+    *("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "os.system", "os.kill"),
+    *("os.startfile", "pty.", "ctypes.", "shutil.rmtree", "ftplib.", "smtplib.", "urllib.", "webbrowser."),
 )
-_CHANGES = tuple(
-    "os.remove os.rename os.rmdir os.mkdir os.link os.symlink os.truncate os.chmod os.chown os.utime os.chflags "
-    "os.setxattr os.removexattr".split()
+_CHANGES = (
+    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
+    *("os.chown", "os.utime", "os.chflags", "os.setxattr", "os.removexattr"),
 )
 
 

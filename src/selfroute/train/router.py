@@ -57,6 +57,8 @@ _PENALTIES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _NEIGHBOURS = (10, 20, 40, 80, 160, 320)
 _VOCABULARY = 4000  # of words and of character n-grams each; keeps the saved file under a megabyte
 _RIDGE_VOCABULARY = 50_000
+_SEARCHED = 4000  # rows among which a penalty is searched; more would only take longer
+_DECAYS = (1.0, 10.0, 100.0)
 _RANK = 16
 
 
@@ -195,16 +197,18 @@ def _logistic(features: Any, labels: Array, *, seed: int) -> Linear:
 
 
 def _ridge(features: Any, target: Array, *, seed: int) -> Linear:
-    """The penalty is chosen by the squared error of held-out rows."""
-    folds = KFold(min(4, len(target)), shuffle=True, random_state=seed)
+    """The penalty is chosen by the squared error of held-out rows, among a few thousand of them."""
+    some = np.random.default_rng(seed).permutation(len(target))[:_SEARCHED]
+    folds = KFold(min(4, len(some)), shuffle=True, random_state=seed)
     search = GridSearchCV(
         Ridge(solver="sparse_cg", tol=1e-3, max_iter=300),
         {"alpha": _PENALTIES},
         scoring="neg_mean_squared_error",
         cv=folds,
+        refit=False,
     )
-    search.fit(features, target)
-    best = search.best_estimator_
+    search.fit(features[some], target[some])
+    best = Ridge(solver="sparse_cg", tol=1e-3, max_iter=300, **search.best_params_).fit(features, target)
     return Linear(np.asarray(best.coef_), float(best.intercept_), squash=False)
 
 
@@ -219,11 +223,18 @@ def _neighbours(features: Array, target: Array, *, seed: int) -> Neighbours:
 
 
 def _layers(features: Array, labels: Array, *, seed: int) -> Layers:
-    network = MLPClassifier((64,), alpha=1e-2, early_stopping=len(labels) >= 50, max_iter=200, random_state=seed)
+    """The penalty is chosen by the likelihood of held-out rows, among a few thousand of them."""
+    scale = math.sqrt(features.shape[1])  # numbers of an embedding of length 1 are small for a network's first weights
+    some = np.random.default_rng(seed).permutation(len(labels))[:_SEARCHED]
+    rarer = int(min(labels[some].sum(), len(some) - labels[some].sum()))
+    network = MLPClassifier((32,), solver="lbfgs", max_iter=100, random_state=seed)
+    folds = StratifiedKFold(max(2, min(3, rarer)), shuffle=True, random_state=seed)
+    search = GridSearchCV(network, {"alpha": _DECAYS}, scoring="neg_log_loss", cv=folds, refit=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        network.fit(features, labels)
-    return Layers(tuple(network.coefs_), tuple(network.intercepts_))
+        search.fit(features[some] * scale, labels[some])
+        network.set_params(**search.best_params_).fit(features * scale, labels)
+    return Layers((network.coefs_[0] * scale, *network.coefs_[1:]), tuple(network.intercepts_))
 
 
 def _trees(features: Array, target: Array, *, seed: int) -> Trees:
@@ -300,7 +311,7 @@ def _factors(features: Array, gap: Array, *, seed: int) -> Factors:
 # --- kinds ---------------------------------------------------------------------------------------------------------
 
 
-def _tfidf(examples: Examples, seed: int) -> Scorer:
+def _tfidf(examples: Examples, seed: int, embedding: str) -> Scorer:
     words = _terms(examples)
     chars = _terms(examples, analyzer="char_wb", ngrams=(2, 4))
     numbers = Numbers(*_standard(crossed(number_features(examples.questions))))
@@ -308,7 +319,7 @@ def _tfidf(examples: Examples, seed: int) -> Scorer:
     return Scorer(blocks, _logistic(_matrix(blocks, examples), examples.send, seed=seed), "prompt_router")
 
 
-def _tfidf_ridge(examples: Examples, seed: int) -> Scorer:
+def _tfidf_ridge(examples: Examples, seed: int, embedding: str) -> Scorer:
     blocks: tuple[Block, ...] = (
         _terms(examples, most=_RIDGE_VOCABULARY, least=2 if len(examples) > 200 else 1),
         _terms(examples, analyzer="char_wb", ngrams=(2, 5), most=_RIDGE_VOCABULARY, least=2),
@@ -317,14 +328,14 @@ def _tfidf_ridge(examples: Examples, seed: int) -> Scorer:
 
 
 def _embedding(kind: str, head: Callable[..., Any], target: Literal["send", "gap"]) -> Fit:
-    def fit(examples: Examples, seed: int) -> Scorer:
-        blocks = (Embedding(),)
+    def fit(examples: Examples, seed: int, embedding: str) -> Scorer:
+        blocks = (Embedding(embedding),)
         return Scorer(blocks, head(_matrix(blocks, examples), getattr(examples, target), seed=seed), kind)
 
     return fit
 
 
-def _answer_features(examples: Examples, seed: int) -> Scorer:
+def _answer_features(examples: Examples, seed: int, embedding: str) -> Scorer:
     counts = Counts(*_standard(answer_features(examples.questions, examples.answers)))
     blocks = (counts,)
     return Scorer(blocks, _trees(_matrix(blocks, examples), examples.gap, seed=seed), "answer_features")
@@ -337,12 +348,12 @@ def _text_and_counts(examples: Examples) -> tuple[Block, ...]:
     )
 
 
-def _quality_gap(examples: Examples, seed: int) -> Scorer:
+def _quality_gap(examples: Examples, seed: int, embedding: str) -> Scorer:
     blocks = _text_and_counts(examples)
     return Scorer(blocks, _ridge(_matrix(blocks, examples), examples.gap, seed=seed), "quality_gap")
 
 
-def _answer_blend(examples: Examples, seed: int) -> Scorer:
+def _answer_blend(examples: Examples, seed: int, embedding: str) -> Scorer:
     blocks = _text_and_counts(examples)
     features = _matrix(blocks, examples)
     dense = len(FEATURES)
@@ -351,7 +362,7 @@ def _answer_blend(examples: Examples, seed: int) -> Scorer:
     return Scorer(blocks, Blend(linear, trees, dense), "answer_blend")
 
 
-def _frugal(examples: Examples, seed: int) -> Scorer:
+def _frugal(examples: Examples, seed: int, embedding: str) -> Scorer:
     blocks = _text_and_counts(examples)
     wrong = (~examples.device).astype(int)
     if len(set(wrong)) < 2 or min(wrong.sum(), len(wrong) - wrong.sum()) < 2:
@@ -362,7 +373,7 @@ def _frugal(examples: Examples, seed: int) -> Scorer:
     return Scorer(blocks, _logistic(_matrix(blocks, examples), wrong, seed=seed), "frugal_cascade")
 
 
-Fit = Callable[[Examples, int], Scorer]
+Fit = Callable[[Examples, int, str], Scorer]
 FITTED: Mapping[str, Fit] = {
     "prompt_router": _tfidf,
     "tfidf_ridge": _tfidf_ridge,
@@ -378,14 +389,17 @@ FITTED: Mapping[str, Fit] = {
 """Name of a strategy that is fitted to how its scorer is."""
 
 
-def fit_scorer(kind: str, examples: Examples, *, seed: int = 0) -> Scorer:
+def fit_scorer(kind: str, examples: Examples, *, seed: int = 0, embedding: str = "minilm") -> Scorer:
     """Fit one kind of scorer on train rows.
+
+    Args:
+        embedding: the sentence encoder of the kinds that embed: "minilm", or the folder of another.
 
     Raises:
         ConfigError: too few rows of a kind, or a library or model that is not installed.
     """
     examples.check()
-    return FITTED[kind](examples, seed)
+    return FITTED[kind](examples, seed, embedding)
 
 
 def fit_prompt_router(
