@@ -77,7 +77,7 @@ BACKEND_EXAMPLES: dict[str, str] = {
     "embedded": "embedded:device",
     "transformers": "transformers:path/or/repository",
     "openai": "{openai: {base_url: http://127.0.0.1:8080/v1, model: name, api_key_env: NAME}}",
-    "recorded": "recorded:answers.jsonl, {recorded: {path: answers.csv, model: NAME}}",
+    "recorded": "recorded:answers.jsonl",
 }
 STRATEGIES: dict[str, str] = {
     "always_device": "selfroute.strategies.always:AlwaysDevice",

@@ -16,6 +16,7 @@ from selfroute.tasks.extract import after_reasoning, tagged_answer
 __all__ = ["ReasoningGym"]
 
 _SIZES = {"train": 2_000, "validation": 200, "test": 500}
+_MOST_ROWS = 1_000_000
 _LONGEST_ANSWER = 20_000
 _IMPORT_TIMEOUT_S = 60.0
 
@@ -46,8 +47,8 @@ class ReasoningGym:
         self.generator = path
         self.options = dict(options or {})
         self.seed = seed
-        if limit is not None and limit < 1:
-            raise ConfigError(f"reasoning_gym: limit must be at least 1, not {limit}")
+        if limit is not None and not 1 <= limit <= _MOST_ROWS:
+            raise ConfigError(f"reasoning_gym: limit must be from 1 to {_MOST_ROWS}, not {limit}")
         self.limit = limit
         self._make(0, 1)
 
@@ -56,7 +57,8 @@ class ReasoningGym:
         if split not in SPLITS:
             raise ConfigError(f"unknown split '{split}' of task '{self.name}'; use one of {', '.join(SPLITS)}")
         size = self.limit or _SIZES[split]
-        data = self._make(self.seed * len(SPLITS) + SPLITS.index(split), size)
+        # The library draws problem i from seed + i, so that seeds next to each other would share problems.
+        data = self._make((self.seed * len(SPLITS) + SPLITS.index(split)) * _MOST_ROWS, size)
         return [
             Row(f"{self.generator}-{split}-{number}", str(entry["question"]), str(entry["answer"]), {"entry": entry})
             for number, entry in enumerate(data[index] for index in range(size))

@@ -144,6 +144,7 @@ def _same_value(answer: str, gold: str) -> Verdict:
 
 # --- choices -----------------------------------------------------------------------------------------------------
 
+_BRACKET_FIRST = re.compile(r"\s{0,8}[(\[]([A-Ja-j])[)\]]")
 _ONLY_LETTER = re.compile(r"[\W_]*([A-Ja-j])[\W_]*", re.ASCII)
 _LED_BY_LETTER = re.compile(r"[\s(\[*_\"']{0,8}([A-J])[*_]{0,2}(?:[).:\]]|\s*$|\s*\n)")
 _LETTER = re.compile(r"(?<![\w'’])([A-J])(?![\w'’])")
@@ -171,7 +172,12 @@ def _letter(completion: str) -> str | None:
     phrases = [match.end() for match in _PHRASE.finditer(text)]
     if phrases and (letter := _letter_in(text[phrases[-1] : phrases[-1] + _TAIL].partition("\n")[0])):
         return letter
-    if start := _LED_BY_LETTER.match(text) or (len(text) < _TAIL and _ONLY_LETTER.fullmatch(text)) or None:
+    if (
+        start := _LED_BY_LETTER.match(text)
+        or _BRACKET_FIRST.match(text)
+        or (len(text) < _TAIL and _ONLY_LETTER.fullmatch(text))
+        or None
+    ):
         return start[1].upper()
     found = _BRACKETED.findall(text)
     return (found[-1][0] or found[-1][1]) if found else None
@@ -179,7 +185,7 @@ def _letter(completion: str) -> str | None:
 
 def _letter_in(text: str) -> str | None:
     tidy = _LATEX_NOISE.sub("", text[:_MAX_EXPRESSION])
-    if match := _ONLY_LETTER.fullmatch(tidy) or _LED_BY_LETTER.match(tidy):
+    if match := _ONLY_LETTER.fullmatch(tidy) or _LED_BY_LETTER.match(tidy) or _BRACKET_FIRST.match(tidy):
         return match[1].upper()
     letters = set(_LETTER.findall(tidy))
     return letters.pop() if len(letters) == 1 else None
