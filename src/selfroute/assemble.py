@@ -35,6 +35,7 @@ from selfroute.grading import judge
 from selfroute.handoff import TEMPLATES, PromptTemplate
 from selfroute.rewards import check_weights
 from selfroute.strategies.base import Strategy
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Sampling
@@ -497,12 +498,14 @@ async def record_rows(
     concurrency: int,
     max_tokens: int,
     on_progress: Callable[[int, int], object],
+    price: Price | None = None,
 ) -> list[str]:
     """Record a backend's greedy answers to rows that `out` does not hold yet.
 
     Args:
         as_device: ask with the device's system prompt, without the offer to hand off.
         on_progress: called with rows done and rows in all.
+        price: of the backend's tokens; None records no cost.
 
     Returns:
         `id: error` of the rows that got no answer.
@@ -517,7 +520,8 @@ async def record_rows(
     failed: list[str] = []
     done = 0
     async with closing(backend):
-        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency)
+        cost = None if price is None else price.cost_usd
+        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency, cost_usd=cost)
         async for recording in answers:
             done += 1
             on_progress(done, len(rows))

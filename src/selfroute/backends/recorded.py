@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -102,6 +102,7 @@ async def record(
     *,
     concurrency: int = 8,
     resume: bool = True,
+    cost_usd: Callable[[Usage], float] | None = None,
 ) -> AsyncGenerator[Recording, None]:
     """Ask a backend about every item and write each answer to `path` as soon as it is there.
 
@@ -114,6 +115,7 @@ async def record(
         concurrency: requests in flight at once, or the size of a batch for a `BatchBackend`.
         resume: skip the ids that `path` already holds, and repair its last line if it was half written;
             False starts the file anew.
+        cost_usd: what an answer costs, to be written down with it; None writes what the backend says, if anything.
 
     Yields:
         The items answered in this run, as they finish.
@@ -131,6 +133,8 @@ async def record(
         async with aclosing(answer(backend, todo, sampling, concurrency)) as answers:
             async for (item_id, messages), outcome in answers:
                 if isinstance(outcome, Completion):
+                    if cost_usd is not None:
+                        outcome = replace(outcome, usd=cost_usd(outcome.usage))
                     file.write(_line({"id": item_id, "backend": backend.name, **_row(messages, outcome)}))
                     file.flush()
                 yield Recording(item_id, outcome)
