@@ -6,6 +6,7 @@ The rooms below take plain arguments; this is where a recipe's fields become the
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.config import (
+    LEARNED,
+    SCORED,
     STRATEGIES,
     EvaluateRecipe,
     ReportOptions,
@@ -35,6 +38,7 @@ from selfroute.grading import judge
 from selfroute.handoff import TEMPLATES, PromptTemplate
 from selfroute.rewards import check_weights
 from selfroute.strategies.base import Strategy
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Sampling
@@ -62,6 +66,10 @@ __all__ = [
 ]
 
 ROWS_AHEAD = 256  # asked for at once before training
+
+
+_AT_ONCE = 64
+_THRESHOLD_ROWS = 200
 
 
 def quiet_libraries() -> None:
@@ -157,36 +165,99 @@ async def make_baselines(
     seed: int,
     router_rows: int,
     sampling: Sampling,
+    rows: Sequence[Row] = (),
+    folds: int | None = None,
+    encoder: str = "microsoft/deberta-v3-base",
+    embedding: str = "minilm",
 ) -> dict[str, Strategy]:
-    """The baselines by name; the prompt router is fitted on the first `router_rows` rows of the train split."""
+    """The baselines by name; those that learn are fitted on the first `router_rows` rows of the train split.
+
+    Args:
+        rows: those that will be evaluated.
+        folds: fit on `rows` themselves, each judged by a fit without its fold; None fits on the train split.
+    """
     template = template_of(task)
+    sides: dict[str, Any] = {"device": device, "cloud": cloud, "template": template}
+    taught = LEARNED.keys() | SCORED
+    train: list[Row] = []
+    if taught & set(names):
+        train = list(rows) if folds is not None else first_rows(task, "train", router_rows)
+    examples = await _examples(task, train, device, cloud, sampling) if LEARNED.keys() & set(names) else None
     strategies: dict[str, Strategy] = {}
     for name in names:
-        options: dict[str, Any] = {}
-        if name == "random_offload":
-            options = {"share": share, "seed": seed}
-        elif name == "prompt_router":
-            options = await _fit_router(task, router_rows, device, cloud, share=share, seed=seed, sampling=sampling)
         factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
-        strategies[name] = factory(device=device, cloud=cloud, template=template, **options)
+        options: dict[str, Any] = {"share": share, "seed": seed} if name == "random_offload" else {}
+        if name in LEARNED:
+            fit = partial(_fit, name, seed=seed, encoder=encoder, embedding=embedding)
+            options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
+        elif name in SCORED:
+            probe = factory(**sides, threshold=math.inf)
+            options = {"threshold": await _threshold(probe, train, template, share, sampling)}
+        strategies[name] = factory(**sides, **options)
     return strategies
 
 
-async def _fit_router(
-    task: Task, limit: int, device: Backend, cloud: Backend, *, share: float, seed: int, sampling: Sampling
-) -> dict[str, Any]:
-    """Scorer and threshold of the prompt router, from what both sides answer on train rows."""
-    from selfroute.train.router import fit_prompt_router
+async def _examples(task: Task, rows: Sequence[Row], device: Backend, cloud: Backend, sampling: Sampling) -> Any:
+    """What both sides answer to train rows, with the verdicts."""
+    from selfroute.train.router import Examples
 
-    rows = first_rows(task, "train", limit)
     template = template_of(task)
     conversations = [template.conversation(row.question) for row in rows]
     prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
-    by_device = await _correct(task, rows, await complete_all(device, prompts, sampling))
-    by_cloud = await _correct(task, rows, await complete_all(cloud, conversations, sampling))
-    questions = [row.question for row in rows]
-    scorer = await asyncio.to_thread(fit_prompt_router, questions, by_device, by_cloud, seed=seed)
-    return {"score": scorer, "threshold": scorer.threshold(questions, share)}
+    by_device = await complete_all(device, prompts, sampling)
+    by_cloud = await complete_all(cloud, conversations, sampling)
+    for side, backend, found in (("device", device, by_device), ("cloud", cloud, by_cloud)):
+        failed = [answer for answer in found if isinstance(answer, SelfRouteError)]
+        if len(failed) == len(found) > 0:
+            raise ConfigError(f"{side} '{backend.name}' answered none of {len(found)} train rows: {failed[0]}")
+    return Examples.of(
+        [row.question for row in rows],
+        await _correct(task, rows, by_device),
+        await _correct(task, rows, by_cloud),
+        [answer.text if isinstance(answer, Completion) else "" for answer in by_device],
+    )
+
+
+def _fit(name: str, examples: Any, *, seed: int, encoder: str, embedding: str) -> Any:
+    """The fitted score of one strategy."""
+    if name == "encoder_router":
+        from selfroute.train.encoder import fit_encoder
+
+        quiet_libraries()
+        return fit_encoder(examples, encoder=encoder, seed=seed)
+    from selfroute.train.router import fit_scorer
+
+    return fit_scorer(name, examples, seed=seed, embedding=embedding)
+
+
+def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> dict[str, Any]:
+    """Score and threshold of a strategy that learns."""
+    from selfroute.strategies.scorers import threshold_at
+
+    if folds is not None:
+        from selfroute.train.router import cross_fit
+
+        score, scores = cross_fit(fit, examples, folds=folds, seed=seed)
+        return {"score": score, "threshold": threshold_at(scores, share)}
+    scorer = fit(examples)
+    return {"score": scorer, "threshold": threshold_at(scorer.scores(examples.questions, examples.answers), share)}
+
+
+async def _threshold(
+    strategy: Strategy, rows: Sequence[Row], template: PromptTemplate, share: float, sampling: Sampling
+) -> float:
+    """The threshold of a score that is not learned: the device answers some train rows."""
+    from selfroute.strategies.base import answer
+    from selfroute.strategies.scorers import threshold_at
+
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(row: Row) -> float | None:
+        async with gate:
+            return (await answer(strategy, template.conversation(row.question), sampling)).score
+
+    scores = await asyncio.gather(*(one(row) for row in rows[:_THRESHOLD_ROWS]))
+    return threshold_at([score for score in scores if score is not None], share)
 
 
 async def _correct(task: Task, rows: Sequence[Row], answers: Sequence[object]) -> list[bool | None]:
@@ -263,7 +334,9 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
     from selfroute.evaluation.run import Bench
 
     check_baselines(recipe.strategies)
-    task, _ = _task_and_rows(recipe)
+    if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
+        raise ConfigError("strategies: self_consistency asks the device several times; a recording holds one answer")
+    task, rows = _task_and_rows(recipe)
     sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
     cache, rate = recipe.cache or recipe.out / "answers.sqlite", recipe.requests_per_minute
     device = remembered(recipe.device, cache, where="device", requests_per_minute=rate)
@@ -283,6 +356,10 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
             seed=recipe.seed,
             router_rows=recipe.router_rows,
             sampling=sampling,
+            rows=rows,
+            folds=recipe.folds,
+            encoder=recipe.encoder,
+            embedding=recipe.embedding,
         )
         strategies = baselines | make_policies(policies, cloud=cloud, template=template_of(task), alone=recipe.alone)
         yield Bench(
@@ -544,12 +621,14 @@ async def record_rows(
     concurrency: int,
     max_tokens: int,
     on_progress: Callable[[int, int], object],
+    price: Price | None = None,
 ) -> list[str]:
     """Record a backend's greedy answers to rows that `out` does not hold yet.
 
     Args:
         as_device: ask with the device's system prompt, without the offer to hand off.
         on_progress: called with rows done and rows in all.
+        price: of the backend's tokens; None records no cost.
 
     Returns:
         `id: error` of the rows that got no answer.
@@ -564,7 +643,8 @@ async def record_rows(
     failed: list[str] = []
     done = 0
     async with closing(backend):
-        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency)
+        cost = None if price is None else price.cost_usd
+        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency, cost_usd=cost)
         async for recording in answers:
             done += 1
             on_progress(done, len(rows))

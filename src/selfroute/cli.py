@@ -210,18 +210,25 @@ def record(
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one answer.")] = 512,
+    prompt_usd: Annotated[float | None, typer.Option(min=0, help="USD per million prompt tokens.")] = None,
+    completion_usd: Annotated[float | None, typer.Option(min=0, help="USD per million completion tokens.")] = None,
 ) -> None:
     """Store a model's answers to a task, to be replayed as `recorded:FILE`."""
     from selfroute import assemble, config
 
     made = config.make_task(_task_spec(task, options))
     model = config.make_backend(_spec(backend, "--backend"), where="--backend")
+    price = None
+    if prompt_usd is not None or completion_usd is not None:
+        from selfroute.strategies.sides import Price
+
+        price = Price(prompt_usd=prompt_usd or 0.0, completion_usd=completion_usd or 0.0)
     rows = assemble.first_rows(made, split, limit)
     with _progress("recording") as on_progress:
         failed = asyncio.run(
             assemble.record_rows(
                 model, made, rows, out, as_device=as_device, concurrency=concurrency, max_tokens=max_tokens,
-                on_progress=on_progress,
+                on_progress=on_progress, price=price,
             )
         )  # fmt: skip
     typer.echo(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")

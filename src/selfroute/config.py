@@ -28,6 +28,8 @@ __all__ = [
     "BACKENDS",
     "BACKEND_EXAMPLES",
     "DRAWN_TASKS",
+    "LEARNED",
+    "SCORED",
     "STRATEGIES",
     "TASKS",
     "EvaluateRecipe",
@@ -55,11 +57,16 @@ TASKS: dict[str, str] = {
     "countdown": "selfroute.tasks.countdown:Countdown",
     "gsm8k": "selfroute.tasks.gsm8k:GSM8K",
     "math": "selfroute.tasks.hendrycks_math:HendrycksMath",
+    "mmlu": "selfroute.tasks.mmlu:MMLU",
+    "humaneval": "selfroute.tasks.code:HumanEval",
+    "output_prediction": "selfroute.tasks.code:OutputPrediction",
+    "reasoning_gym": "selfroute.tasks.reasoning_gym:ReasoningGym",
     "jsonl": "selfroute.tasks.jsonl:JsonLines",
+    "recorded": "selfroute.tasks.recorded:Recorded",
 }
 # Tasks that draw their problems: the run's seed and limit choose them. Elsewhere `seed` moves the held-out rows,
 # which must not change between training and evaluation.
-DRAWN_TASKS = frozenset({"countdown"})
+DRAWN_TASKS = frozenset({"countdown", "reasoning_gym"})
 BACKENDS: dict[str, str] = {
     "embedded": "selfroute.backends.embedded:embedded",
     "transformers": "selfroute.backends.transformers:TransformersBackend.load",
@@ -77,9 +84,41 @@ STRATEGIES: dict[str, str] = {
     "always_device": "selfroute.strategies.always:AlwaysDevice",
     "always_cloud": "selfroute.strategies.always:AlwaysCloud",
     "random_offload": "selfroute.strategies.random_offload:RandomOffload",
+    "prompt_length": "selfroute.strategies.catalogue:prompt_length",
     "prompt_router": "selfroute.strategies.prompt_router:PromptRouter",
+    "tfidf_ridge": "selfroute.strategies.catalogue:tfidf_ridge",
+    "embedding_knn": "selfroute.strategies.catalogue:embedding_knn",
+    "embedding_logistic": "selfroute.strategies.catalogue:embedding_logistic",
+    "embedding_mlp": "selfroute.strategies.catalogue:embedding_mlp",
+    "matrix_factorization": "selfroute.strategies.catalogue:matrix_factorization",
+    "encoder_router": "selfroute.strategies.catalogue:encoder_router",
+    "answer_features": "selfroute.strategies.catalogue:answer_features",
+    "quality_gap": "selfroute.strategies.catalogue:quality_gap",
+    "answer_blend": "selfroute.strategies.catalogue:answer_blend",
+    "frugal_cascade": "selfroute.strategies.catalogue:frugal_cascade",
+    "mean_logprob": "selfroute.strategies.catalogue:mean_logprob",
+    "min_logprob": "selfroute.strategies.catalogue:min_logprob",
+    "entropy": "selfroute.strategies.catalogue:entropy",
+    "self_consistency": "selfroute.strategies.catalogue:self_consistency",
+    "self_verification": "selfroute.strategies.catalogue:self_verification",
     "self_route": "selfroute.strategies.self_route:SelfRoute",
 }
+# Strategies whose score is fitted, to what it reads: the question, or the device's answer too.
+LEARNED: dict[str, str] = {
+    "prompt_router": "question",
+    "tfidf_ridge": "question",
+    "embedding_knn": "question",
+    "embedding_logistic": "question",
+    "embedding_mlp": "question",
+    "matrix_factorization": "question",
+    "encoder_router": "question",
+    "answer_features": "answer",
+    "quality_gap": "answer",
+    "answer_blend": "answer",
+    "frugal_cascade": "answer",
+}
+# Strategies whose score is not fitted; their threshold is set on train rows.
+SCORED = frozenset({"prompt_length", "mean_logprob", "min_logprob", "entropy", "self_consistency", "self_verification"})
 
 
 # --- Recipes -----------------------------------------------------------------------------------------------------
@@ -124,6 +163,7 @@ Share = Annotated[float, Bounds(0, 1, exclusive=True, hint="; 0.3 lets 30 % of t
 Count = Annotated[int, Bounds(1)]
 Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
 Bins = Annotated[int, Bounds(2)]
+Folds = Annotated[int, Bounds(2)]
 Positive = Annotated[float, Bounds(0, exclusive=True)]
 NotNegative = Annotated[float, Bounds(0)]
 Rate = Annotated[float, Bounds(0, 1)]
@@ -151,7 +191,10 @@ class EvaluateRecipe:
         policies: name in the report -> device model that hands off by itself.
         alone: run each policy's model once more with the hand-off disabled.
         strategies: baselines, names of `STRATEGIES`.
-        router_rows: rows of the train split that fit the prompt router.
+        router_rows: rows of the train split that fit the strategies which learn, and set thresholds.
+        folds: fit on the rows themselves in place of the train split, each judged by a fit without its fold.
+        encoder: folder or hub repository of the encoder that encoder_router fine-tunes.
+        embedding: sentence encoder of the embedding routers: `minilm`, or the folder of another.
         cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
         max_tokens: most tokens of one answer.
@@ -177,6 +220,9 @@ class EvaluateRecipe:
     alone: bool = False
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     router_rows: Count = 1000
+    folds: Folds | None = None
+    encoder: str = "microsoft/deberta-v3-base"
+    embedding: str = "minilm"
     out: Path = Path("out/evaluate")
     cache: Path | None = None
     concurrency: Count = 256
@@ -603,7 +649,14 @@ def _not_installed(error: ModuleNotFoundError, what: str) -> ConfigError:
     missing = (error.name or "a library").partition(".")[0]
     if missing == "selfroute":
         raise error
-    extra = {"xllamacpp": "llamacpp", "redis": "redis", "ray": "ray", "math_verify": "eval", "matplotlib": "eval"}
+    extra = {
+        "xllamacpp": "llamacpp",
+        "redis": "redis",
+        "ray": "ray",
+        "reasoning_gym": "tasks",
+        "math_verify": "eval",
+        "matplotlib": "eval",
+    }
     return ConfigError(
         f"{what} needs '{missing}', which is not installed; pip install 'selfroute[{extra.get(missing, 'train')}]'"
     )

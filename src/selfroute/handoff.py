@@ -91,6 +91,12 @@ TEMPLATES: dict[str, PromptTemplate] = {
         help=(f"If you cannot solve the problem after 6 reasoning steps, stop reasoning and return: {HANDOFF_TEXT}."),
         user="{question}. Let's think step by step.",
     ),
+    # No words around the question: for questions that carry their own instructions, and for recorded answers.
+    "plain": PromptTemplate(
+        system="You are a helpful assistant.",
+        help=f"If you cannot answer, return: {HANDOFF_TEXT}.",
+        user="{question}",
+    ),
 }
 
 

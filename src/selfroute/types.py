@@ -26,7 +26,7 @@ __all__ = [
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["device", "cloud"]
-Reason = Literal["answered", "hand-off", "routed", "random", "always", "budget", "cloud-error"]
+Reason = Literal["answered", "hand-off", "routed", "judged", "random", "always", "budget", "cloud-error"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,8 @@ class Token:
 class Delta:
     """A piece of a backend's stream. The last one carries `finish_reason` ("stop" or "length") and `usage`.
 
-    A replayed answer also says there how many `seconds` it took when it was made, None if nobody knows.
+    A replayed answer also says there how many `seconds` it took and how many `usd` it cost when it was made, None if
+    nobody knows.
     """
 
     text: str = ""
@@ -93,6 +94,7 @@ class Delta:
     finish_reason: str | None = None
     usage: Usage | None = None
     seconds: float | None = None
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Completion:
     finish_reason: str = "stop"
     tokens: tuple[Token, ...] = ()
     seconds: float = 0.0
+    usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,8 +30,11 @@ from selfroute.backends.base import Backend
 from selfroute.budget.base import NoCloud
 from selfroute.errors import BackendUnavailable
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.strategies import catalogue
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.base import answer
+from selfroute.strategies.cascade import Cascade
+from selfroute.strategies.evidence import Evidence
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
@@ -39,6 +43,11 @@ from selfroute.types import Event, Finished, HandOff, Message, TextDelta
 
 Make = Callable[..., Any]
 
+
+def hardness(evidence: Evidence) -> float:
+    return float(evidence.question.count("hard"))
+
+
 # Name → how it is made, and which of an easy and a hard question it sends to the cloud.
 STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "always_device": (AlwaysDevice, False, False),
@@ -46,9 +55,32 @@ STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "random_none": (lambda **sides: RandomOffload(share=0, **sides), False, False),
     "random_all": (lambda **sides: RandomOffload(share=1, **sides), True, True),
     "prompt_router": (lambda **sides: PromptRouter(score=lambda q: q.count("hard"), threshold=1, **sides), False, True),
+    "cascade": (lambda **sides: Cascade(score=hardness, threshold=1, **sides), False, True),
+    "cascade_all": (lambda **sides: Cascade(score=lambda e: 1.0, threshold=0, **sides), True, True),
+    "prompt_length": (lambda **sides: catalogue.prompt_length(threshold=9e9, **sides), False, False),
+    "self_consistency": (
+        lambda **sides: catalogue.self_consistency(score=hardness, threshold=1, samples=2, **sides),
+        False,
+        True,
+    ),
+    "self_verification": (
+        lambda **sides: catalogue.self_verification(score=hardness, threshold=1, **sides),
+        False,
+        True,
+    ),
     "self_route": (SelfRoute, False, True),
     "self_route_unscored": (lambda **sides: SelfRoute(scored=False, **sides), False, True),
 }
+for name in ("tfidf_ridge", "embedding_knn", "embedding_logistic", "embedding_mlp", "matrix_factorization"):
+    factory = getattr(catalogue, name)
+    STRATEGIES[name] = (partial(factory, score=lambda question: question.count("hard"), threshold=1), False, True)
+STRATEGIES["encoder_router"] = (
+    partial(catalogue.encoder_router, score=lambda q: q.count("hard"), threshold=1),
+    False,
+    True,
+)
+for name in ("answer_features", "quality_gap", "answer_blend", "frugal_cascade"):
+    STRATEGIES[name] = (partial(getattr(catalogue, name), score=hardness, threshold=1), False, True)
 PRICES = Prices(device=Price(completion_usd=1), cloud=Price(prompt_usd=3, completion_usd=15))
 CASES = [
     pytest.param(make, question, sends, id=f"{name}-{question.__name__}")
@@ -112,7 +144,7 @@ async def test_each_side_sees_its_own_prompt(make: Make, question: Any, sends: b
         assert sampling == SAMPLING
     for messages, _ in sides.device.asked:
         assert messages[0].role == "system"
-        assert messages[1:] == question()
+        assert messages[1 : 1 + len(question())] == question()
         assert offered(messages) == isinstance(strategy, SelfRoute)
 
 

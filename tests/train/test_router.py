@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import math
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
-from selfroute.train.router import PromptScorer, fit_prompt_router, number_features
+from selfroute.strategies.prompt_features import number_features
+from selfroute.strategies.scorers import Scorer
+from selfroute.train.router import fit_prompt_router
 
 LONG = 4  # with this many numbers the device fails
 
@@ -32,7 +34,7 @@ def rows() -> list[tuple[str, bool]]:
 
 
 @pytest.fixture(scope="module")
-def scorer(rows: list[tuple[str, bool]]) -> PromptScorer:
+def scorer(rows: list[tuple[str, bool]]) -> Scorer:
     questions, solved = zip(*rows[:200], strict=True)
     return fit_prompt_router(questions, solved, seed=0)
 
@@ -43,7 +45,7 @@ def auc(scores: Any, sent: list[bool]) -> float:
     return float(np.mean([a > b for a in high for b in low]))
 
 
-def test_it_learns_from_numbers_and_words(scorer: PromptScorer, rows: list[tuple[str, bool]]) -> None:
+def test_it_learns_from_numbers_and_words(scorer: Scorer, rows: list[tuple[str, bool]]) -> None:
     fresh = rows[200:]
     scores = scorer.scores([text for text, _ in fresh])
     assert auc(scores, [not solved for _, solved in fresh]) > 0.95
@@ -72,49 +74,60 @@ def test_unknown_verdicts_are_left_out() -> None:
     assert mixed("add") == known("add")
 
 
-def test_the_same_seed_gives_the_same_scorer(scorer: PromptScorer, rows: list[tuple[str, bool]]) -> None:
+def test_the_same_seed_gives_the_same_scorer(scorer: Scorer, rows: list[tuple[str, bool]]) -> None:
     questions, solved = zip(*rows[:200], strict=True)
     again = fit_prompt_router(questions, solved, seed=0)
     assert (again.scores(questions) == scorer.scores(questions)).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 1.0])
-def test_the_threshold_sends_the_wanted_share(scorer: PromptScorer, rows: list[tuple[str, bool]], share: float) -> None:
+def test_the_threshold_sends_the_wanted_share(scorer: Scorer, rows: list[tuple[str, bool]], share: float) -> None:
     questions = list(dict.fromkeys(text for text, _ in rows))
     scores = scorer.scores(questions)
     sent = scores >= scorer.threshold(questions, share)
     assert sent.sum() == pytest.approx(share * len(questions), abs=1)
 
 
-def test_save_and_load(scorer: PromptScorer, rows: list[tuple[str, bool]], tmp_path: Path) -> None:
-    scorer.save(tmp_path / "router.json")
-    loaded = PromptScorer.load(tmp_path / "router.json")
+def test_save_and_load(scorer: Scorer, rows: list[tuple[str, bool]], tmp_path: Path) -> None:
+    scorer.save(tmp_path / "router.npz")
+    loaded = Scorer.load(tmp_path / "router.npz")
     questions = [text for text, _ in rows] + ["", "no numbers at all", "é 9"]
     assert (loaded.scores(questions) == scorer.scores(questions)).all()
     assert loaded(questions[0]) == scorer(questions[0])
 
 
+def rewritten(path: Path, **changed: Any) -> None:
+    """The file with other arrays in it."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kept = dict(arrays)
+    np.savez(path, **(kept | changed))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda text: text[:-20],
-        lambda text: "[]",
-        lambda text: text.replace("selfroute prompt router 1", "another"),
-        lambda text: json.dumps(json.loads(text) | {"weights": [1.0]}),
-        lambda text: json.dumps(json.loads(text) | {"words": {"terms": [], "idf": []}}),
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(pickle.dumps(print)),
+        lambda path: rewritten(path, header=np.frombuffer(b'{"format": "another"}', dtype=np.uint8)),
+        lambda path: rewritten(path, header=np.frombuffer(b"[]", dtype=np.uint8)),
+        lambda path: rewritten(path, **{"head.weights": np.ones(1)}),
+        lambda path: rewritten(path, **{"block0.idf": np.ones(1)}),
+        lambda path: rewritten(path, **{"head.weights": np.array([print])}),
     ],
 )
-def test_a_file_that_is_no_router(scorer: PromptScorer, tmp_path: Path, damage: Any) -> None:
-    path = tmp_path / "router.json"
+def test_a_file_that_is_no_router(scorer: Scorer, tmp_path: Path, damage: Any) -> None:
+    path = tmp_path / "router.npz"
     scorer.save(path)
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(ConfigError, match="is not a saved prompt router"):
-        PromptScorer.load(path)
+    damage(path)
+    with pytest.raises(ConfigError, match=r"saved scorer|no finite score"):
+        Scorer.load(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
-        PromptScorer.load(tmp_path / "none.json")
+        Scorer.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(("device", "shown"), [([True] * 10, "0 of 10"), ([False] * 10, "10 of 10")])
@@ -129,7 +142,7 @@ def test_lengths_that_differ() -> None:
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_that_is_none(scorer: PromptScorer, share: float) -> None:
+def test_a_share_that_is_none(scorer: Scorer, share: float) -> None:
     with pytest.raises(ConfigError, match="share"):
         scorer.threshold(["a"], share)
 
@@ -144,9 +157,9 @@ def test_features_are_finite_for_any_text(questions: list[str]) -> None:
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.text(max_size=60))
-def test_any_question_has_a_score(scorer: PromptScorer, text: str) -> None:
+def test_any_question_has_a_score(scorer: Scorer, text: str) -> None:
     assert 0 <= scorer(text) <= 1
 
 
-def test_no_share_is_an_infinite_threshold(scorer: PromptScorer) -> None:
+def test_no_share_is_an_infinite_threshold(scorer: Scorer) -> None:
     assert scorer.threshold(["a", "b"], 0.0) == math.inf

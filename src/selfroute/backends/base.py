@@ -43,6 +43,7 @@ async def complete(backend: Backend, messages: Sequence[Message], sampling: Samp
     """Drain a stream into one completion; a replayed one keeps the seconds it took when it was made."""
     started = time.perf_counter()
     seconds: float | None = None
+    usd: float | None = None
     text: list[str] = []
     tokens: list[Token] = []
     usage, finish_reason = Usage(), "stop"
@@ -52,8 +53,10 @@ async def complete(backend: Backend, messages: Sequence[Message], sampling: Samp
         usage = delta.usage or usage
         finish_reason = delta.finish_reason or finish_reason
         seconds = delta.seconds if delta.seconds is not None else seconds
+        usd = delta.usd if delta.usd is not None else usd
     measured = time.perf_counter() - started
-    return Completion("".join(text), usage, finish_reason, tuple(tokens), measured if seconds is None else seconds)
+    seconds = measured if seconds is None else seconds
+    return Completion("".join(text), usage, finish_reason, tuple(tokens), seconds, usd)
 
 
 async def complete_all(

@@ -304,4 +304,5 @@ def _join(deltas: Sequence[Delta], measured_s: float) -> Completion:
         last.finish_reason or "stop",
         tuple(token for delta in deltas for token in delta.tokens),
         measured_s if last.seconds is None else last.seconds,
+        last.usd,
     )

@@ -54,7 +54,13 @@ def replay(completion: Completion) -> Iterator[Delta]:
     else:
         yield from (Delta(completion.text[i : i + _CHUNK]) for i in range(0, len(completion.text), _CHUNK))
     seconds = completion.seconds or None  # 0 stands for "not measured"
-    yield Delta(tokens=tokens, finish_reason=completion.finish_reason, usage=completion.usage, seconds=seconds)
+    yield Delta(
+        tokens=tokens,
+        finish_reason=completion.finish_reason,
+        usage=completion.usage,
+        seconds=seconds,
+        usd=completion.usd,
+    )
 
 
 def _completion(text: str, messages: Sequence[Message], sampling: Sampling) -> Completion:

@@ -5,14 +5,16 @@ A recording is a JSONL file, one answer per line::
     {"id": "7", "messages": [{"role": "user", "content": "…"}], "text": "…", "finish_reason": "stop",
      "usage": {"prompt_tokens": 9, "completion_tokens": 4}, "seconds": 0.8}
 
-`"prompt": "…"` may stand for a conversation of one user message; all fields but the prompt and `text` are optional.
+`"prompt": "…"` may stand for a conversation of one user message, whatever system prompt it is asked under; all fields
+but the prompt and `text` are optional, among them `"usd"`, what the answer cost. Recordings of other projects
+(`selfroute.recordings`) are replayed as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +24,7 @@ from typing import Any, BinaryIO, get_args
 from selfroute.backends.base import Backend, BatchBackend, complete, complete_all
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
+from selfroute.recordings import format_of, read_answers
 from selfroute.types import Completion, Delta, Message, Role, Sampling, Token, Usage
 
 __all__ = ["RecordedBackend", "Recording", "completion_from_row", "completion_to_row", "record"]
@@ -33,20 +36,23 @@ _Conversation = tuple[tuple[str, str], ...]
 class RecordedBackend:
     """Replays the answers of a JSONL file as they were recorded; `sampling` does not change them.
 
-    Where a prompt occurs twice, the later line wins.
+    Where a prompt occurs twice in our own format, the later line wins.
 
     Args:
         name: shown in traces and reports.
-        path: a file written by `record` or by hand.
+        path: a file written by `record` or by hand, or one of the formats of `selfroute.recordings`.
+        format: its format; None looks into the file.
+        model: whose answers, where the file holds several models'.
 
     Raises:
         ConfigError: if the file is missing or a line is broken; names the file and the line.
     """
 
-    def __init__(self, name: str, path: str | Path) -> None:
+    def __init__(self, name: str, path: str | Path, *, format: str | None = None, model: str | None = None) -> None:
         self.name = name
         self.path = Path(path)
-        self._answers = {row.conversation: row.completion for row in _read(self.path)}
+        rows = _read(self.path) if _is_own(self.path, format, model) else _imported(self.path, format, model)
+        self._answers = {row.conversation: row.completion for row in rows}
 
     def __repr__(self) -> str:
         return f"RecordedBackend({self.name!r}, {str(self.path)!r})"
@@ -61,7 +67,10 @@ class RecordedBackend:
             RecordingMissing: if there is none.
             UnsupportedByBackend: if `sampling` forbids text, or asks for log-probabilities that were not recorded.
         """
-        answer = self._answers.get(_conversation(messages))
+        conversation = _conversation(messages)
+        answer = self._answers.get(conversation)
+        if answer is None:  # recorded under a prompt alone: the system prompt is the strategy's business
+            answer = self._answers.get(tuple(turn for turn in conversation if turn[0] != "system"))
         if answer is None:
             raise RecordingMissing(_missing(self, messages))
         if sampling.forbid:
@@ -93,6 +102,7 @@ async def record(
     *,
     concurrency: int = 8,
     resume: bool = True,
+    cost_usd: Callable[[Usage], float] | None = None,
 ) -> AsyncGenerator[Recording, None]:
     """Ask a backend about every item and write each answer to `path` as soon as it is there.
 
@@ -105,6 +115,7 @@ async def record(
         concurrency: requests in flight at once, or the size of a batch for a `BatchBackend`.
         resume: skip the ids that `path` already holds, and repair its last line if it was half written;
             False starts the file anew.
+        cost_usd: what an answer costs, to be written down with it; None writes what the backend says, if anything.
 
     Yields:
         The items answered in this run, as they finish.
@@ -122,6 +133,8 @@ async def record(
         async with aclosing(answer(backend, todo, sampling, concurrency)) as answers:
             async for (item_id, messages), outcome in answers:
                 if isinstance(outcome, Completion):
+                    if cost_usd is not None:
+                        outcome = replace(outcome, usd=cost_usd(outcome.usage))
                     file.write(_line({"id": item_id, "backend": backend.name, **_row(messages, outcome)}))
                     file.flush()
                 yield Recording(item_id, outcome)
@@ -138,6 +151,8 @@ def completion_to_row(completion: Completion) -> dict[str, Any]:
         "finish_reason": completion.finish_reason,
         "seconds": completion.seconds,
     }
+    if completion.usd is not None:
+        row["usd"] = completion.usd
     if completion.tokens:
         row["tokens"] = [[token.text, token.logprob, dict(token.top)] for token in completion.tokens]
     return row
@@ -156,6 +171,7 @@ def completion_from_row(row: Mapping[str, Any]) -> Completion:
         finish_reason=_field(row, "finish_reason", str, "stop"),
         tokens=tuple(_token(token) for token in _field(row, "tokens", list, [])),
         seconds=float(_field(row, "seconds", (int, float), 0.0)),
+        usd=None if (usd := _field(row, "usd", (int, float), None)) is None else float(usd),
     )
 
 
@@ -164,6 +180,19 @@ class _Row:
     id: str | None
     conversation: _Conversation
     completion: Completion
+
+
+def _is_own(path: Path, format: str | None, model: str | None) -> bool:
+    """Whether to read it as `record` wrote it, with its tokens; a missing file is reported there."""
+    if format is not None or model is not None:
+        return format == "selfroute" and model is None
+    return not path.exists() or format_of(path) == "selfroute"
+
+
+def _imported(path: Path, format: str | None, model: str | None) -> Iterator[_Row]:
+    for answer in read_answers(path, format=format, model=model):
+        completion = Completion(answer.text, answer.usage or Usage(), seconds=answer.seconds or 0.0, usd=answer.usd)
+        yield _Row(answer.id, (("user", answer.prompt),), completion)
 
 
 def _read(path: Path) -> Iterator[_Row]:

@@ -14,7 +14,7 @@ from selfroute.handoff import PromptTemplate
 from selfroute.strategies.sides import Prices, answer_on_device, ask_cloud, closing
 from selfroute.types import Event, Message, Sampling
 
-__all__ = ["PromptRouter"]
+__all__ = ["PromptRouter", "question_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +51,14 @@ class PromptRouter:
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
-        score = float(await asyncio.to_thread(self.score, _question(self.template, messages)))
+        score = float(await asyncio.to_thread(self.score, question_of(self.template, messages)))
         turn = ask_cloud if score >= self.threshold else answer_on_device
         async with closing(turn(self, messages, sampling, reason="routed", score=score)) as events:
             async for event in events:
                 yield event
 
 
-def _question(template: PromptTemplate, messages: Sequence[Message]) -> str:
+def question_of(template: PromptTemplate, messages: Sequence[Message]) -> str:
     """The last user turn as the scorer's training data had it: the template's own words are no evidence."""
     last = next((message.content for message in reversed(messages) if message.role == "user"), "")
     head, _, tail = template.user.partition("{question}")

@@ -30,7 +30,18 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Attempt", "DeviceSide", "Pair", "Price", "Prices", "answer_on_device", "ask_cloud", "closing", "speak"]
+__all__ = [
+    "Attempt",
+    "DeviceSide",
+    "Kept",
+    "Pair",
+    "Price",
+    "Prices",
+    "answer_on_device",
+    "ask_cloud",
+    "closing",
+    "speak",
+]
 
 T = TypeVar("T")
 
@@ -110,6 +121,7 @@ class Attempt:
         self.tokens: list[Token] = []
         self._waited_s = 0.0
         self._replayed_s: float | None = None
+        self._replayed_usd: float | None = None
         self._backend = backend
         self._price = price
         self._texts: list[str] = []
@@ -151,6 +163,7 @@ class Attempt:
             self.tokens.extend(delta.tokens)
             self._usage = delta.usage or self._usage
             self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
+            self._replayed_usd = self._replayed_usd if delta.usd is None else delta.usd
         return delta
 
     @property
@@ -167,8 +180,28 @@ class Attempt:
         """What the backend reported; for a stream that broke off before that, each piece counts as one token."""
         return self._usage or Usage(completion_tokens=sum(bool(text) for text in self._texts))
 
+    @property
+    def cost_usd(self) -> float:
+        """By the price list; of a replayed answer, what it once cost, where that was recorded."""
+        return self._price.cost_usd(self.usage) if self._replayed_usd is None else self._replayed_usd
+
     def segment(self) -> Segment:
-        return Segment(self.source, self.text, self.usage, self.seconds, self._price.cost_usd(self.usage))
+        return Segment(self.source, self.text, self.usage, self.seconds, self.cost_usd)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A device's finished answer that its reader has not seen: what to serve when the cloud is not to be had.
+
+    Attributes:
+        deltas: its text for the reader.
+        text: its text as the model wrote it; empty if that was a hand-off.
+        segment: for the trace.
+    """
+
+    deltas: tuple[TextDelta, ...]
+    text: str
+    segment: Segment
 
 
 async def speak(
@@ -246,6 +279,7 @@ async def ask_cloud(
     score: float | None = None,
     before: tuple[Segment, ...] = (),
     handed_off: bool = False,
+    kept: Kept | None = None,
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
@@ -256,6 +290,7 @@ async def ask_cloud(
         reason, score: for the trace.
         before: what was written before.
         handed_off: whether the device asked, which is an event of its own.
+        kept: an answer the device has already given, which is served in place of another attempt.
 
     Raises:
         BackendError: neither side could answer.
@@ -278,10 +313,17 @@ async def ask_cloud(
     except BackendError as failure:
         failed, error = "cloud-error", str(failure)
     else:
-        segments = (*before, attempt.segment())
+        written = (*before, kept.segment) if kept else before
+        segments = (*written, attempt.segment())
         yield Finished(Trace(pair.name, "cloud", True, reason, attempt.text, segments, score))
         return
     before = (*before, attempt.segment()) if attempt.started else before
+    if kept is not None:
+        for delta in kept.deltas:
+            yield delta
+        segments = (*before, kept.segment)
+        yield Finished(Trace(pair.name, "device", True, failed, kept.text, segments, score, error))
+        return
     retry = answer_on_device(
         pair, messages, sampling, reason=failed, wants_cloud=True, score=score, before=before, error=error
     )

@@ -11,7 +11,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,8 @@ class Source:
         test_share: fraction of "test", of a single file.
         seed: of the draw.
         limit: most records per split, the first ones; None for all.
+        hub_splits: names of our splits on the hub, where they differ.
+        one_split: the data has a test split alone, on the hub and in a folder; it is divided as a single file is.
     """
 
     name: str
@@ -163,6 +165,8 @@ class Source:
     test_share: float
     seed: int
     limit: int | None
+    hub_splits: Mapping[str, str] = field(default_factory=dict)
+    one_split: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -171,9 +175,10 @@ class Source:
             ConfigError: shares or limit outside their range, or a path that does not exist.
         """
         for key in ("validation_share", "test_share"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"{self.name}: {key} must be in [0, 1), not {getattr(self, key)}")
-        if self.validation_share + self.test_share >= 1:
+            share = getattr(self, key)
+            if not (0 <= share < 1 or (self.one_split and share == 1)):
+                raise ConfigError(f"{self.name}: {key} must be in [0, 1), not {share}")
+        if self.validation_share + self.test_share >= (1 + 1e-9 if self.one_split else 1):
             raise ConfigError(f"{self.name}: validation_share + test_share must be below 1, or no train row is left")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"{self.name}: limit must be at least 1, not {self.limit}")
@@ -195,6 +200,8 @@ class Source:
 
     def _all(self, split: str) -> Iterator[Record]:
         path = local_path(self.name, self.path)
+        if self.one_split and (path is None or path.is_dir()):
+            return self._divided(split, self._whole(path))
         if path is None:
             return self._held_out(split, self._hub("test" if split == "test" else "train"))
         if path.is_file():
@@ -223,12 +230,22 @@ class Source:
     def _draw(self, record: Record) -> float:
         return fraction(record.text(self.question_field), seed=self.seed)
 
+    def _whole(self, folder: Path | None) -> Iterator[Record]:
+        if folder is None:
+            return self._hub("test")
+        files = split_files(folder, "test")
+        if not files:
+            raise ConfigError(f"{self.name}: no test.jsonl or test.parquet in '{folder}'; add it or give a single file")
+        return (record for file in files for record in read_file(file))
+
     def _hub(self, split: str) -> Iterator[Record]:
         if self.repository is None:
             raise ConfigError(
                 f"{self.name}: no data; give path= a .jsonl or .parquet file, or a folder with {split}.jsonl"
             )
-        return hub_records(self.name, repository=self.repository, config=self.config, split=split)
+        return hub_records(
+            self.name, repository=self.repository, config=self.config, split=self.hub_splits.get(split, split)
+        )
 
 
 def hub_records(name: str, *, repository: str, config: str | None, split: str) -> Iterator[Record]:

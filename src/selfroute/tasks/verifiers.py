@@ -15,7 +15,7 @@ from selfroute.tasks.base import Verdict
 from selfroute.tasks.extract import after_reasoning, boxed, tagged_answer
 from selfroute.tasks.math_pool import LATE, expressions_equal
 
-__all__ = ["VERIFIERS", "Verifier", "choice", "exact", "math", "numeric", "read_number"]
+__all__ = ["VERIFIERS", "Verifier", "choice", "exact", "json_answer", "math", "numeric", "read_number"]
 
 Verifier = Callable[[str, str], Verdict]
 
@@ -118,8 +118,33 @@ def _value(match: re.Match[str]) -> Fraction | None:
     return -size if match["sign"] or match["inner"] else size
 
 
+_KEY = re.compile(r'"answer"\s{0,8}:\s{0,8}')
+_VALUE = re.compile(r'"((?:[^"\\]|\\.){0,1000})"|([^",}\n]{1,200})', re.DOTALL)
+_MOST_KEYS = 20
+
+
+def json_answer(completion: str, gold: str) -> Verdict:
+    """The value of the last `"answer"` of JSON-like text, as ZeroEval asks for it: the same number, or the same text.
+
+    The text around it need not be valid JSON; models rarely escape their LaTeX. Without such a key there is no answer,
+    whatever else the text says.
+    """
+    text = after_reasoning(completion)
+    for key in [match.end() for match in _KEY.finditer(text)][: -_MOST_KEYS - 1 : -1]:
+        if (value := _VALUE.match(text, key)) and (answer := (value[1] or value[2] or "").strip()):
+            return _same_value(answer.replace("\\\\", "\\"), gold)
+    return _NO_ANSWER
+
+
+def _same_value(answer: str, gold: str) -> Verdict:
+    number, wanted = read_number(answer), read_number(gold)
+    correct = " ".join(answer.split()) == " ".join(gold.split()) or (number is not None and number == wanted)
+    return Verdict(correct, answer[:200], "" if correct else f"{answer[:40]} is not {gold.strip()[:40]}")
+
+
 # --- choices -----------------------------------------------------------------------------------------------------
 
+_BRACKET_FIRST = re.compile(r"\s{0,8}[(\[]([A-Ja-j])[)\]]")
 _ONLY_LETTER = re.compile(r"[\W_]*([A-Ja-j])[\W_]*", re.ASCII)
 _LED_BY_LETTER = re.compile(r"[\s(\[*_\"']{0,8}([A-J])[*_]{0,2}(?:[).:\]]|\s*$|\s*\n)")
 _LETTER = re.compile(r"(?<![\w'’])([A-J])(?![\w'’])")
@@ -147,7 +172,12 @@ def _letter(completion: str) -> str | None:
     phrases = [match.end() for match in _PHRASE.finditer(text)]
     if phrases and (letter := _letter_in(text[phrases[-1] : phrases[-1] + _TAIL].partition("\n")[0])):
         return letter
-    if start := _LED_BY_LETTER.match(text) or (len(text) < _TAIL and _ONLY_LETTER.fullmatch(text)) or None:
+    if (
+        start := _LED_BY_LETTER.match(text)
+        or _BRACKET_FIRST.match(text)
+        or (len(text) < _TAIL and _ONLY_LETTER.fullmatch(text))
+        or None
+    ):
         return start[1].upper()
     found = _BRACKETED.findall(text)
     return (found[-1][0] or found[-1][1]) if found else None
@@ -155,7 +185,7 @@ def _letter(completion: str) -> str | None:
 
 def _letter_in(text: str) -> str | None:
     tidy = _LATEX_NOISE.sub("", text[:_MAX_EXPRESSION])
-    if match := _ONLY_LETTER.fullmatch(tidy) or _LED_BY_LETTER.match(tidy):
+    if match := _ONLY_LETTER.fullmatch(tidy) or _LED_BY_LETTER.match(tidy) or _BRACKET_FIRST.match(tidy):
         return match[1].upper()
     letters = set(_LETTER.findall(tidy))
     return letters.pop() if len(letters) == 1 else None
@@ -225,4 +255,10 @@ def _marked(completion: str) -> str | None:
     return tagged if content is None else content
 
 
-VERIFIERS: dict[str, Verifier] = {"exact": exact, "numeric": numeric, "choice": choice, "math": math}
+VERIFIERS: dict[str, Verifier] = {
+    "exact": exact,
+    "numeric": numeric,
+    "choice": choice,
+    "math": math,
+    "json": json_answer,
+}

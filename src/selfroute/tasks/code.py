@@ -1,0 +1,229 @@
+"""Python problems: write a function that passes tests (HumanEval), and predict what a function returns (CRUXEval)."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from selfroute.errors import TaskError
+from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.data import Record, Source
+from selfroute.tasks.extract import after_reasoning, tagged_answer
+from selfroute.tasks.sandbox import run_tests
+
+__all__ = ["HumanEval", "OutputPrediction", "code_in", "literal_in", "same_literal"]
+
+_BLOCK = re.compile(r"```[ \t]{0,4}(?:python|py|Python)?[ \t]{0,4}\n(.*?)(?:\n```|\Z)", re.DOTALL)
+_MOST_TEXT = 100_000
+_LONGEST_LITERAL = 5_000
+
+
+class HumanEval:
+    """Rows with `prompt` (a function's head), `test`, `entry_point` and `canonical_solution` (arXiv 2107.03374).
+
+    The answer is the first code block of a completion, or the whole of it; a body alone goes below the prompt. It is
+    right if the tests run through in the sandbox (`selfroute.tasks.sandbox`, which says what is enforced where).
+
+    Args:
+        path: a folder with test.jsonl or test.parquet, or one file; without it the data is
+            `$SELFROUTE_DATA_DIR/humaneval` if that exists, else openai/openai_humaneval on the hub.
+        timeout_s: wall time of one run, its start included.
+        validation_share, test_share: fractions of the 164 problems, drawn by a hash of the prompt; all are test rows
+            unless you want some for training.
+        seed: of that draw.
+        limit: most rows per split, the first ones; None for all.
+
+    Raises:
+        ConfigError: an option out of range or a path that does not exist.
+    """
+
+    name = "humaneval"
+    template = "plain"
+
+    def __init__(
+        self,
+        *,
+        path: str | Path | None = None,
+        timeout_s: float = 1.5,
+        validation_share: float = 0.0,
+        test_share: float = 1.0,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.source = Source(
+            name=self.name,
+            path=path,
+            repository="openai/openai_humaneval",
+            config=None,
+            question_field="prompt",
+            validation_share=validation_share,
+            test_share=test_share,
+            seed=seed,
+            limit=limit,
+            one_split=True,
+        )
+
+    def rows(self, split: str) -> list[Row]:
+        """Rows in file order; see `Task.rows` for the errors."""
+        return [self._row(record) for record in self.source.records(split)]
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        """Run the tests of the row on the completion's code."""
+        entry = str(row.fields["entry_point"])
+        code = code_in(completion)
+        if not code.strip():
+            return Verdict(False, reason="no code")
+        prompt = str(row.fields["prompt"])
+        if not re.search(rf"def\s{{1,4}}{re.escape(entry)}\b", code):
+            code = f"{prompt}\n{_indented(code)}"
+        else:  # imports and helpers of the prompt, which an answer need not repeat
+            code = f"{prompt.partition(f'def {entry}')[0]}\n{code}"
+        ran = run_tests(code, f"{row.fields['test']}\ncheck({entry})\n", timeout_s=self.timeout_s)
+        return Verdict(ran.passed, code[-200:], ran.reason)
+
+    def gold_completion(self, row: Row) -> str:
+        """The reference solution in a code block."""
+        return f"```python\n{row.fields['prompt']}{row.gold}\n```"
+
+    def _row(self, record: Record) -> Row:
+        # Not `text`, which cuts outer spaces: they are code here.
+        values = {key: record.values.get(key) for key in ("prompt", "test", "entry_point", "canonical_solution")}
+        for key, value in values.items():
+            if not isinstance(value, str) or not value.strip():
+                raise TaskError(f"{record.where}: field '{key}' is {str(value)[:40]!r}; give text")
+        prompt, gold = str(values["prompt"]), str(values["canonical_solution"])
+        question = f"Complete this Python function. Reply with one code block that holds all of it.\n\n{prompt}"
+        kept = {"prompt": prompt, "test": values["test"], "entry_point": values["entry_point"]}
+        return Row(str(record.values.get("task_id") or record.name), question, gold, kept)
+
+
+class OutputPrediction:
+    """Rows with `code` (a function f), `input` and `output`: what does f return? (CRUXEval, arXiv 2401.03065)
+
+    The answer is compared as a Python literal and never run: the first `<answer>`, else what follows the last
+    `f(…) ==`, else the last line.
+
+    Args:
+        path: a folder with test.jsonl or test.parquet, or one file; without it the data is
+            `$SELFROUTE_DATA_DIR/output_prediction` if that exists, else cruxeval-org/cruxeval on the hub.
+        validation_share, test_share: fractions of the 800 problems, drawn by a hash of the code; all are test rows
+            unless you want some for training.
+        seed: of that draw.
+        limit: most rows per split, the first ones; None for all.
+
+    Raises:
+        ConfigError: an option out of range or a path that does not exist.
+    """
+
+    name = "output_prediction"
+    template = "plain"
+
+    def __init__(
+        self,
+        *,
+        path: str | Path | None = None,
+        validation_share: float = 0.0,
+        test_share: float = 1.0,
+        seed: int = 0,
+        limit: int | None = None,
+    ) -> None:
+        self.source = Source(
+            name=self.name,
+            path=path,
+            repository="cruxeval-org/cruxeval",
+            config=None,
+            question_field="code",
+            validation_share=validation_share,
+            test_share=test_share,
+            seed=seed,
+            limit=limit,
+            one_split=True,
+        )
+
+    def rows(self, split: str) -> list[Row]:
+        """Rows in file order; see `Task.rows` for the errors."""
+        return [_output_row(record) for record in self.source.records(split)]
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        """Compare literals; see `same_literal`."""
+        answer = literal_in(completion)
+        if not answer:
+            return Verdict(False, reason="no answer")
+        correct = same_literal(answer, row.gold)
+        return Verdict(correct, answer[:200], "" if correct else f"{answer[:40]} is not {row.gold[:40]}")
+
+    def gold_completion(self, row: Row) -> str:
+        """The output in an answer tag."""
+        return f"<answer>{row.gold}</answer>"
+
+
+def _output_row(record: Record) -> Row:
+    code, given, gold = record.text("code"), record.values.get("input"), record.text("output")
+    if not isinstance(given, str):
+        raise TaskError(f"{record.where}: field 'input' is {str(given)[:40]!r}; give text")
+    question = (
+        f"{code}\n\nWhat does f({given}) return? Think step by step, then give the value as a Python literal in "
+        "<answer> </answer> tags."
+    )
+    return Row(str(record.values.get("id") or record.name), question, gold, {"code": code, "input": given})
+
+
+def code_in(completion: str) -> str:
+    """The first code block outside the reasoning, else all text outside it; of at most 100,000 characters."""
+    text = after_reasoning(completion)[:_MOST_TEXT]
+    tagged = tagged_answer(text)
+    text = text if tagged is None else tagged
+    block = _BLOCK.search(text)
+    return block[1] if block else text
+
+
+def _indented(body: str) -> str:
+    """A function's body, indented if no line of it is."""
+    lines = body.splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    return body if first[:1].isspace() else "\n".join(f"    {line}" for line in lines)
+
+
+_CALL = re.compile(r"\bf\(.{0,500}?\)\s{0,4}==\s{0,4}(.{1,2000})")
+
+
+def literal_in(completion: str) -> str:
+    """Where the predicted output stands in a completion, as text."""
+    marked = tagged_answer(completion)
+    if marked is None:
+        text = after_reasoning(completion)[-_MOST_TEXT:].strip()
+        lines = [line for line in text.rsplit("\n", 50)[-50:] if "==" in line]
+        calls = [match[1] for line in lines if (match := _CALL.search(line[:3000]))]
+        marked = calls[-1] if calls else text.rpartition("\n")[2]
+    call = _CALL.fullmatch(marked.strip()[:3000])
+    return (call[1] if call else marked).strip().strip("`").strip()[:_LONGEST_LITERAL]
+
+
+def same_literal(answer: str, gold: str) -> bool:
+    """Whether two texts are the same Python value, types included (1 is not True); else whether they read the same."""
+    left, right = _literal(answer), _literal(gold)
+    if left is None or right is None:
+        return " ".join(answer.split()) == " ".join(gold.split())
+    return repr(left[0]) == repr(right[0]) or (_typed(left[0]) == _typed(right[0]))
+
+
+def _literal(text: str) -> tuple[object] | None:
+    if len(text) > _LONGEST_LITERAL:
+        return None
+    try:
+        return (ast.literal_eval(text),)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+
+
+def _typed(value: object) -> object:
+    """A value that compares types as well: sets and dicts in any order, 1 apart from 1.0 and True."""
+    if isinstance(value, dict):
+        return "dict", frozenset((_typed(key), _typed(item)) for key, item in value.items())
+    if isinstance(value, set | frozenset):
+        return "set", frozenset(map(_typed, value))
+    if isinstance(value, list | tuple):
+        return type(value).__name__, tuple(map(_typed, value))
+    return type(value).__name__, repr(value)

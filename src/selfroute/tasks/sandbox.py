@@ -1,0 +1,123 @@
+"""Run a model's Python code against tests, in a process of its own that is short of everything.
+
+What is enforced where:
+
+* Everywhere: a wall clock, after which the whole process group is killed; a fresh folder that is deleted afterwards; an
+  empty environment; no site packages; and an audit hook in the child that refuses sockets, processes, ctypes, and
+  changes to files outside of its folder. The hook binds Python code; it is not a wall against native exploits.
+* POSIX: limits on processor time, memory, file size, open files and core dumps; on the number of processes for users
+  other than root.
+* Linux, where the kernel lets a user make namespaces: no network interface at all.
+
+Reading files is not prevented. Code that means to cheat inside its own process can, for instance by returning an object
+that equals everything; it cannot by printing, exiting early or raising.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Ran", "run_tests"]
+
+_SCRIPT = Path(__file__).with_name("sandbox_child.py")
+_MOST_CODE = 200_000
+_REPLY_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of it: whether code and tests ran through, and if not, a short reason."""
+
+    passed: bool
+    reason: str = ""
+
+
+def run_tests(
+    code: str,
+    tests: str,
+    *,
+    timeout_s: float = 1.5,
+    memory_bytes: int = 512 << 20,
+    file_bytes: int = 1 << 20,
+) -> Ran:
+    """Run code, then tests, in a sandbox; never raises on what they hold or do.
+
+    Args:
+        timeout_s: wall time of the child, its start included.
+        memory_bytes: of address space. file_bytes: of each file it writes.
+    """
+    if len(code) + len(tests) > _MOST_CODE:
+        return Ran(False, f"longer than {_MOST_CODE} characters")
+    token = secrets.token_hex(16)
+    request = {
+        "code": code,
+        "tests": tests,
+        "token": token,
+        "cpu_s": max(1, round(timeout_s)),
+        "memory_bytes": memory_bytes,
+        "file_bytes": file_bytes,
+    }
+    with tempfile.TemporaryDirectory(prefix="selfroute-", ignore_cleanup_errors=True) as folder:
+        reply = _exchange(json.dumps(request).encode("utf-8"), os.path.realpath(folder), timeout_s)
+    if reply is None:
+        return Ran(False, "timeout")
+    try:
+        said = json.loads(reply)
+    except ValueError:
+        return Ran(False, "ended before its tests did")
+    if isinstance(said, dict) and said.get("token") == token:
+        return Ran(True)
+    return Ran(False, str(said.get("error", "no verdict") if isinstance(said, dict) else "no verdict"))
+
+
+def _exchange(request: bytes, folder: str, timeout_s: float) -> bytes | None:
+    """The child's reply, empty if it died without one; None if it was late and is dead now."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as replies:
+        try:
+            child = subprocess.Popen(
+                # -I: no user site, no variables; -S: no site packages; -B: no cached bytecode.
+                [sys.executable, "-I", "-S", "-B", str(_SCRIPT), str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={"PATH": "", "HOME": folder, "TMPDIR": folder, "LANG": "C.UTF-8"},
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(writing)
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            _kill_group(child.pid)
+
+        timer = threading.Timer(timeout_s, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(OSError):  # it died while we wrote
+                child.communicate(request)
+            said = b"" if late.is_set() else replies.read(_REPLY_BYTES)
+        finally:
+            timer.cancel()
+            _kill_group(child.pid)  # what it may have left behind
+            child.wait()
+        return None if late.is_set() and not said else said
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)

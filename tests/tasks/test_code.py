@@ -1,0 +1,201 @@
+"""Code and output prediction: what passes, what is refused, and that nothing escapes or hangs."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfroute.errors import ConfigError, TaskError
+from selfroute.tasks.check import check
+from selfroute.tasks.code import HumanEval, OutputPrediction, literal_in, same_literal
+from selfroute.tasks.sandbox import run_tests
+
+PROBLEM = {
+    "task_id": "HumanEval/0",
+    "prompt": 'from typing import List\n\ndef inc(xs: List[int]) -> List[int]:\n    """Add one."""\n',
+    "test": "def check(candidate):\n    assert candidate([1]) == [2]\n",
+    "entry_point": "inc",
+    "canonical_solution": "    return [x + 1 for x in xs]\n",
+}
+OUTPUT = {"id": "s0", "code": "def f(x):\n    return {x: 1}", "input": "'a'", "output": "{'a': 1}"}
+
+
+def task_of(kind: Any, path: Path, row: dict[str, Any]) -> Any:
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return kind(path=path)
+
+
+@pytest.mark.parametrize(
+    ("completion", "correct", "reason"),
+    [
+        ("```python\ndef inc(xs):\n    return [x + 1 for x in xs]\n```", True, ""),
+        ("    return [x + 1 for x in xs]", True, ""),
+        ("return [x + 1 for x in xs]", True, ""),
+        ("```python\ndef inc(xs: List[int]):\n    return [x + 1 for x in xs]", True, ""),
+        ("```python\ndef inc(xs):\n    return xs\n```", False, "AssertionError"),
+        ("```\ndef inc(xs): return xs\n```\n```\ndef inc(xs): return [2]\n```", False, "AssertionError"),
+        ("<think>```python\ndef inc(xs): return [2]\n```</think>", False, "no code"),
+        ("```python\nimport sys\ndef inc(xs): sys.exit(0)\n```", False, "SystemExit"),
+        ("", False, "no code"),
+        ("x" * 1_000_000, False, "NameError"),
+    ],
+)
+def test_humaneval(tmp_path: Path, completion: str, correct: bool, reason: str) -> None:
+    task = task_of(HumanEval, tmp_path / "test.jsonl", PROBLEM)
+    (row,) = task.rows("test")
+    verdict = task.verify(row, completion)
+    assert verdict.correct == correct
+    assert verdict.reason.startswith(reason)
+
+
+def test_gold_answers_pass(tmp_path: Path) -> None:
+    check(task_of(HumanEval, tmp_path / "h.jsonl", PROBLEM), "test")
+    check(task_of(OutputPrediction, tmp_path / "o.jsonl", OUTPUT), "test")
+    broken = PROBLEM | {"canonical_solution": "    return xs\n"}
+    with pytest.raises(TaskError, match="HumanEval/0"):
+        check(task_of(HumanEval, tmp_path / "b.jsonl", broken), "test")
+
+
+def test_rows_that_lack_a_field(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"h\.jsonl:1: field 'test' is 'None'"):
+        task_of(HumanEval, tmp_path / "h.jsonl", PROBLEM | {"test": None}).rows("test")
+    with pytest.raises(TaskError, match=r"o\.jsonl:1: field 'input'"):
+        task_of(OutputPrediction, tmp_path / "o.jsonl", OUTPUT | {"input": 1}).rows("test")
+    with pytest.raises(ConfigError, match="split 'train' is empty"):
+        task_of(HumanEval, tmp_path / "h.jsonl", PROBLEM).rows("train")
+
+
+# --- the sandbox -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "x = 44**19**35",
+        "import time; time.sleep(60)",
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\nwhile True: pass",
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+    ],
+)
+def test_what_does_not_end_is_ended(code: str) -> None:
+    started = time.perf_counter()
+    assert run_tests(code, "", timeout_s=0.8).reason in ("timeout", "MemoryError: ")
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os._exit(0)",
+        "print('token'); raise SystemExit",
+        "import os; os.kill(os.getpid(), 9)",
+        "class E(BaseException):\n    def __str__(self): raise self\nraise E",
+        "raise KeyboardInterrupt",
+        "x = 'a' * 10**10",
+        "import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+        "def (",
+        "\0",
+        "(" * 100_000,
+    ],
+)
+def test_ending_early_is_not_passing(code: str) -> None:
+    assert not run_tests(code, "").passed
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket; socket.create_connection(('127.0.0.1', PORT), 1)",
+        "import urllib.request; urllib.request.urlopen('http://127.0.0.1:PORT')",
+        "import subprocess; subprocess.run(['true'])",
+        "import os; os.system('true')",
+        "import os; os.fork()",
+        "import ctypes; ctypes.CDLL(None)",
+        "open('OUTSIDE', 'w')",
+        "import os; os.open('OUTSIDE', os.O_CREAT | os.O_WRONLY)",
+        "import os; os.remove('KEPT')",
+        "import os; os.rename('KEPT', 'OUTSIDE')",
+        "import os; os.symlink('FOLDER', 'link'); open('link/new', 'w')",
+    ],
+)
+def test_nothing_gets_out(code: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("here", encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.01)
+        places = {"PORT": server.getsockname()[1], "OUTSIDE": tmp_path / "new", "KEPT": kept, "FOLDER": tmp_path}
+        for word, value in places.items():
+            code = code.replace(word, str(value))
+        assert not run_tests(code, "", timeout_s=5).passed
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
+def test_files_are_small_and_its_own() -> None:
+    assert run_tests("open('ok', 'w').write('a' * 1000)", "assert len(open('ok').read()) == 1000").passed
+    assert not run_tests("open('big', 'w').write('a' * (2 << 20))", "").passed
+
+
+def test_the_usual_libraries_are_there() -> None:
+    libraries = "collections, functools, hashlib, heapq, itertools, math, random, re, string, typing, datetime, copy"
+    assert run_tests(f"import {libraries}", "assert math.gcd(4, 6) == 2").passed
+
+
+# --- output prediction ---------------------------------------------------------------------------------------------
+
+EQUAL = [
+    ("{'a':1}", "{'a': 1}"), ('{"a": 1}', "{'a': 1}"), ("{'b': 2, 'a': 1}", "{'a': 1, 'b': 2}"), ("(1,2)", "(1, 2)"),
+    ("{2, 1}", "{1, 2}"), ('"x"', "'x'"), ("[1,\n 2]", "[1, 2]"), ("-1", "-1"), ("1e3", "1000.0"), ("None", "None"),
+    (" True ", "True"), (r"'\u0041'", "'A'"),
+]  # fmt: skip
+DIFFERENT = [
+    ("1", "True"), ("1", "1.0"), ("(1, 2)", "[1, 2]"), ("'1'", "1"), ("[2, 1]", "[1, 2]"), ("{1}", "[1]"),
+    ("'a '", "'a'"), ("none", "None"),
+]  # fmt: skip
+
+
+def test_hard_equivalents() -> None:
+    """Error rate on this corpus: 0 of 12 equivalents missed, 0 of 8 differences let through."""
+    assert [pair for pair in EQUAL if not same_literal(*pair)] == []
+    assert [pair for pair in DIFFERENT if same_literal(*pair)] == []
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "<answer>{'a': 1}</answer>",
+        "So f('a') == {'a': 1}",
+        "<answer>f('a') == {'a': 1}</answer>",
+        "<think>{'b': 1}</think>It returns\n`{'a': 1}`",
+        "<answer>{'a': 1}</answer> or <answer>2</answer>",
+    ],
+)
+def test_where_the_output_stands(completion: str) -> None:
+    assert same_literal(literal_in(completion), "{'a': 1}")
+
+
+@pytest.mark.parametrize("piece", ["[", "f(", "{", "f() == ", "44**19**35 ", "-", "\\x", "(1,"])
+def test_a_megabyte_takes_under_two_seconds(tmp_path: Path, piece: str) -> None:
+    task = task_of(OutputPrediction, tmp_path / "o.jsonl", OUTPUT)
+    (row,) = task.rows("test")
+    started = time.process_time()
+    for text in (piece * (1_000_000 // len(piece)), f"<answer>{piece * 200_000}</answer>"):
+        assert not task.verify(row, text).correct
+    assert time.process_time() - started < 2
+
+
+@settings(deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_gets_a_verdict(text: str) -> None:
+    same_literal(literal_in(text), "{'a': 1}")

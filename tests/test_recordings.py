@@ -1,0 +1,245 @@
+"""Recordings of other projects: what is read, what is refused with file and row, and how it is replayed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfroute.backends.base import complete
+from selfroute.backends.recorded import RecordedBackend
+from selfroute.errors import ConfigError, TaskError
+from selfroute.grading import judge
+from selfroute.handoff import TEMPLATES
+from selfroute.recordings import format_of, models_in, read_answers, unrecorded_text
+from selfroute.tasks.recorded import Recorded
+from selfroute.types import Sampling
+
+DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+ROUTELLM = 'prompt,weak,strong,weak_response,strong_response\n"1+1\n=",True,True,2,2.\n2+2,False,True,5,4\n'
+
+
+def lines(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def zeroeval(number: int, answer: str, *, question: str | None = None, gold: str = "# 4") -> dict[str, Any]:
+    return {
+        "id": f"q{number}",
+        "question": f"What is {number}?" if question is None else question,
+        "gold": gold,
+        "model": "m",
+        "output": json.dumps({"reasoning": "so", "answer": answer}),
+    }
+
+
+def test_routellm_with_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(ROUTELLM, encoding="utf-8")
+    assert models_in(path) == ["weak", "strong"]
+    weak = read_answers(path, model="weak")
+    assert [(a.prompt, a.text, a.correct) for a in weak] == [("1+1\n=", "2", True), ("2+2", "5", False)]
+    assert weak[1].where == f"{path}:4"
+
+
+def test_routellm_with_verdicts_alone_gives_nothing_away(tmp_path: Path) -> None:
+    (tmp_path / "mmlu_a.csv").write_text("prompt,weak,strong\nx,True,False\nx,False,False\n", encoding="utf-8")
+    (tmp_path / "mmlu_b.csv").write_text("prompt,weak,strong\ny,False,True\n", encoding="utf-8")
+    weak = read_answers(tmp_path, model="weak")
+    assert {a.text for a in weak} == {unrecorded_text("weak")}
+    assert [a.prompt for a in weak] == ["x", "x ", "y"]
+    assert len({a.id for a in weak}) == 3
+
+
+def test_zeroeval_and_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl.gz"
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for number in range(3):
+            file.write(json.dumps(zeroeval(number, "4", question="")) + "\n")
+    answers = read_answers(path)
+    assert format_of(path) == "zeroeval"
+    assert [(a.id, a.gold, a.model) for a in answers] == [(f"q{n}", "4", "m") for n in range(3)]
+    assert [a.prompt for a in answers] == ["", " ", "  "]
+
+
+def test_gsm8k_solutions(tmp_path: Path) -> None:
+    row = {
+        "question": "How many?",
+        "ground_truth": "two\nA: 2",
+        "small": {"is_correct": False, "solution": "A: 3"},
+        "large": {"is_correct": True, "solution": "A: 2"},
+    }
+    path = lines(tmp_path / "s.jsonl", row)
+    (large,) = read_answers(path, model="large")
+    assert (large.gold, large.text, large.correct) == ("2", "A: 2", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "prompt,weak\nx,maybe\n", r"a\.csv:2: 'maybe' under 'weak' is not True or False"),
+        ("a.csv", "prompt,weak\nx\n", r"a\.csv:2: 1 cells under 2 columns"),
+        ("a.csv", "question,weak\n", r"a\.csv:1 has the columns question"),
+        ("a.csv", "", r"a\.csv is empty"),
+        ("a.jsonl", '{"output": 3}\n', r"a\.jsonl:1: 'output' is '3', not text"),
+        (
+            "a.jsonl",
+            '{"output": "x", "id": 1}\n{"output": "y", "id": 1}\n',
+            r"a\.jsonl:2: id '1' stands at .*a\.jsonl:1",
+        ),
+        ("a.jsonl", '{"output": "x"}\n[]\n', r"a\.jsonl:2: a list, not an object"),
+        ("a.jsonl", '{"output": "x"}\n{"out\n', r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", '{"text": "x"}\n', r"a\.jsonl:1: 'prompt' is 'None'"),
+        ("a.jsonl", '{"small": {"is_correct": 1, "solution": ""}, "question": ""}\n', r"no true or false 'is_correct'"),
+        ("a.jsonl.gz", "no gzip", r"cannot read after line 0"),
+        ("a.csv", "prompt,weak,strong\nx,True,True\n", "say which with model"),
+    ],
+)
+def test_bad_files_are_named_with_row_and_fix(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_answers(path)
+
+
+def test_a_model_may_be_named_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(ROUTELLM, encoding="utf-8")
+    assert read_answers(path, model="STRO")[0].model == "strong"
+    with pytest.raises(ConfigError, match="is none of weak, strong"):
+        read_answers(path, model="gpt")
+
+
+async def test_a_prompt_is_replayed_under_any_system_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(ROUTELLM, encoding="utf-8")
+    backend = RecordedBackend("weak", path, model="weak")
+    template = TEMPLATES["plain"]
+    asked = template.device_messages(template.conversation("2+2"), offer_handoff=False)
+    assert (await complete(backend, asked, Sampling())).text == "5"
+
+
+async def test_what_an_answer_cost_is_replayed(tmp_path: Path) -> None:
+    path = lines(tmp_path / "own.jsonl", {"prompt": "p", "text": "t", "seconds": 2.0, "usd": 0.25})
+    answer = await complete(RecordedBackend("own", path), TEMPLATES["plain"].conversation("p"), Sampling())
+    assert (answer.text, answer.seconds, answer.usd) == ("t", 2.0, 0.25)
+
+
+# --- as a task ---------------------------------------------------------------------------------------------------
+
+
+def test_recorded_verdicts_judge_recorded_answers(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(ROUTELLM, encoding="utf-8")
+    task = Recorded(answers=[{"path": str(path), "model": "weak"}, {"path": str(path), "model": "strong"}])
+    second = task.rows("test")[1]
+    assert (judge(task, second, "5")[0], judge(task, second, "4")[0], judge(task, second, "else")[0]) == (
+        False, True, False,
+    )  # fmt: skip
+    with pytest.raises(TaskError, match="no gold answers"):
+        task.gold_completion(second)
+
+
+def test_zeroeval_is_judged_by_its_answer_key(tmp_path: Path) -> None:
+    task = Recorded(answers=[lines(tmp_path / "a.jsonl", zeroeval(1, "4.0"), zeroeval(2, "5"))])
+    first, second = task.rows("test")
+    assert task.verify(first, zeroeval(1, "4.0")["output"]).correct
+    assert not task.verify(second, zeroeval(2, "5")["output"]).correct
+    assert not task.verify(second, "The answer is 4").correct
+    assert task.verify(first, task.gold_completion(first)).correct
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ([zeroeval(1, "4")], r"b\.jsonl:1 is the last of 1 answers, and .*a\.jsonl:2 has no partner"),
+        ([zeroeval(1, "4"), zeroeval(3, "4")], r"b\.jsonl:2: id 'q3' where .*a\.jsonl:2 has 'q2'"),
+        ([zeroeval(1, "4"), zeroeval(2, "4", question="else")], r"b\.jsonl:2: prompt 'else' where"),
+        ([zeroeval(1, "4"), zeroeval(2, "4", gold="5")], r"b\.jsonl:2: gold '5' where .*a\.jsonl:2 has '4'"),
+    ],
+)
+def test_recordings_of_different_sets(tmp_path: Path, other: list[Any], message: str) -> None:
+    one = lines(tmp_path / "a.jsonl", zeroeval(1, "4"), zeroeval(2, "4"))
+    with pytest.raises(ConfigError, match=message):
+        Recorded(answers=[one, lines(tmp_path / "b.jsonl", *other)])
+
+
+def test_a_row_without_gold(tmp_path: Path) -> None:
+    row = zeroeval(1, "4")
+    del row["gold"]
+    with pytest.raises(TaskError, match=r"a\.jsonl:1: neither a verdict nor a gold answer; add 'gold'"):
+        Recorded(answers=[lines(tmp_path / "a.jsonl", row)])
+
+
+def test_an_empty_split(tmp_path: Path) -> None:
+    task = Recorded(answers=[lines(tmp_path / "a.jsonl", zeroeval(1, "4"))])
+    with pytest.raises(ConfigError, match="split 'train' is empty; set test_share below 1, or folds=5"):
+        task.rows("train")
+
+
+def test_splits_share_no_prompt(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", *(zeroeval(n, "4") for n in range(200)))
+    task = Recorded(answers=[path], test_share=0.3)
+    train, test = ({row.id for row in task.rows(split)} for split in ("train", "test"))
+    assert train & test == set()
+    assert len(train | test) == 200
+    assert 30 < len(test) < 90
+
+
+# --- the real files: BENCHMARKS section 1 --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "exclude", "expected"),
+    [
+        pytest.param(
+            [{"path": "routellm/gsm8k_responses.csv", "model": m} for m in ("mixtral", "gpt-4")],
+            "routellm/gsm8k_contaminated_prompts.jsonl",
+            (1307, 0.6373, 0.8577, 0.9296, 5e-5),
+            id="routellm-gsm8k",
+        ),
+        pytest.param(
+            [{"path": "routellm/mmlu", "model": m} for m in ("mixtral", "gpt-4")],
+            "routellm/mmlu_contaminated_prompts.jsonl",
+            (14037, 0.6809, 0.8059, 0.8587, 5e-5),
+            id="routellm-mmlu",
+        ),
+        pytest.param(
+            [{"path": f"zeroeval/gsm/{m}.jsonl.gz"} for m in ("Qwen2-7B-Instruct", "gpt-4o-2024-08-06")],
+            None,
+            (1319, 0.801, 0.962, 0.973, 0.005),
+            id="zeroeval-gsm8k",
+        ),
+        pytest.param(
+            [{"path": f"zeroeval/math-l5/Qwen2.5-{m}-Instruct.jsonl.gz"} for m in ("3B", "72B")],
+            None,
+            (721, 0.286, 0.603, 0.645, 0.005),
+            id="zeroeval-math",
+        ),
+        pytest.param(
+            [{"path": "gsm8k/example_model_solutions.jsonl", "model": m} for m in ("6b_verif", "175b_fine")],
+            None,
+            (1319, 0.390, 0.347, 0.5, 0.1),
+            id="trap",
+        ),
+    ],
+)
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data")
+def test_the_accuracies_of_published_recordings(
+    answers: list[dict[str, str]], exclude: str | None, expected: tuple[float, ...]
+) -> None:
+    sources = [dict(answer, path=str(DATA / answer["path"])) for answer in answers]
+    task = Recorded(answers=sources, exclude=None if exclude is None else DATA / exclude)
+    rows = task.rows("test")
+    n, *accuracies, slack = expected
+    assert len(rows) == n
+    texts = [{a.id: a.text for a in read_answers(source["path"], model=source.get("model"))} for source in sources]
+    right = [[task.verify(row, side[row.id]).correct for row in rows] for side in texts]
+    either = sum(a or b for a, b in zip(*right, strict=True)) / n
+    found = [sum(side) / n for side in right] + [either]
+    assert found == pytest.approx(accuracies, abs=slack)
