@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "Completion",
@@ -24,17 +24,26 @@ __all__ = [
     "Usage",
 ]
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 Source = Literal["device", "cloud"]
-Reason = Literal["answered", "hand-off", "routed", "random", "always", "budget", "cloud-error"]
+Reason = Literal[
+    "answered", "hand-off", "routed", "random", "always", "budget", "cloud-error", "device-error", "mode", "capability"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        content: its text.
+        raw: the message in OpenAI's form where role and text do not carry all of it (images, tool calls, a name);
+            backends that speak that form send it as it is, see `selfroute.backends.base.request_fields`.
+    """
 
     role: Role
     content: str
+    raw: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,9 @@ class Sampling:
         top_logprobs: how many alternatives per position to report in `Token.top`; None reports no tokens at all.
         forbid: strings the completion must not start to write; backends that cannot mask tokens
             raise `UnsupportedByBackend`.
+        extra: further fields of an OpenAI-style request (`tools`, `response_format`, `logit_bias`), for backends that
+            send such requests; a value of None leaves a field out of the request. Others raise `UnsupportedByBackend`
+            for every field that would change the answer.
     """
 
     temperature: float = 0.0
@@ -59,6 +71,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     forbid: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +96,12 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a backend's stream. The last one carries `finish_reason` ("stop" or "length") and `usage`.
+    """A piece of a backend's stream. The last one carries `finish_reason` and `usage`.
 
-    A replayed answer also says there how many `seconds` it took when it was made, None if nobody knows.
+    Attributes:
+        finish_reason: "stop" or "length"; of endpoints that have it also "tool_calls" or "content_filter".
+        seconds: how long a replayed answer took when it was made, None if nobody knows.
+        extra: what an OpenAI-style stream sends beside text, e.g. pieces of `tool_calls`.
     """
 
     text: str = ""
@@ -93,6 +109,7 @@ class Delta:
     finish_reason: str | None = None
     usage: Usage | None = None
     seconds: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +125,14 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one side wrote within a trace."""
+    """What one side wrote within a trace, and why it stopped."""
 
     source: Source
     text: str
     usage: Usage
     seconds: float
     cost_usd: float = 0.0
+    finish_reason: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +174,18 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text for the reader: the source's reasoning or its answer, in order."""
+    """Text for the reader: the source's reasoning or its answer, in order.
+
+    Attributes:
+        tokens: those that begin in this text, where the backend reports them.
+        extra: as in `Delta`; may come without text.
+    """
 
     text: str
     source: Source
     kind: Literal["reasoning", "content"] = "content"
+    tokens: tuple[Token, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from selfroute.backends.base import Backend, BatchBackend, complete, complete_all
+from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, refuse_fields
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.types import Completion, Delta, Message, Role, Sampling, Token, Usage
@@ -59,8 +59,10 @@ class RecordedBackend:
 
         Raises:
             RecordingMissing: if there is none.
-            UnsupportedByBackend: if `sampling` forbids text, or asks for log-probabilities that were not recorded.
+            UnsupportedByBackend: if `sampling` forbids text, or asks for log-probabilities that were not recorded, or
+                the request asks for more than text.
         """
+        refuse_fields(self, messages, sampling)
         answer = self._answers.get(_conversation(messages))
         if answer is None:
             raise RecordingMissing(_missing(self, messages))

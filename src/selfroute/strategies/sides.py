@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
@@ -102,12 +103,14 @@ class Attempt:
     Attributes:
         started: whether the backend has written or finished: from then on the call has cost something.
         tokens: what it reported, in order.
+        finish_reason: why it stopped, as far as it said so.
     """
 
     def __init__(self, source: Source, backend: Backend, price: Price) -> None:
         self.source = source
         self.started = False
         self.tokens: list[Token] = []
+        self.finish_reason = "stop"
         self._waited_s = 0.0
         self._replayed_s: float | None = None
         self._backend = backend
@@ -116,6 +119,13 @@ class Attempt:
         self._usage: Usage | None = None
 
     async def stream(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[str]:
+        """The text of `deltas`."""
+        async with closing(self.deltas(messages, *variants)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+    async def deltas(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[Delta]:
         """Write the answer with the first of the sampling variants that the backend supports.
 
         Raises:
@@ -124,19 +134,19 @@ class Attempt:
         """
         for sampling in variants:
             try:
-                async with closing(self._read(messages, sampling)) as texts:
-                    async for text in texts:
-                        yield text
+                async with closing(self._read(messages, sampling)) as deltas:
+                    async for delta in deltas:
+                        yield delta
                 return
             except UnsupportedByBackend:
                 if self.started or sampling is variants[-1]:
                     raise
 
-    async def _read(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[str]:
+    async def _read(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         async with closing(self._backend.stream(messages, sampling)) as deltas:
             while (delta := await self._next(deltas)) is not None:
-                if delta.text:
-                    yield delta.text
+                if delta.text or delta.extra:
+                    yield delta
         self.started = True  # an answer without any piece is an answer
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
@@ -150,6 +160,7 @@ class Attempt:
             self._texts.append(delta.text)
             self.tokens.extend(delta.tokens)
             self._usage = delta.usage or self._usage
+            self.finish_reason = delta.finish_reason or self.finish_reason
             self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
         return delta
 
@@ -168,7 +179,31 @@ class Attempt:
         return self._usage or Usage(completion_tokens=sum(bool(text) for text in self._texts))
 
     def segment(self) -> Segment:
-        return Segment(self.source, self.text, self.usage, self.seconds, self._price.cost_usd(self.usage))
+        cost_usd = self._price.cost_usd(self.usage)
+        return Segment(self.source, self.text, self.usage, self.seconds, cost_usd, self.finish_reason)
+
+
+class _TokenCursor:
+    """Gives each stretch of a text the tokens that begin in it, as long as the tokens' texts are the text."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Token] = deque()
+        self._ahead = 0  # characters until the first waiting token begins
+        self._aligned = True
+
+    def add(self, delta: Delta) -> None:
+        self._aligned &= "".join(token.text for token in delta.tokens) == delta.text
+        self._waiting.extend(delta.tokens)
+
+    def take(self, characters: int) -> tuple[Token, ...]:
+        if not self._aligned:
+            return ()
+        taken: list[Token] = []
+        while self._waiting and self._ahead < characters:
+            taken.append(self._waiting.popleft())
+            self._ahead += len(taken[-1].text)
+        self._ahead -= characters
+        return tuple(taken)
 
 
 async def speak(
@@ -180,22 +215,27 @@ async def speak(
     know what came of it.
     """
     shown = False  # whether any content has been
-    async with closing(attempt.stream(messages, *variants)) as texts:
-        async for text in texts:
-            for delta in _deltas(parser.feed(text), strip=not shown):
-                shown |= delta.kind == "content"
-                yield delta
-    for delta in _deltas(parser.close(), strip=not shown):
-        yield delta
+    cursor = _TokenCursor()
+    async with closing(attempt.deltas(messages, *variants)) as written:
+        async for delta in written:
+            cursor.add(delta)
+            for said in _deltas(parser.feed(delta.text), cursor, strip=not shown):
+                shown |= said.kind == "content"
+                yield said
+            if delta.extra:
+                yield TextDelta("", "device", extra=delta.extra)
+    for said in _deltas(parser.close(), cursor, strip=not shown):
+        yield said
 
 
-def _deltas(pieces: Sequence[Piece], *, strip: bool) -> list[TextDelta]:
+def _deltas(pieces: Sequence[Piece], cursor: _TokenCursor, *, strip: bool) -> list[TextDelta]:
     deltas: list[TextDelta] = []
     for piece in pieces:
+        tokens = cursor.take(len(piece.text))
         if piece.kind == "reasoning":
-            deltas.append(TextDelta(piece.text, "device", "reasoning"))
+            deltas.append(TextDelta(piece.text, "device", "reasoning", tokens))
         elif piece.kind == "content" and (text := piece.text.lstrip() if strip else piece.text):
-            deltas.append(TextDelta(text, "device", "content"))
+            deltas.append(TextDelta(text, "device", "content", tokens))
             strip = False
     return deltas
 
@@ -246,6 +286,7 @@ async def ask_cloud(
     score: float | None = None,
     before: tuple[Segment, ...] = (),
     handed_off: bool = False,
+    asked: Sequence[Message] = (),
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
@@ -256,6 +297,7 @@ async def ask_cloud(
         reason, score: for the trace.
         before: what was written before.
         handed_off: whether the device asked, which is an event of its own.
+        asked: what the cloud sees, if it is not `messages`.
 
     Raises:
         BackendError: neither side could answer.
@@ -267,9 +309,9 @@ async def ask_cloud(
         try:
             if handed_off:
                 yield HandOff(score)
-            async with closing(attempt.stream(messages, sampling)) as texts:
-                async for text in texts:
-                    yield TextDelta(text, "cloud")
+            async with closing(attempt.deltas(asked or messages, sampling)) as deltas:
+                async for delta in deltas:
+                    yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
         finally:
             # Shielded: a second cancellation must not leave the reservation open for ever.
             await asyncio.shield(_book(lease, attempt))
