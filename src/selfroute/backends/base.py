@@ -48,9 +48,18 @@ class BatchBackend(Protocol):
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]: ...
 
 
-# Fields that tell a provider about the request and do not change the answer.
+# Fields that tell a provider about the request and do not change the answer, or that `Sampling` says already.
 _NOTES = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+    {
+        "max_completion_tokens",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
 )
 # What a field says when it says nothing.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -108,9 +117,7 @@ def refuse_fields(backend: Backend, messages: Sequence[Message], sampling: Sampl
         UnsupportedByBackend: names the fields.
     """
     if names := lacking(backend, messages, sampling):
-        raise UnsupportedByBackend(
-            f"{backend.name} has no {', '.join(names)}; leave it out, or use another model"
-        )
+        raise UnsupportedByBackend(f"{backend.name} has no {', '.join(names)}; leave it out, or use another model")
 
 
 async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:
