@@ -27,13 +27,21 @@ class Activity:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._owned = tempfile.TemporaryDirectory(prefix="selfroute-") if folder is None else None
-        self.folder = folder if folder is not None else Path(self._owned.name if self._owned else "")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{os.getpid()}.ring").open("w+b") as file:
-            file.truncate(_SLOTS * _SLOT_BYTES)
-            self._map = mmap.mmap(file.fileno(), _SLOTS * _SLOT_BYTES)
+        self.folder = folder
+        self._owned: tempfile.TemporaryDirectory[str] | None = None
+        self._map: mmap.mmap | None = None
         self._count = 0
+
+    def _open(self) -> mmap.mmap:
+        """The ring of this process; made when it is first needed."""
+        if self._map is None:
+            if self.folder is None:
+                self._owned = tempfile.TemporaryDirectory(prefix="selfroute-")
+                self.folder = Path(self._owned.name)
+            with (self.folder / f"{os.getpid()}.ring").open("w+b") as file:
+                file.truncate(_SLOTS * _SLOT_BYTES)
+                self._map = mmap.mmap(file.fileno(), _SLOTS * _SLOT_BYTES)
+        return self._map
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Write a record; texts that make it too long are cut."""
@@ -42,13 +50,13 @@ class Activity:
             short = {k: v[:80] if isinstance(v, str) else v for k, v in record.items()}
             data = json.dumps(short).encode()[: _SLOT_BYTES - 1]
         start = (self._count % _SLOTS) * _SLOT_BYTES
-        self._map[start : start + _SLOT_BYTES] = data.ljust(_SLOT_BYTES, b"\0")
+        self._open()[start : start + _SLOT_BYTES] = data.ljust(_SLOT_BYTES, b"\0")
         self._count += 1
 
     def last(self, count: int) -> list[dict[str, Any]]:
         """The newest records of all workers, newest first."""
         records: list[dict[str, Any]] = []
-        for file in self.folder.glob("*.ring"):
+        for file in self.folder.glob("*.ring") if self.folder is not None else ():
             try:
                 data = file.read_bytes()
             except OSError:
@@ -58,9 +66,13 @@ class Activity:
         return sorted(records, key=lambda record: -float(record.get("at", 0)))[:count]
 
     def close(self) -> None:
-        self._map.close()
+        """Remove what this process wrote, if nobody else shares it; a later record starts anew."""
+        if self._map is not None:
+            self._map.close()
+            self._map = None
         if self._owned is not None:
             self._owned.cleanup()
+            self._owned = self.folder = None
 
 
 def _record(data: bytes) -> dict[str, Any] | None:

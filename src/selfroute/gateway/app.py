@@ -307,7 +307,7 @@ class Gateway:
             "reason": reason,
             "mode": exchange.mode,
             "dry": exchange.dry,
-            "cloud": bool(cp or cc),
+            "cloud": exchange.used_cloud,
             "seconds": round(exchange.seconds, 4),
             "first_s": None if exchange.first_token_s is None else round(exchange.first_token_s, 4),
             "cost_usd": exchange.cost_usd,

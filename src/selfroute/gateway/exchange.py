@@ -197,6 +197,13 @@ class Exchange:
     def cost_usd(self) -> float:
         return sum(c.trace.cost_usd if c.trace else c.gate.cost_usd for c in self.choices)
 
+    @property
+    def used_cloud(self) -> bool:
+        return any(
+            any(segment.source == "cloud" for segment in choice.trace.segments) if choice.trace else choice.gate.booked
+            for choice in self.choices
+        )
+
     def tokens(self, source: Source) -> tuple[int, int]:
         """Prompt and completion tokens of one side; of a choice that broke off, what the budget has booked."""
         usages = [

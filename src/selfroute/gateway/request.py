@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
+from selfroute.errors import ConfigError
 from selfroute.gateway.errors import ApiError, bad_request
 from selfroute.handoff import PromptTemplate
 from selfroute.types import Message, Role, Sampling
@@ -44,6 +45,12 @@ class Limits:
     n: int = 8
     concurrent: int = 256
     request_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"limits.{field.name}: {value} is not above 0; give a positive number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import ChatRequest, wrap_question
 from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Prices, answer_on_device, ask_cloud, closing
-from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Usage
+from selfroute.strategies.sides import Attempt, Price, Prices, answer_on_device, ask_cloud, closing
+from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Trace, Usage
 
-__all__ = ["MODES", "Gate", "Mode", "Service"]
+__all__ = ["MODES", "Gate", "Mode", "Service", "SingleService"]
 
 Mode = Literal["auto", "device", "cloud", "private"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -32,6 +32,7 @@ class Gate:
     def __init__(self, budget: Budget, *, reject: bool = False) -> None:
         self.refusal: BudgetExceeded | None = None
         self.asked = False
+        self.booked = False  # whether a call of the cloud was paid
         self.usage, self.cost_usd = Usage(), 0.0  # of the cloud's calls, also of those that broke off
         self._budget = budget
         self._reject = reject
@@ -56,6 +57,7 @@ class _NotedLease:
         self._gate = gate
 
     async def settle(self, usage: Usage, cost_usd: float) -> None:
+        self._gate.booked = True
         self._gate.usage += usage
         self._gate.cost_usd += cost_usd
         await self._lease.settle(usage, cost_usd)
@@ -311,3 +313,51 @@ class Service:
                     f"{side.name} has no {', '.join(missing)}; leave it out, or ask in another mode",
                     param=missing[0],
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Single:
+    """One model alone: its words, unchanged."""
+
+    backend: Backend
+    name: str = "single"
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        attempt = Attempt("cloud", self.backend, Price())
+        async with closing(attempt.deltas(messages, sampling)) as deltas:
+            async for delta in deltas:
+                yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
+        yield Finished(Trace(self.name, "cloud", False, "always", attempt.text, (attempt.segment(),)))
+
+
+class SingleService(Service):
+    """One model behind the endpoint, as the cloud of another gateway.
+
+    Args:
+        backend: the guarded model.
+    """
+
+    def __init__(self, *, backend: Guard) -> None:
+        super().__init__(
+            strategy=_Single(backend=backend),
+            device=backend,
+            cloud=None,
+            template=PromptTemplate("", "", "{question}"),
+            modes=frozenset({"auto"}),
+        )
+
+    def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
+        """See `Service.guards`."""
+        return [("cloud", self.device)]
+
+    async def events(self, request: ChatRequest, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
+        """See `Service.events`."""
+        await self.device.ready()
+        self._check([self.device], request.messages, request.sampling)
+        async with closing(self.strategy.stream(request.messages, request.sampling)) as events:
+            async for event in events:
+                yield event
+
+    async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
+        """See `Service.decide`: there is nothing to decide."""
+        return Finished(Trace(self.strategy.name, "cloud", False, "always", ""))
