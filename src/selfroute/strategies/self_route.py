@@ -51,6 +51,7 @@ class SelfRoute:
         score = handoff_score(attempt.tokens) if self.scored else None
         segments = (attempt.segment(),)
         if not parser.wants_cloud:
+            await self.budget.keep()
             yield Finished(Trace(self.name, "device", False, "answered", attempt.text, segments, score))
             return
         call = ask_cloud(self, messages, sampling, reason="hand-off", score=score, before=segments, handed_off=True)
