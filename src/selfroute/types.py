@@ -14,6 +14,7 @@ __all__ = [
     "HandOff",
     "Message",
     "Reason",
+    "Refusal",
     "Role",
     "Sampling",
     "Segment",
@@ -136,6 +137,22 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a budget let no call pass; as in `selfroute.errors.BudgetExceeded`.
+
+    Attributes:
+        limit: name of the limit, e.g. "calls_per_day".
+        spent, cap: in the limit's unit.
+        reset_s: seconds until the limit's window resets, None if no clock resets it.
+    """
+
+    limit: str
+    spent: float
+    cap: float
+    reset_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """The record of one request.
 
@@ -148,6 +165,7 @@ class Trace:
         segments: everything written, in order.
         score: how much the strategy wants the cloud (higher = send), None if it has no score.
         error: message of a failure that changed the outcome, e.g. a cloud that did not answer.
+        refusal: the limit that kept the request from the cloud, if a budget did.
     """
 
     strategy: str
@@ -158,6 +176,7 @@ class Trace:
     segments: tuple[Segment, ...] = ()
     score: float | None = None
     error: str | None = None
+    refusal: Refusal | None = None
 
     def usage(self, source: Source) -> Usage:
         """Token counts of one side over all its segments."""

@@ -12,6 +12,7 @@ from selfroute.errors import (
     BackendTimeout,
     BackendUnavailable,
     BudgetExceeded,
+    BudgetUnavailable,
     RecordingMissing,
     SelfRouteError,
     UnsupportedByBackend,
@@ -48,6 +49,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "upstream_error": (502, "server_error", "the model's server failed, cut its answer or sent something else"),
     "answer_interrupted": (502, "server_error", "the cloud broke off after part of its answer was streamed"),
     "upstream_unavailable": (503, "server_error", "no model could be reached, or none is loaded yet"),
+    "budget_unavailable": (503, "server_error", "the ledger cannot be reached, and the device does not answer"),
     "upstream_timeout": (504, "server_error", "no model answered in time"),
     "request_timeout": (504, "server_error", "the whole request took longer than `limits.request_s`"),
 }
@@ -87,7 +89,7 @@ class ApiError(Exception):
 class Rejected(Exception):
     """The budget refused, and the config says that the client is told so instead of the device answering."""
 
-    def __init__(self, refusal: BudgetExceeded) -> None:
+    def __init__(self, refusal: BudgetExceeded | BudgetUnavailable) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
 
@@ -101,9 +103,11 @@ def api_error(failure: Exception) -> ApiError:
     if isinstance(failure, ApiError):
         return failure
     if isinstance(failure, Rejected):
-        return _budget(failure.refusal)
+        return api_error(failure.refusal)
     if isinstance(failure, BudgetExceeded):
         return _budget(failure)
+    if isinstance(failure, BudgetUnavailable):
+        return ApiError("budget_unavailable", str(failure), headers={"Retry-After": "1"})
     if isinstance(failure, UnsupportedByBackend):
         return ApiError("unsupported_by_backend", str(failure))
     if isinstance(failure, RecordingMissing):

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from selfroute.errors import BackendError
+from selfroute.errors import BackendError, BudgetExceeded
 from selfroute.gateway.errors import ApiError
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
@@ -255,7 +255,7 @@ class Exchange:
         if trace is not None:
             about = {"source": trace.source, "reason": trace.reason, "wants_cloud": trace.wants_cloud}
             about |= {"score": trace.score, "error": trace.error}
-        if refusal is not None:
+        if isinstance(refusal, BudgetExceeded):
             about["budget"] = {
                 "limit": refusal.limit,
                 "spent": refusal.spent,
@@ -263,6 +263,8 @@ class Exchange:
                 "reset_s": refusal.reset_s,
                 "reset_at": None if refusal.reset_s is None else round(time.time() + refusal.reset_s, 3),
             }
+        elif refusal is not None:
+            about["budget"] = {"limit": "ledger", "error": str(refusal)}
         return about
 
 

@@ -75,7 +75,8 @@ class Metrics:
             if choice.trace is not None and any(s.source == "cloud" for s in choice.trace.segments):
                 self._of["selfroute_cloud_calls"].inc()
             if choice.gate.refusal is not None:
-                self._child("selfroute_budget_refusals", choice.gate.refusal.limit).inc()
+                limit = getattr(choice.gate.refusal, "limit", "ledger")  # which nobody could ask
+                self._child("selfroute_budget_refusals", limit).inc()
 
     def count_failure(self, side: str, failure: BackendError) -> None:
         self._child("selfroute_backend_failures", side, type(failure).__name__).inc()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from selfroute.backends.base import Backend, lacking
-from selfroute.budget.base import Budget, Lease, Unlimited
-from selfroute.errors import BackendError, BudgetExceeded, UnsupportedByBackend
+from selfroute.budget.base import Budget, Estimate, Lease, Unlimited
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
 from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import ChatRequest, wrap_question
@@ -30,23 +30,27 @@ class Gate:
     """
 
     def __init__(self, budget: Budget, *, reject: bool = False) -> None:
-        self.refusal: BudgetExceeded | None = None
+        self.refusal: BudgetExceeded | BudgetUnavailable | None = None
         self.asked = False
         self.booked = False  # whether a call of the cloud was paid
         self.usage, self.cost_usd = Usage(), 0.0  # of the cloud's calls, also of those that broke off
         self._budget = budget
         self._reject = reject
 
-    async def reserve(self) -> Lease:
+    async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
         """See `selfroute.budget.base.Budget`."""
         self.asked = True
         try:
-            return _NotedLease(await self._budget.reserve(), self)
-        except BudgetExceeded as refusal:
+            return _NotedLease(await self._budget.reserve(estimate, score=score), self)
+        except (BudgetExceeded, BudgetUnavailable) as refusal:
             self.refusal = refusal
             if self._reject:
                 raise Rejected(refusal) from refusal
             raise
+
+    async def keep(self) -> None:
+        """See `selfroute.budget.base.Budget`."""
+        await self._budget.keep()
 
 
 class _NotedLease:
@@ -186,7 +190,7 @@ class Service:
     def _plan(self, messages: Sequence[Message], sampling: Sampling, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
         if mode in ("private", "device") or self.cloud is None:
             reason: Reason = "always" if mode == "auto" else "mode"
-            return self._on_device(messages, sampling, reason, gate)
+            return self._on_device(messages, sampling, reason, gate, told=mode != "private")
         if mode == "cloud":
             return self._on_cloud(messages, sampling, "mode", gate)
         return self._auto(messages, sampling, gate, self.cloud)
@@ -239,10 +243,13 @@ class Service:
         )
 
     async def _on_device(
-        self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate
+        self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate, *, told: bool = True
     ) -> AsyncIterator[Event]:
+        """The device alone; the budget is told of the request unless nothing but the device may be touched."""
         await self.device.ready()
         self._check([self.device], messages, sampling)
+        if told:
+            await gate.keep()
         async with closing(answer_on_device(self._sides(gate), messages, sampling, reason=reason)) as events:
             async for event in events:
                 yield event

@@ -6,6 +6,9 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from selfroute.budget.base import Budget, Reporting
+from selfroute.errors import BudgetUnavailable
+
 if TYPE_CHECKING:
     from selfroute.gateway.app import Gateway
 
@@ -38,7 +41,11 @@ async def status(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-async def _budget(budget: Any) -> list[dict[str, Any]]:
-    """The limits of a budget that can tell: name, spent, cap, and seconds until it resets."""
-    tell = getattr(budget, "status", None)
-    return [] if tell is None else [dict(limit) for limit in await tell()]
+async def _budget(budget: Budget) -> dict[str, Any]:
+    """The limits of a budget that can tell, or why it cannot."""
+    if not isinstance(budget, Reporting):
+        return {"limits": [], "error": None}
+    try:
+        return {"limits": [asdict(limit) for limit in await budget.status()], "error": None}
+    except BudgetUnavailable as error:
+        return {"limits": [], "error": str(error)}

@@ -54,6 +54,7 @@ class SelfRoute:
         score = handoff_score(attempt.tokens) if self.scored else None
         segments = (attempt.segment(),)
         if not parser.wants_cloud:
+            await self.budget.keep()
             yield Finished(Trace(self.name, "device", False, "answered", attempt.text, segments, score))
             return
         asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 from collections import deque
@@ -12,8 +13,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
 from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Lease
-from selfroute.errors import BackendError, BudgetExceeded, ConfigError, UnsupportedByBackend
+from selfroute.budget.base import Budget, Estimate, Lease
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser
 from selfroute.types import (
     Delta,
@@ -22,6 +23,7 @@ from selfroute.types import (
     HandOff,
     Message,
     Reason,
+    Refusal,
     Sampling,
     Segment,
     Source,
@@ -31,7 +33,22 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Attempt", "DeviceSide", "Pair", "Price", "Prices", "answer_on_device", "ask_cloud", "closing", "speak"]
+__all__ = [
+    "Attempt",
+    "DeviceSide",
+    "Pair",
+    "Price",
+    "Prices",
+    "answer_on_device",
+    "ask_cloud",
+    "closing",
+    "keep_on_device",
+    "most_used",
+    "speak",
+]
+
+_TOKENS_PER_MEDIUM = 4096  # no provider counts an image higher; audio of up to some minutes neither
+_TOKENS_PER_TURN = 16  # what a chat template adds to a message, generously
 
 T = TypeVar("T")
 
@@ -104,6 +121,7 @@ class Attempt:
         started: whether the backend has written or finished: from then on the call has cost something.
         tokens: what it reported, in order.
         finish_reason: why it stopped, as far as it said so.
+        price: of the model, in USD per million tokens.
     """
 
     def __init__(self, source: Source, backend: Backend, price: Price) -> None:
@@ -114,7 +132,7 @@ class Attempt:
         self._waited_s = 0.0
         self._replayed_s: float | None = None
         self._backend = backend
-        self._price = price
+        self.price = price
         self._texts: list[str] = []
         self._usage: Usage | None = None
 
@@ -178,8 +196,13 @@ class Attempt:
         """What the backend reported; for a stream that broke off before that, each piece counts as one token."""
         return self._usage or Usage(completion_tokens=sum(bool(text) for text in self._texts))
 
+    @property
+    def reported(self) -> bool:
+        """Whether the backend has said what it used."""
+        return self._usage is not None
+
     def segment(self) -> Segment:
-        cost_usd = self._price.cost_usd(self.usage)
+        cost_usd = self.price.cost_usd(self.usage)
         return Segment(self.source, self.text, self.usage, self.seconds, cost_usd, self.finish_reason)
 
 
@@ -250,13 +273,14 @@ async def answer_on_device(
     score: float | None = None,
     before: tuple[Segment, ...] = (),
     error: str | None = None,
+    refusal: Refusal | None = None,
 ) -> AsyncIterator[Event]:
     """Let the device answer alone: no hand-off is offered, and it is kept from writing one where the backend can.
 
     A device that hands off all the same is served as an empty answer.
 
     Args:
-        wants_cloud, reason, score, error: for the trace.
+        wants_cloud, reason, score, error, refusal: for the trace.
         before: what was written before.
 
     Raises:
@@ -274,7 +298,18 @@ async def answer_on_device(
             failure.add_note(f"before that: {error}")
         raise
     text = "" if parser.wants_cloud else attempt.text
-    yield Finished(Trace(side.name, "device", wants_cloud, reason, text, (*before, attempt.segment()), score, error))
+    segments = (*before, attempt.segment())
+    yield Finished(Trace(side.name, "device", wants_cloud, reason, text, segments, score, error, refusal))
+
+
+async def keep_on_device(
+    pair: Pair, messages: Sequence[Message], sampling: Sampling, *, reason: Reason, score: float | None = None
+) -> AsyncIterator[Event]:
+    """Let the device answer a request that does not want the cloud, and tell the budget of it; see `ask_cloud`."""
+    await pair.budget.keep()
+    async with closing(answer_on_device(pair, messages, sampling, reason=reason, score=score)) as events:
+        async for event in events:
+            yield event
 
 
 async def ask_cloud(
@@ -303,19 +338,25 @@ async def ask_cloud(
         BackendError: neither side could answer.
     """
     attempt = Attempt("cloud", pair.cloud, pair.prices.cloud)
+    asked = asked or messages
+    estimate = most_used(asked, sampling, pair.prices.cloud)
     failed: Reason
+    refusal: Refusal | None = None
     try:
-        lease = await pair.budget.reserve()
+        lease = await pair.budget.reserve(estimate, score=score)
         try:
             if handed_off:
                 yield HandOff(score)
-            async with closing(attempt.deltas(asked or messages, sampling)) as deltas:
+            async with closing(attempt.deltas(asked, sampling)) as deltas:
                 async for delta in deltas:
                     yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
         finally:
             # Shielded: a second cancellation must not leave the reservation open for ever.
-            await asyncio.shield(_book(lease, attempt))
+            await asyncio.shield(_book(lease, attempt, estimate))
     except BudgetExceeded as failure:
+        failed, error = "budget", str(failure)
+        refusal = Refusal(failure.limit, failure.spent, failure.cap, failure.reset_s)
+    except BudgetUnavailable as failure:
         failed, error = "budget", str(failure)
     except BackendError as failure:
         failed, error = "cloud-error", str(failure)
@@ -325,15 +366,45 @@ async def ask_cloud(
         return
     before = (*before, attempt.segment()) if attempt.started else before
     retry = answer_on_device(
-        pair, messages, sampling, reason=failed, wants_cloud=True, score=score, before=before, error=error
+        pair,
+        messages,
+        sampling,
+        reason=failed,
+        wants_cloud=True,
+        score=score,
+        before=before,
+        error=error,
+        refusal=refusal,
     )
     async with closing(retry) as events:
         async for event in events:
             yield event
 
 
-async def _book(lease: Lease, attempt: Attempt) -> None:
-    if attempt.started:
-        await lease.settle(attempt.usage, attempt.segment().cost_usd)
-    else:
+async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
+    if not attempt.started:
         await lease.release()
+        return
+    # A call that broke off has not said how long its prompt was: what it may have cost is booked.
+    unknown = 0 if attempt.reported else estimate.usage.prompt_tokens
+    usage = attempt.usage + Usage(prompt_tokens=unknown)
+    await lease.settle(usage, attempt.price.cost_usd(usage))
+
+
+def most_used(messages: Sequence[Message], sampling: Sampling, price: Price) -> Estimate:
+    """The most that a call can use: no tokenizer in use writes more tokens than a text has bytes."""
+    prompt = sum(_most_tokens(message) + _TOKENS_PER_TURN for message in messages) + _TOKENS_PER_TURN
+    if sampling.extra:  # tools and schemas become part of the prompt
+        prompt += len(json.dumps(dict(sampling.extra), default=str))
+    usage = Usage(prompt, sampling.max_tokens)
+    return Estimate(usage, price.cost_usd(usage))
+
+
+def _most_tokens(message: Message) -> int:
+    """Bytes of a message's text and fields; other media count as what providers take for a large image."""
+    if message.raw is None:
+        return len(message.content.encode("utf-8", "replace"))
+    parts = message.raw.get("content")
+    media = [p for p in parts if p.get("type") != "text"] if isinstance(parts, list) else []
+    rest = {**message.raw, "content": message.content}
+    return len(json.dumps(rest, default=str)) + _TOKENS_PER_MEDIUM * len(media)
