@@ -146,8 +146,12 @@ async def test_a_cloud_cut_in_mid_stream_is_one_error_and_no_second_answer() -> 
             (record,) = app.activity.last(1)
     assert "".join(got) == "half an answer"
     assert caught.value.code == "answer_interrupted"
-    assert (record["reason"], record["cloud_tokens"]) == ("answer_interrupted", 2)
-    assert len(ledger.settled) == 1 and record["cost_usd"] == pytest.approx(ledger.settled[0][1])
+    ((usage, cost_usd),) = ledger.settled
+    assert (record["reason"], record["cloud_tokens"]) == (
+        "answer_interrupted",
+        usage.prompt_tokens + usage.completion_tokens,
+    )
+    assert usage.completion_tokens == 2 and record["cost_usd"] == pytest.approx(cost_usd)
 
 
 async def test_a_cloud_that_only_thought_before_it_was_cut_is_replaced() -> None:

@@ -24,7 +24,10 @@ def sse(value: Any) -> bytes:
 
 
 class ChatChunks:
-    """The chunks of one streamed completion, as bytes ready to send."""
+    """The chunks of one streamed completion, as bytes ready to send.
+
+    The first chunk of each speaker names it: `"selfroute": {"source": "cloud"}`.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -38,10 +41,13 @@ class ChatChunks:
         usage = b',"usage":null' if exchange.request.include_usage else b""
         self._head = b"data: " + dumps(head)[:-1] + usage + b',"choices":[{"index":'
         self._begun: set[int] = set()
+        self._speakers: dict[int, str] = {}
 
     def piece(self, piece: Piece) -> bytes:
         """One piece, behind its choice's role if it is the first."""
         begin = b"" if piece.index in self._begun else self.begin(piece.index)
+        if self._speakers.get(piece.index) != piece.source:
+            return begin + self._turn(piece)
         if piece.text and not piece.extra and not (piece.tokens and self._logprobs is not None):
             field = b'{"content":' if piece.kind == "content" else b'{"reasoning_content":'
             delta = field + dumps(piece.text) + b"}"
@@ -49,6 +55,14 @@ class ChatChunks:
                 begin, self._head, piece.index, delta,
             )  # fmt: skip
         return begin + self._full(piece)
+
+    def _turn(self, piece: Piece) -> bytes:
+        """The first chunk of a speaker."""
+        chunk = self._full(piece)
+        if not chunk:
+            return b""
+        self._speakers[piece.index] = piece.source
+        return chunk[:-3] + b',"selfroute":{"source":"%b"}}\n\n' % piece.source.encode()
 
     def _full(self, piece: Piece) -> bytes:
         delta: dict[str, Any] = dict(piece.extra)

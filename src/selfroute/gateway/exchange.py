@@ -23,9 +23,10 @@ __all__ = ["Choice", "Exchange", "Piece", "Void"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Something for the client, of one choice."""
+    """Something for the client, of one choice; `source` wrote it."""
 
     index: int
+    source: Source
     text: str
     kind: Literal["reasoning", "content"]
     tokens: tuple[Token, ...] = ()
@@ -155,11 +156,11 @@ class Exchange:
 
     def _text(self, choice: Choice, event: TextDelta) -> list[Piece | Void]:
         if event.source == "device":
-            return [Piece(choice.index, event.text, event.kind, event.tokens, dict(event.extra))]
+            return [Piece(choice.index, "device", event.text, event.kind, event.tokens, dict(event.extra))]
         if choice.splitter is None:
             choice.splitter = StreamParser() if self.service.strip_cloud_tags else ThinkSplitter()
         parts = _parts(choice.splitter, event.text)
-        pieces = [Piece(choice.index, text, kind) for kind, text in parts]
+        pieces = [Piece(choice.index, "cloud", text, kind) for kind, text in parts]
         if event.extra or event.tokens:
             pieces = _attached(pieces, choice.index, event)
         choice.cloud_shown |= any(piece.kind == "content" or piece.extra for piece in pieces)
@@ -170,7 +171,7 @@ class Exchange:
             return []
         if choice.trace.source != "cloud":
             return []
-        return [Piece(choice.index, text, kind) for kind, text in _parts(choice.splitter, None)]
+        return [Piece(choice.index, "cloud", text, kind) for kind, text in _parts(choice.splitter, None)]
 
     # --- the record
 
@@ -277,8 +278,8 @@ def _parts(splitter: ThinkSplitter | StreamParser, text: str | None) -> list[tup
 
 def _attached(pieces: list[Piece], index: int, event: TextDelta) -> list[Piece]:
     """The pieces with tokens and extra fields on the last one."""
-    last = pieces.pop() if pieces else Piece(index, "", event.kind)
-    return [*pieces, Piece(index, last.text, last.kind, event.tokens, dict(event.extra))]
+    last = pieces.pop() if pieces else Piece(index, event.source, "", event.kind)
+    return [*pieces, Piece(index, last.source, last.text, last.kind, event.tokens, dict(event.extra))]
 
 
 def _reseeded(request: ChatRequest, index: int) -> ChatRequest:
