@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")
 CLOUD = Spec("embedded", "cloud")
 CACHE = "answers.sqlite"
+PROMPTS = 32  # per step
 MAX_TOKENS = 512  # of the cloud in training
 TUNED = "task_tuning"  # the device of the baselines, as in the paper
 STRETCH = 10  # steps that a point of the training curves covers
@@ -54,7 +55,7 @@ class Options:
 
     seeds: tuple[int, ...] = (1, 2, 3)
     algorithms: tuple[str, ...] = ALGORITHMS
-    steps: int = 120
+    steps: int = 80
     share: float = 0.3
     cloud_reward: float = 0.5
     bf16: bool = True
@@ -84,6 +85,11 @@ def folder(options: Options, algorithm: str, seed: int) -> Path:
     return options.out / f"{algorithm}-{seed}"
 
 
+def problems(options: Options) -> Spec:
+    """Training problems for one epoch: each is seen once, and the cloud is asked for no other."""
+    return Spec("countdown", options={"limit": options.steps * PROMPTS})
+
+
 def answers(options: Options, seed: int) -> None:
     """Ask the cloud for every training problem of a seed, into the cache that all runs share."""
 
@@ -91,7 +97,7 @@ def answers(options: Options, seed: int) -> None:
         print(f"seed {seed}: the cloud has answered {done}/{total}", flush=True)
 
     cloud = remembered(CLOUD, options.out / CACHE, where="cloud")
-    task = make_task(Spec("countdown"), seed=seed)
+    task = make_task(problems(options), seed=seed)
     ask_ahead(cloud, task, max_tokens=MAX_TOKENS, concurrency=1, on_progress=show)
 
 
@@ -130,13 +136,14 @@ def _reap(running: Sequence[subprocess.Popen[bytes]]) -> list[subprocess.Popen[b
 def train_one(options: Options, algorithm: str, seed: int) -> None:
     out = folder(options, algorithm, seed)
     recipe = TrainRecipe(
-        task=Spec("countdown"),
+        task=problems(options),
         algorithm=algorithm,  # type: ignore[arg-type]
         share=options.share,
         cloud=CLOUD,
         reward=RewardOptions(cloud=options.cloud_reward),
         bf16=options.bf16,
         steps=options.steps,
+        prompts_per_step=PROMPTS,
         seed=seed,
         out=out,
         cache=options.out / CACHE,

@@ -1,7 +1,7 @@
 """Put trained models into the package's assets, with a record of how they were made.
 
     python recipes/countdown/ship.py device=out/device cloud=out/cloud
-    python recipes/countdown/ship.py device-gapg=out/gapg/checkpoint
+    python recipes/countdown/ship.py device-gapg=out/gapg
 
 Weights are stored in bfloat16, which halves them; the record in `assets/provenance.json` holds what the run wrote
 about itself and the greedy accuracy on held-out problems, measured on the stored weights.
@@ -35,22 +35,24 @@ ROWS = 500
 
 def main() -> None:
     for name, source in parse_overrides(sys.argv[1:]).items():
-        store(name, Path(str(source)))
-        record(name, {**about(Path(str(source))), "held_out": measure(name), "recorded_with": provenance()})
+        run = Path(str(source))
+        facts = about(run)
+        store(name, run)
+        record(name, {**facts, "held_out": measure(name), "recorded_with": provenance()})
     build_tokenizer().save_pretrained(str(asset_path("device").parent / "tokenizer"))
 
 
-def store(name: str, source: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+def store(name: str, run: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint", dtype=torch.bfloat16)
     model.save_pretrained(asset_path(name))
 
 
-def about(source: Path) -> Mapping[str, Any]:
-    """What the run wrote about itself: its folder's run.json, or the one beside a checkpoint folder."""
-    for file in (source / "run.json", source.parent / "run.json"):
-        if file.exists():
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-    raise SystemExit(f"no run.json in or beside {source}: train it with `selfroute train`")
+def about(run: Path) -> Mapping[str, Any]:
+    """What the run wrote about itself."""
+    file = run / "run.json"
+    if not file.exists():
+        raise SystemExit(f"no run.json in {run}: name the folder of a finished `selfroute train`")
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -280,7 +281,7 @@ class GAPGTrainer(GRPOTrainer):
         seed = random.Random(
             f"rollouts/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{part}"
         ).getrandbits(62)
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, _quick_on_cpu(model):
             sampled = sample(
                 model,
                 prompt_ids,
@@ -391,6 +392,25 @@ class GAPGTrainer(GRPOTrainer):
         if self._cloud is not None:
             # Every process learns all answers; what was counted is counted on, once.
             self._cloud.restore([s for s in state["clouds"] if s], count=self.accelerator.is_main_process)
+
+
+@contextmanager
+def _quick_on_cpu(model: PreTrainedModel) -> Iterator[None]:
+    """Write rollouts in float32 with the fused attention kernel, on a CPU, whatever the loss is computed with.
+
+    Going forward one token at a time, casting weights to bfloat16 costs more than it saves; and plain attention, which
+    is quicker going backward, copies the cache of shared key-value heads.
+    """
+    if model.device.type != "cpu" or "forward" not in vars(model):  # accelerate's autocast stands in the instance
+        yield
+        return
+    cast_forward, attention = vars(model).pop("forward"), model.config._attn_implementation
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(attention)
+        model.forward = cast_forward
 
 
 class _EpochSampler(RepeatSampler):
