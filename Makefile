@@ -49,10 +49,10 @@ $(BIN)/python:
 # What the demo needs. Modules compile when they are first imported, which halves the set-up.
 $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
-	$(INSTALL) --no-compile -e '.[train,eval]'
+	$(INSTALL) --no-compile -e '.[train,eval,serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) for development (once; a few minutes) ..."
-	$(INSTALL) -e '.[train,eval,dev]'
+	$(INSTALL) -e '.[train,eval,serve,dev]'
 	@touch $@ $(VENV)/.run

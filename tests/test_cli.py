@@ -187,29 +187,6 @@ def test_record_from_the_command_line(tmp_path: Path) -> None:
     assert "error: 1 rows got no answer" in partial.stderr
 
 
-def test_ask_shows_who_speaks(tmp_path: Path) -> None:
-    from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
-
-    template, question = TEMPLATES["think"], "Using the numbers [3, 5, 7], create an equation that equals 26"
-    conversation = template.conversation(question)
-    device = [{"role": m.role, "content": m.content} for m in template.device_messages(conversation)]
-    cloud = [{"role": m.role, "content": m.content} for m in conversation]
-    (tmp_path / "device.jsonl").write_text(
-        json.dumps({"messages": device, "text": f"<think>3+5</think>{HANDOFF_TEXT}"}) + "\n"
-    )
-    (tmp_path / "cloud.jsonl").write_text(
-        json.dumps({"messages": cloud, "text": "<think>3*7+5</think><answer>3*7+5</answer>"}) + "\n"
-    )
-    result = invoke(
-        "ask", question, "--device", f"recorded:{tmp_path}/device.jsonl", "--cloud", f"recorded:{tmp_path}/cloud.jsonl"
-    )
-    assert result.exit_code == 0, result.output
-    output = result.stdout
-    assert output.index("3+5") < output.index("the device asks for the cloud") < output.index("3*7+5")
-    assert "answered by cloud (hand-off)" in output
-    assert "external assistance" not in output
-
-
 def recordings(folder: Path, limit: int) -> tuple[str, str]:
     """A device that hands off every other problem and fails it when forced, and a cloud that knows all answers."""
     from selfroute.handoff import HANDOFF_TEXT

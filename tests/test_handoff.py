@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, Piece, StreamParser, handoff_score, parse
+from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, Piece, StreamParser, handoff_score, parse, with_attempt
 from selfroute.types import Message, Token
 
 SENTENCE = "I need external assistance"
@@ -335,3 +335,19 @@ def test_score_is_a_probability_for_any_tokens(parts: list[tuple[str, float, dic
     assert score is None or 0.0 <= score <= 1.0
     parsed = parse("".join(token.text for token in tokens))
     assert (score is None) == (not parsed.wants_cloud and not parsed.answered)
+
+
+def test_the_users_system_prompt_joins_the_devices() -> None:
+    question = [Message("system", "be brief"), Message("user", "2+2")]
+    system, user = TEMPLATES["think"].device_messages(question)
+    assert system.content.endswith("\n\nbe brief") and system.content.startswith(TEMPLATES["think"].system)
+    assert user == question[1]
+
+
+def test_an_attempt_goes_into_the_last_user_turn_in_either_form() -> None:
+    parts = {"role": "user", "content": [{"type": "text", "text": "2+2"}]}
+    plain, raw = (with_attempt([Message("user", "2+2", form)], "4?")[0] for form in (None, parts))
+    assert plain.content == raw.content and plain.content.startswith("2+2\n\n")
+    assert raw.raw is not None and raw.raw["content"][0] == parts["content"][0]
+    assert "<attempt>\n4?\n</attempt>" in raw.raw["content"][1]["text"]
+    assert with_attempt([Message("user", "2+2")], " \n") == [Message("user", "2+2")]

@@ -32,7 +32,9 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.backends.recorded import record as record
     from selfroute.backends.transformers import TransformersBackend as TransformersBackend
     from selfroute.budget.base import Budget as Budget
+    from selfroute.budget.base import Estimate as Estimate
     from selfroute.budget.base import Lease as Lease
+    from selfroute.budget.base import LimitState as LimitState
     from selfroute.budget.base import NoCloud as NoCloud
     from selfroute.budget.base import Unlimited as Unlimited
     from selfroute.errors import BackendError as BackendError
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.errors import BackendTimeout as BackendTimeout
     from selfroute.errors import BackendUnavailable as BackendUnavailable
     from selfroute.errors import BudgetExceeded as BudgetExceeded
+    from selfroute.errors import BudgetUnavailable as BudgetUnavailable
     from selfroute.errors import ConfigError as ConfigError
     from selfroute.errors import RecordingMissing as RecordingMissing
     from selfroute.errors import SelfRouteError as SelfRouteError
@@ -79,6 +82,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.types import Finished as Finished
     from selfroute.types import HandOff as HandOff
     from selfroute.types import Message as Message
+    from selfroute.types import Refusal as Refusal
     from selfroute.types import Sampling as Sampling
     from selfroute.types import Segment as Segment
     from selfroute.types import TextDelta as TextDelta
@@ -95,10 +99,10 @@ _MODULES: dict[str, str] = {
     "backends.openai_compatible": "OpenAICompatibleBackend",
     "backends.recorded": "RecordedBackend record",
     "backends.transformers": "TransformersBackend",
-    "budget.base": "Budget Lease NoCloud Unlimited",
+    "budget.base": "Budget Estimate Lease LimitState NoCloud Unlimited",
     "errors": (
         "BackendError BackendStatusError BackendTimeout BackendUnavailable BudgetExceeded "
-        "ConfigError RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
+        "BudgetUnavailable ConfigError RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
     ),
     "evaluation.run": "evaluate",
     "grading": "Outcome grade",
@@ -117,7 +121,7 @@ _MODULES: dict[str, str] = {
     "tasks.hendrycks_math": "HendrycksMath",
     "tasks.jsonl": "JsonLines",
     "train.gapg": "GAPGConfig GAPGTrainer",
-    "types": "Completion Delta Event Finished HandOff Message Sampling Segment TextDelta Token Trace Usage",
+    "types": "Completion Delta Event Finished HandOff Message Refusal Sampling Segment TextDelta Token Trace Usage",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -52,7 +52,6 @@ __all__ = [
     "evaluate_recipe",
     "first_rows",
     "make_baselines",
-    "make_pair",
     "make_policies",
     "model_files",
     "open_bench",
@@ -597,18 +596,6 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
         **options,
     )
     return recipe.out / "checkpoint"
-
-
-def make_pair(device: Spec, cloud: Spec, *, template: str) -> Strategy:
-    """A self-routing device and its cloud, for single questions.
-
-    Raises:
-        ConfigError: an unknown template or model.
-    """
-    if template not in TEMPLATES:
-        raise ConfigError(f"unknown template '{template}'{suggest(template, TEMPLATES)}; known: {', '.join(TEMPLATES)}")
-    policies = {"device": make_backend(device, where="device")}
-    return make_policies(policies, cloud=make_backend(cloud, where="cloud"), template=TEMPLATES[template])["device"]
 
 
 async def record_rows(

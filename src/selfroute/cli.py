@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -19,6 +19,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from selfroute import cli_measure
+from selfroute.cli_serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.terminal import example as _example
 from selfroute.terminal import progress as _progress
@@ -28,7 +29,7 @@ __all__ = ["app", "main"]
 # Commands that go on where they were, and what to add to the same line for that.
 RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "matplotlib", "math-verify",
-             "aiohttp", "typer", "rich", "PyYAML", "xllamacpp", "redis", "ray")  # fmt: skip
+             "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "redis", "ray")  # fmt: skip
 
 
 class _Group(TyperGroup):
@@ -77,7 +78,6 @@ Options = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Options of the task, e.g. path=data.jsonl verifier=numeric."),
 ]
-DeviceModel = Annotated[str, typer.Option(help="Device model; `selfroute backends` shows how to write one.")]
 SplitName = Annotated[str, typer.Option(help="train, validation or test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Most rows; all of them without it.")]
 
@@ -169,26 +169,6 @@ def evaluate(
 
     Console().print(summary_table(summary))
     typer.echo(f"report: {loaded.out / 'report.html'}")
-
-
-@app.command(
-    epilog=_example(
-        'selfroute ask "Using the numbers [3, 5, 7], create an equation that equals 26"',
-        'selfroute ask --device transformers:out/train/checkpoint "…"',
-    )
-)
-def ask(
-    question: Annotated[str, typer.Argument(help="For the embedded pair: a Countdown question.")],
-    device: DeviceModel = "embedded:device-gapg",
-    cloud: Annotated[str, typer.Option(help="Cloud model, likewise.")] = "embedded:cloud",
-    template: Annotated[str, typer.Option(help="Prompt template: think or steps.")] = "think",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one side.")] = 512,
-) -> None:
-    """Ask one question and watch who answers."""
-    from selfroute import assemble
-
-    strategy = assemble.make_pair(_spec(device, "--device"), _spec(cloud, "--cloud"), template=template)
-    asyncio.run(_ask(strategy, question, template, max_tokens))
 
 
 @app.command(
@@ -342,40 +322,8 @@ def _gpus() -> Iterator[str]:
         yield "Apple GPU (mps)"
 
 
-async def _ask(strategy: Any, question: str, template: str, max_tokens: int) -> None:
-    """Print a strategy's events as they come: who speaks, what, and in the end who answered and why."""
-    from selfroute.handoff import TEMPLATES, StreamParser
-    from selfroute.types import Finished, HandOff, Sampling, TextDelta
-
-    console = Console(highlight=False)
-    speaker, cloud = "", StreamParser()
-    async for event in strategy.stream(TEMPLATES[template].conversation(question), Sampling(max_tokens=max_tokens)):
-        if isinstance(event, TextDelta):
-            if event.source != speaker:
-                console.print(f"[bold cyan]{event.source}[/bold cyan]")
-                speaker = event.source
-            parts = [(event.text, str(event.kind))]
-            if speaker == "cloud":  # passed through as it is: tell reasoning and tags apart as the device's are
-                parts = [(piece.text, piece.kind) for piece in cloud.feed(event.text)]
-            _print_parts(console, parts)
-        elif isinstance(event, HandOff):
-            console.print(("\n" if speaker else "") + "[yellow]the device asks for the cloud[/yellow]")
-        elif isinstance(event, Finished):
-            _print_parts(console, [(piece.text, piece.kind) for piece in cloud.close()])
-            _print_end(console, event.trace)
-
-
-def _print_parts(console: Console, parts: Sequence[tuple[str, str]]) -> None:
-    for text, kind in parts:
-        if kind in ("reasoning", "content"):
-            console.print(text, end="", markup=False, style="dim" if kind == "reasoning" else "")
-
-
-def _print_end(console: Console, trace: Any) -> None:
-    tokens = ", ".join(f"{side} {trace.usage(side).completion_tokens} tokens" for side in ("device", "cloud"))
-    console.print(f"\n[dim]answered by {trace.source} ({trace.reason}); {tokens}; {trace.seconds:.2f} s[/dim]")
-    if trace.error:
-        console.print(f"[dim]{trace.error}[/dim]", markup=False)
+for _command in (serve, cloud, ask, chat, key):
+    app.command(epilog=_example(*EXAMPLES[_command.__name__]))(_command)
 
 
 def main() -> None:

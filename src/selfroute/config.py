@@ -40,6 +40,7 @@ __all__ = [
     "TrainRecipe",
     "WarmupRecipe",
     "build",
+    "construct",
     "load_recipe",
     "load_values",
     "make_backend",
@@ -624,15 +625,27 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, where: str) -> Ca
     return factory
 
 
-def _call(factory: Callable[..., Any], options: Mapping[str, Any], where: str) -> Any:
-    parameters = inspect.signature(factory).parameters
+def construct(factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any]) -> Any:
+    """Call a factory with options from a recipe beside what the program gives it.
+
+    Raises:
+        ConfigError: an option is unknown, missing, or of the wrong type.
+    """
+    return _call(factory, options, where, given=given)
+
+
+def _call(
+    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
+) -> Any:
+    given = given or {}
+    parameters = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in given}
     _check_keys(options, parameters, where)
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}: option '{name}' is missing; write {{{where.split('.')[-1]}: {{{name}: …}}}}")
     hints = _hints(factory)
     try:
-        return factory(**{k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()})
+        return factory(**given, **{k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()})
     except ModuleNotFoundError as error:
         raise _not_installed(error, where) from error
 

@@ -10,6 +10,7 @@ Every error that selfroute raises on purpose derives from `SelfRouteError`::
     │   ├── BackendUnavailable     the connection failed, or the model is not loaded
     │   └── BackendStatusError     the endpoint answered with an HTTP error status
     ├── BudgetExceeded         a cloud limit is reached; names it and when it resets
+    ├── BudgetUnavailable      the ledger cannot be reached, so that no call may be made
     ├── RecordingMissing       a replayed backend has no answer for this prompt
     └── UnsupportedByBackend   the backend lacks a capability that the caller needs
 
@@ -19,12 +20,15 @@ wrong and the next step.
 
 from __future__ import annotations
 
+import math
+
 __all__ = [
     "BackendError",
     "BackendStatusError",
     "BackendTimeout",
     "BackendUnavailable",
     "BudgetExceeded",
+    "BudgetUnavailable",
     "ConfigError",
     "RecordingMissing",
     "SelfRouteError",
@@ -92,16 +96,23 @@ class BudgetExceeded(SelfRouteError):
         limit: name of the limit, e.g. "calls".
         spent: what is used up, in the limit's unit.
         cap: what the limit allows, in the same unit.
-        reset_s: seconds until the limit's window resets, or None if it never does.
+        reset_s: seconds until the limit's window resets, or None if no clock resets it.
     """
 
-    def __init__(self, limit: str, *, spent: float, cap: float, reset_s: float | None = None) -> None:
-        when = "it does not reset" if reset_s is None else f"it resets in {reset_s:.0f} s"
-        super().__init__(f"cloud budget '{limit}' is used up: {spent:g} of {cap:g} spent; {when}")
+    def __init__(
+        self, limit: str, *, spent: float, cap: float, reset_s: float | None = None, when: str | None = None
+    ) -> None:
+        """`when` says in words how the limit opens again, if not by its `reset_s`."""
+        when = when or ("it does not reset" if reset_s is None else f"it resets in {math.ceil(reset_s)} s")
+        super().__init__(f"cloud budget '{limit}' is used up: {spent:.6g} of {cap:.6g} spent; {when}")
         self.limit = limit
         self.spent = spent
         self.cap = cap
         self.reset_s = reset_s
+
+
+class BudgetUnavailable(SelfRouteError):
+    """The ledger of a budget cannot be reached. What cannot be booked is not spent: no call is made."""
 
 
 class RecordingMissing(SelfRouteError):

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from selfroute.types import Message, Token
@@ -39,6 +39,7 @@ __all__ = [
     "StreamParser",
     "handoff_score",
     "parse",
+    "with_attempt",
 ]
 
 HANDOFF_TEXT = "<unknown> I need external assistance </unknown>"
@@ -63,8 +64,11 @@ class PromptTemplate:
         return [Message("user", self.user.format(question=question))]
 
     def device_messages(self, messages: Sequence[Message], *, offer_handoff: bool = True) -> list[Message]:
-        """The conversation with the device's system prompt in front."""
+        """The conversation with the device's system prompt in front, joined with the user's own if there is one."""
         system = f"{self.system} {self.help}" if offer_handoff else self.system
+        if messages and messages[0].role in ("system", "developer"):
+            own, *messages = messages
+            system = f"{system}\n\n{own.content}"
         return [Message("system", system), *messages]
 
 
@@ -98,6 +102,29 @@ TEMPLATES: dict[str, PromptTemplate] = {
         user="{question}",
     ),
 }
+
+
+def with_attempt(messages: Sequence[Message], attempt: str) -> list[Message]:
+    """The conversation with what the device wrote added to its last user turn, for a cloud that may see it.
+
+    Added to a turn and not as one of its own: many chat templates refuse two turns of one role in a row.
+    """
+    places = [index for index, message in enumerate(messages) if message.role == "user"]
+    if not places or not attempt.strip():
+        return list(messages)
+    note = f"\n\nA smaller model tried this and asked for help. It wrote:\n<attempt>\n{attempt.strip()}\n</attempt>"
+    told = list(messages)
+    told[places[-1]] = _with_note(told[places[-1]], note)
+    return told
+
+
+def _with_note(message: Message, note: str) -> Message:
+    raw = message.raw
+    if raw is not None:
+        said = raw.get("content")
+        parts = [*said, {"type": "text", "text": note}] if isinstance(said, list) else f"{said or ''}{note}"
+        raw = {**raw, "content": parts}
+    return replace(message, content=message.content + note, raw=raw)
 
 
 PieceKind = Literal["reasoning", "content", "tag", "hand-off"]

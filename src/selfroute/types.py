@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "Completion",
@@ -14,6 +14,7 @@ __all__ = [
     "HandOff",
     "Message",
     "Reason",
+    "Refusal",
     "Role",
     "Sampling",
     "Segment",
@@ -24,17 +25,36 @@ __all__ = [
     "Usage",
 ]
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 Source = Literal["device", "cloud"]
-Reason = Literal["answered", "hand-off", "routed", "judged", "random", "always", "budget", "cloud-error"]
+Reason = Literal[
+    "answered",
+    "hand-off",
+    "routed",
+    "judged",
+    "random",
+    "always",
+    "budget",
+    "cloud-error",
+    "device-error",
+    "mode",
+    "capability",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        content: its text.
+        raw: the message in OpenAI's form where role and text do not carry all of it (images, tool calls, a name);
+            backends that speak that form send it as it is, see `selfroute.backends.base.request_fields`.
+    """
 
     role: Role
     content: str
+    raw: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +70,9 @@ class Sampling:
         top_logprobs: how many alternatives per position to report in `Token.top`; None reports no tokens at all.
         forbid: strings the completion must not start to write; backends that cannot mask tokens
             raise `UnsupportedByBackend`.
+        extra: further fields of an OpenAI-style request (`tools`, `response_format`, `logit_bias`), for backends that
+            send such requests; a value of None leaves a field out of the request. Others raise `UnsupportedByBackend`
+            for every field that would change the answer.
     """
 
     temperature: float = 0.0
@@ -59,6 +82,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     top_logprobs: int | None = None
     forbid: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +107,13 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a backend's stream. The last one carries `finish_reason` ("stop" or "length") and `usage`.
+    """A piece of a backend's stream. The last one carries `finish_reason` and `usage`.
 
-    A replayed answer also says there how many `seconds` it took and how many `usd` it cost when it was made, None if
-    nobody knows.
+    Attributes:
+        finish_reason: "stop" or "length"; of endpoints that have it also "tool_calls" or "content_filter".
+        seconds: how long a replayed answer took when it was made, None if nobody knows.
+        usd: what a replayed answer cost when it was made, None if nobody knows.
+        extra: what an OpenAI-style stream sends beside text, e.g. pieces of `tool_calls`.
     """
 
     text: str = ""
@@ -95,6 +122,7 @@ class Delta:
     usage: Usage | None = None
     seconds: float | None = None
     usd: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +139,30 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What one side wrote within a trace."""
+    """What one side wrote within a trace, and why it stopped."""
 
     source: Source
     text: str
     usage: Usage
     seconds: float
     cost_usd: float = 0.0
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a budget let no call pass; as in `selfroute.errors.BudgetExceeded`.
+
+    Attributes:
+        limit: name of the limit, e.g. "calls_per_day".
+        spent, cap: in the limit's unit.
+        reset_s: seconds until the limit's window resets, None if no clock resets it.
+    """
+
+    limit: str
+    spent: float
+    cap: float
+    reset_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +178,7 @@ class Trace:
         segments: everything written, in order.
         score: how much the strategy wants the cloud (higher = send), None if it has no score.
         error: message of a failure that changed the outcome, e.g. a cloud that did not answer.
+        refusal: the limit that kept the request from the cloud, if a budget did.
     """
 
     strategy: str
@@ -143,6 +189,7 @@ class Trace:
     segments: tuple[Segment, ...] = ()
     score: float | None = None
     error: str | None = None
+    refusal: Refusal | None = None
 
     def usage(self, source: Source) -> Usage:
         """Token counts of one side over all its segments."""
@@ -159,11 +206,18 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Text for the reader: the source's reasoning or its answer, in order."""
+    """Text for the reader: the source's reasoning or its answer, in order.
+
+    Attributes:
+        tokens: those that begin in this text, where the backend reports them.
+        extra: as in `Delta`; may come without text.
+    """
 
     text: str
     source: Source
     kind: Literal["reasoning", "content"] = "content"
+    tokens: tuple[Token, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

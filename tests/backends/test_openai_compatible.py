@@ -86,6 +86,44 @@ async def test_extra_fields_are_added_and_none_leaves_a_field_out(server):
     assert answer.usage == Usage(3, -(-len(answer.text) // 4))
 
 
+async def test_a_raw_message_and_further_fields_are_sent_as_they_are(server):
+    parts = {"role": "user", "content": [{"type": "text", "text": "hello", "cache_control": {}}], "name": "ann"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    sampling = Sampling(extra={"tools": tools, "temperature": None, "max_tokens": None, "max_completion_tokens": 9})
+    server.script.append(stream(chunk({"content": "hi"}, "stop")))
+    async with OpenAICompatibleBackend("cloud", server.url, "m", extra_body={"seed": 7}) as backend:
+        await complete(backend, [Message("user", "hello", parts)], sampling)
+    sent = server.requests[0]
+    assert (sent["messages"], sent["tools"], sent["max_completion_tokens"], sent["seed"]) == ([parts], tools, 9, 7)
+    assert not sent.keys() & {"temperature", "max_tokens"}
+
+
+async def test_what_the_server_lacks_is_refused_before_it_is_asked(server):
+    async with OpenAICompatibleBackend("cloud", server.url, "m", lacks=["tools"]) as backend:
+        with pytest.raises(UnsupportedByBackend, match="cloud has no tools"):
+            await complete(backend, ASK, Sampling(extra={"tools": [{}]}))
+    assert not server.requests
+
+
+async def test_tool_calls_come_beside_the_text_streamed_and_whole(server, backend):
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    streamed = {"index": 0, **call}
+    server.script += [
+        stream(chunk({"reasoning": "hm"}), chunk({"tool_calls": [streamed]}), chunk({}, "tool_calls")),
+        raw(
+            json.dumps(
+                {"choices": [{"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}]}
+            ).encode(),
+            content_type="application/json",
+        ),
+    ]
+    for text in ("<think>hm</think>", ""):
+        deltas = [delta async for delta in backend.stream(ASK, Sampling())]
+        assert "".join(delta.text for delta in deltas) == text
+        assert [delta.extra for delta in deltas if delta.extra] == [{"tool_calls": [streamed]}]
+        assert deltas[-1].finish_reason == "tool_calls"
+
+
 async def test_log_probabilities_arrive_as_tokens(server, backend):
     words = [
         {

@@ -6,13 +6,16 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from selfroute.cli import app
+from selfroute.cli_serve import _file_and_overrides
 from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values
+from selfroute.serving import load_serve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -33,6 +36,16 @@ def commands(page: Path) -> Iterator[list[str]]:
                 yield words
 
 
+def check_serving(parsed: dict[str, Any]) -> None:
+    """The recipe of `serve`, `cloud`, `ask` and `chat` is right; in `serve` and `cloud` with KEY=VALUE behind it."""
+    given = parsed.get("config")
+    if isinstance(given, list | tuple):
+        file, overrides = _file_and_overrides(given)
+        load_serve_recipe(file and ROOT / file, overrides)
+    elif given is not None and (ROOT / given).is_file():
+        load_serve_recipe(ROOT / given)
+
+
 def check_selfroute(words: list[str]) -> None:
     name, *arguments = words
     assert name in GROUP.commands, f"selfroute has no command '{name}'"  # type: ignore[attr-defined]
@@ -40,6 +53,7 @@ def check_selfroute(words: list[str]) -> None:
         return
     command = GROUP.commands[name]  # type: ignore[attr-defined]
     parsed = command.make_context(name, list(arguments)).params
+    check_serving(parsed)
     recipe = parsed.get("recipe")
     if recipe is not None and (ROOT / recipe).is_file():
         values = load_values(ROOT / recipe, parsed["overrides"] or [])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values, make_task, parse_overrides
+from selfroute.serving import load_serve_recipe, make_service
 
 ROOT = Path(__file__).resolve().parents[2]
 # The price table is read by recipes and is none; tests/evaluation/test_costs.py reads it.
@@ -22,10 +23,19 @@ def command_of(path: Path) -> list[str]:
 
 
 def test_there_are_recipes() -> None:
-    assert {"evaluate", "gapg", "warmup"} <= {path.stem for path in RECIPES}
+    assert {"evaluate", "gapg", "warmup", "llama-server"} <= {path.stem for path in RECIPES}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=str)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] == "serve"], ids=str)
+def test_a_serving_recipe_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# selfroute ")]
+    assert any(str(path) in line for line in comments), f"{path} must start with the command that runs it"
+    make_service(load_serve_recipe(path))
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] != "serve"], ids=str)
 def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     program, command, named, *overrides = command_of(path)

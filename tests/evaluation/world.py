@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from selfroute.backends.base import Backend, complete
 from selfroute.backends.function import FunctionBackend
-from selfroute.budget.base import Budget, Unlimited
+from selfroute.budget.base import Budget, Estimate, Unlimited
 from selfroute.errors import BudgetExceeded
 from selfroute.handoff import PromptTemplate
 from selfroute.strategies.base import Strategy
@@ -76,7 +76,7 @@ class Toy:
         reason: Reason = "answered"
         if wants:
             try:
-                lease = await self.budget.reserve()
+                lease = await self.budget.reserve(Estimate())
                 last = await complete(self.cloud, messages, sampling)
                 await lease.settle(last.usage, 0.01)
                 segments.append(Segment("cloud", last.text, last.usage, 0.25, 0.01))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from selfroute.backends.function import FunctionBackend
+from selfroute.budget.base import Estimate
 from selfroute.errors import BackendUnavailable, UnsupportedByBackend
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
 from selfroute.types import Delta, Message, Sampling, Usage
@@ -89,16 +90,21 @@ class Ledger:
     """A budget that counts what becomes of its leases."""
 
     def __init__(self) -> None:
-        self.reserved = self.released = 0
+        self.reserved = self.released = self.kept = 0
+        self.asked: list[tuple[Estimate, float | None]] = []
         self.settled: list[tuple[Usage, float]] = []
 
     @property
     def is_open(self) -> bool:
         return self.reserved != self.released + len(self.settled)
 
-    async def reserve(self) -> Entry:
+    async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Entry:
         self.reserved += 1
+        self.asked.append((estimate, score))
         return Entry(self)
+
+    async def keep(self) -> None:
+        self.kept += 1
 
 
 class Entry:

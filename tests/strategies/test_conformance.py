@@ -27,8 +27,8 @@ from tests.strategies.pair import (
 )
 
 from selfroute.backends.base import Backend
-from selfroute.budget.base import NoCloud
-from selfroute.errors import BackendUnavailable
+from selfroute.budget.base import Estimate, Lease, NoCloud
+from selfroute.errors import BackendUnavailable, BudgetUnavailable
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies import catalogue
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
@@ -39,7 +39,7 @@ from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.strategies.sides import Price, Prices
-from selfroute.types import Event, Finished, HandOff, Message, TextDelta
+from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
 
 Make = Callable[..., Any]
 
@@ -162,6 +162,21 @@ async def test_a_cloud_call_is_reserved_and_settled_and_paid(make: Make, questio
 
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
+async def test_the_budget_is_told_of_every_request_once(make: Make, question: Any, sends: bool) -> None:
+    sides = Sides()
+    strategy = sides.make(make)
+    trace = await answer(strategy, question(), SAMPLING)
+    told = not isinstance(strategy, AlwaysDevice)  # which must touch nothing but the device
+    assert sides.ledger.reserved + sides.ledger.kept == told
+    for estimate, score in sides.ledger.asked:
+        assert score == trace.score
+        used = trace.usage("cloud")
+        assert estimate.usage.prompt_tokens >= used.prompt_tokens > 0
+        assert estimate.usage.completion_tokens == SAMPLING.max_tokens
+        assert estimate.cost_usd == pytest.approx(PRICES.cloud.cost_usd(estimate.usage))
+
+
+@pytest.mark.parametrize(("make", "question", "sends"), CASES)
 @pytest.mark.parametrize("device", [Recorder, Plain])
 async def test_no_cloud_means_a_forced_local_attempt(make: Make, question: Any, sends: bool, device: Any) -> None:
     sides = Sides(device=device("device", asks_when_hard))
@@ -172,6 +187,7 @@ async def test_no_cloud_means_a_forced_local_attempt(make: Make, question: Any, 
     assert said(events, "device") == "4 by device"
     assert (trace.reason == "budget") == sends
     assert (trace.error is not None) == sends
+    assert trace.refusal == (Refusal("calls", 0, 0, None) if sends else None)
     assert not sides.cloud.asked
     assert not any(isinstance(event, HandOff) for event in events)
     assert not offered(sides.device.asked[-1][0]) or not sends
@@ -198,8 +214,23 @@ async def test_a_cloud_that_breaks_off_has_cost_something(make: Make) -> None:
     trace = await answer(sides.make(make), hard(), SAMPLING)
     assert (trace.reason, trace.text) == ("cloud-error", DEVICE_TEXT)
     assert [s.text for s in trace.segments if s.source == "cloud"] == ["The cloud"]
-    assert sides.ledger.settled[0][0].completion_tokens == 2
+    # Nobody knows what the prompt has cost: the most it can have cost is booked.
+    assert sides.ledger.settled[0][0] == Usage(sides.ledger.asked[0][0].usage.prompt_tokens, 2)
+    assert sides.ledger.settled[0][1] == PRICES.cloud.cost_usd(sides.ledger.settled[0][0])
     assert not sides.ledger.is_open
+
+
+@pytest.mark.parametrize("make", SENDING)
+async def test_a_ledger_out_of_reach_means_a_forced_local_attempt(make: Make) -> None:
+    class Lost(NoCloud):
+        async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
+            raise BudgetUnavailable("ledger: no connection")
+
+    sides = Sides()
+    trace = await answer(sides.make(make).with_budget(Lost()), hard(), SAMPLING)
+    assert (trace.source, trace.reason, trace.error) == ("device", "budget", "ledger: no connection")
+    assert trace.refusal is None
+    assert not sides.cloud.asked
 
 
 @pytest.mark.parametrize("make", SENDING)

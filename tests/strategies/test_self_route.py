@@ -119,3 +119,40 @@ async def test_replayed_seconds_are_the_traces_seconds() -> None:
 
     trace = await answer(route(Replay()), easy(), SAMPLING)
     assert trace.seconds == 12.5
+
+
+async def test_the_cloud_may_see_the_attempt_in_the_users_turn() -> None:
+    cloud = Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
+    device = FunctionBackend("device", asks_when_hard)
+    pair = SelfRoute(device=device, cloud=cloud, template=TEMPLATE, context="attempt")
+    trace = await answer(pair, hard(), SAMPLING)
+    ((asked, _),) = cloud.asked
+    assert trace.source == "cloud"
+    assert asked[0].content.startswith(hard()[0].content)
+    assert "<attempt>\nno idea\n</attempt>" in asked[0].content
+    assert HANDOFF_TEXT not in asked[0].content
+
+
+async def test_tool_calls_of_the_device_reach_the_reader_and_end_its_segment() -> None:
+    calls = {"tool_calls": [{"index": 0, "id": "c1"}]}
+
+    class Caller:
+        name = "caller"
+
+        async def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
+            yield Delta("<think>look it up</think>")
+            yield Delta(extra=calls)
+            yield Delta(finish_reason="tool_calls", usage=Usage(3, 4))
+
+    events = [event async for event in route(Caller()).stream(easy(), SAMPLING)]
+    assert [event.extra for event in events if isinstance(event, TextDelta) and event.extra] == [calls]
+    assert events[-1].trace.segments[-1].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("ending", [HANDOFF_TEXT, "<answer>"])
+async def test_tokens_come_with_the_text_they_begin_in(ending: str) -> None:
+    device = FunctionBackend("device", with_logprobs(ending))
+    events = [event async for event in route(device).stream(easy(), SAMPLING)]
+    said = [event for event in events if isinstance(event, TextDelta) and event.source == "device"]
+    assert [[token.text for token in event.tokens] for event in said] == [[event.text] for event in said]
+    assert [event.text for event in said] == (["hm"] if ending == HANDOFF_TEXT else ["hm", "4"])

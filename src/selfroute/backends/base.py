@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from selfroute.errors import BackendError, SelfRouteError
+from selfroute.errors import BackendError, SelfRouteError, UnsupportedByBackend
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
-__all__ = ["Backend", "BatchBackend", "complete", "complete_all", "run_sync"]
+__all__ = [
+    "Backend",
+    "BatchBackend",
+    "complete",
+    "complete_all",
+    "lacking",
+    "refuse_fields",
+    "request_fields",
+    "run_sync",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +46,78 @@ class BatchBackend(Protocol):
     name: str
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]: ...
+
+
+# Fields that tell a provider about the request and do not change the answer, or that `Sampling` says already.
+_NOTES = frozenset(
+    {
+        "max_completion_tokens",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+# What a field says when it says nothing.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("auto", "none"),
+    "function_call": ("auto", "none"),
+    "parallel_tool_calls": (True, False),
+}
+
+
+def request_fields(messages: Sequence[Message], sampling: Sampling) -> list[str]:
+    """Names of all that a request asks for beyond text messages and the typed options of `Sampling`."""
+    fields = [
+        name
+        for name, value in sampling.extra.items()
+        if value is not None and name not in _NOTES and value not in _NEUTRAL.get(name, ())
+    ]
+    for message in messages:
+        fields += _beyond_text(message)
+    return list(dict.fromkeys(fields))
+
+
+def _beyond_text(message: Message) -> list[str]:
+    if message.raw is None:
+        return []
+    names = [name for name, value in message.raw.items() if name not in ("role", "content", "name") and value]
+    parts = message.raw.get("content")
+    for part in parts if isinstance(parts, list) else []:
+        if isinstance(part, Mapping) and part.get("type") != "text":
+            names.append(str(part.get("type")))
+    return names
+
+
+def lacking(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> list[str]:
+    """The fields of a request that this backend cannot honour.
+
+    A backend that sends OpenAI-style requests has an attribute `lacks`, the fields that its server cannot do; one
+    without it takes text and `Sampling`'s own options alone.
+    """
+    asked = request_fields(messages, sampling)
+    lacks = getattr(backend, "lacks", None)
+    return asked if lacks is None else [name for name in asked if name in lacks]
+
+
+def refuse_fields(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> None:
+    """Refuse what `lacking` names.
+
+    Raises:
+        UnsupportedByBackend: names the fields.
+    """
+    if names := lacking(backend, messages, sampling):
+        raise UnsupportedByBackend(f"{backend.name} has no {', '.join(names)}; leave it out, or use another model")
 
 
 async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:

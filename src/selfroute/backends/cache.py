@@ -240,11 +240,16 @@ def cached(backend: Backend, cache: AnswerCache, *, identity: str | None = None)
 
 def answer_key(identity: str, messages: Sequence[Message], sampling: Sampling) -> str:
     """The SHA-256, in hexadecimal, of everything that decides an answer."""
-    turns = [[message.role, message.content] for message in messages]
+    turns = [
+        [message.role, message.content, *([dict(message.raw)] if message.raw is not None else [])]
+        for message in messages
+    ]
     options = asdict(sampling) | {
         "temperature": float(sampling.temperature),
         "top_p": float(sampling.top_p),
     }  # 0 is 0.0
+    if not sampling.extra:  # as before there was such a field: answers already stored stay found
+        del options["extra"]
     canonical = json.dumps([identity, turns, options], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 

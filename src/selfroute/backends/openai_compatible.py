@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from selfroute.backends.base import refuse_fields
 from selfroute.errors import (
     BackendError,
     BackendStatusError,
@@ -37,6 +38,10 @@ _MAX_BACKOFF_S = 8.0
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _JITTER = random.Random()  # our own, as the global one belongs to the user's seed
 _DONE = "[DONE]"
+_REASONS = {
+    "max_tokens": "length",
+    **{reason: reason for reason in ("length", "tool_calls", "function_call", "content_filter")},
+}
 _FIELD = re.compile(r"(event|id|retry)?:")
 _CHARACTERS_PER_TOKEN = 4  # rough, for servers that send no usage
 
@@ -61,7 +66,8 @@ class OpenAICompatibleBackend:
         max_retries: further attempts after a failed one.
         concurrency: requests in flight at once, per event loop.
         extra_body: fields to add to each request or, with the value None, to leave out, e.g.
-            `{"stream_options": None}` for a server that refuses it.
+            `{"stream_options": None}` for a server that refuses it. They win over a request's own.
+        lacks: request fields that this server cannot do, e.g. `["tools"]`; see `selfroute.backends.base.lacking`.
 
     Raises:
         ConfigError: if an argument is wrong.
@@ -79,6 +85,7 @@ class OpenAICompatibleBackend:
         max_retries: int = 3,
         concurrency: int = 16,
         extra_body: Mapping[str, Any] | None = None,
+        lacks: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.model = model
@@ -87,6 +94,7 @@ class OpenAICompatibleBackend:
         self.connect_timeout_s = _checked("connect_timeout_s", connect_timeout_s, above=0)
         self.max_retries = int(_checked("max_retries", max_retries, above=-1))
         self.concurrency = int(_checked("concurrency", concurrency, above=0))
+        self.lacks = frozenset(lacks)
         self._extra_body = _checked_body(extra_body)
         self._url = _endpoint(base_url)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
@@ -124,13 +132,15 @@ class OpenAICompatibleBackend:
 
         Raises:
             ConfigError: if the key is missing.
-            UnsupportedByBackend: if `sampling` forbids text, or the server sends no log-probabilities.
+            UnsupportedByBackend: if `sampling` forbids text or asks for what the server `lacks`, or the server sends
+                no log-probabilities.
             BackendTimeout: no whole answer within `timeout_s`, or no connection within `connect_timeout_s`.
             BackendUnavailable: the connection failed or was cut, or the answer is malformed.
             BackendStatusError: an HTTP error status.
         """
         if sampling.forbid:
             raise UnsupportedByBackend(f"{self.name}: a chat endpoint cannot be forbidden to write {sampling.forbid}")
+        refuse_fields(self, messages, sampling)
         headers = self._headers()
         body = _request(self.model, messages, sampling, self._extra_body)
         link = await self._link()
@@ -189,6 +199,14 @@ class OpenAICompatibleBackend:
         except (aiohttp.ClientError, OSError) as error:
             what = f"the request failed, is the server running? {type(error).__name__}: {error}"
             raise _Failed(self._unavailable(what)) from error
+
+    def check_key(self) -> None:
+        """See that the key is there before the first request needs it.
+
+        Raises:
+            ConfigError: it is missing, or cannot be one.
+        """
+        self._key()
 
     def _headers(self) -> dict[str, str]:
         key = self._key()
@@ -304,20 +322,22 @@ class _Reader:
             self._finish_reason = choice.get("finish_reason") or (
                 "stop" if choice.get("message") else self._finish_reason
             )
-            text, tokens = self._text(part), _tokens(choice.get("logprobs"))
+            text, tokens, extra = self._text(part), _tokens(choice.get("logprobs")), _beside_text(part)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise _Malformed(f"a malformed event: {event}") from None
         self.characters += len(text)
         self.token_count += len(tokens)
+        if extra:
+            return Delta(text, tokens, extra=extra)
         return Delta(text, tokens) if text or tokens else None
 
     def end(self) -> Delta:
         """The last delta, once the server has sent everything."""
         if self._finish_reason is None:
             raise _Malformed(f"the answer ended unfinished after {self.characters} characters")
-        reason = "length" if self._finish_reason in ("length", "max_tokens") else "stop"
+        reason = _REASONS.get(self._finish_reason, "stop")
         # A thought that was cut stays open, as in the text of a model that writes its own tags.
-        text = "</think>" if self._thinking and reason == "stop" else ""
+        text = "</think>" if self._thinking and reason != "length" else ""
         return Delta(text, finish_reason=reason, usage=self._usage or self._estimate())
 
     def _text(self, part: Mapping[str, Any]) -> str:
@@ -326,7 +346,7 @@ class _Reader:
         if thought and not self._thinking:
             self._thinking = True
             thought = f"<think>{thought}"
-        if content and self._thinking:
+        if (content or part.get("tool_calls")) and self._thinking:
             self._thinking = False
             content = f"</think>{content}"
         return thought + content
@@ -344,7 +364,10 @@ def _request(
     """The body of a request. What equals the server's default is left out, as some models refuse to be told."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        "messages": [
+            {"role": message.role, "content": message.content} if message.raw is None else dict(message.raw)
+            for message in messages
+        ],
         "temperature": sampling.temperature,
         "top_p": sampling.top_p if sampling.top_p != 1 else None,
         "max_tokens": sampling.max_tokens,
@@ -354,6 +377,7 @@ def _request(
         "top_logprobs": sampling.top_logprobs or None,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **sampling.extra,
         **extra_body,
     }
     return {key: value for key, value in body.items() if value is not None}
@@ -415,6 +439,19 @@ def _usage(value: Any) -> Usage | None:
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
     return Usage(prompt or 0, completion or 0) if isinstance(prompt, int) or isinstance(completion, int) else None
+
+
+_TEXT_FIELDS = frozenset({"role", "content", "reasoning", "reasoning_content"})
+
+
+def _beside_text(part: Mapping[str, Any]) -> dict[str, Any]:
+    """What a piece of a message holds beside text, as pieces of a stream write it."""
+    if _TEXT_FIELDS.issuperset(part):
+        return {}
+    extra = {name: value for name, value in part.items() if name not in _TEXT_FIELDS and value}
+    if calls := extra.get("tool_calls"):
+        extra["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    return extra
 
 
 def _plain(content: Any) -> str:

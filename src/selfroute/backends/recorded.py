@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from selfroute.backends.base import Backend, BatchBackend, complete, complete_all
+from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, refuse_fields
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.recordings import format_of, read_answers
@@ -65,8 +65,10 @@ class RecordedBackend:
 
         Raises:
             RecordingMissing: if there is none.
-            UnsupportedByBackend: if `sampling` forbids text, or asks for log-probabilities that were not recorded.
+            UnsupportedByBackend: if `sampling` forbids text, or asks for log-probabilities that were not recorded, or
+                the request asks for more than text.
         """
+        refuse_fields(self, messages, sampling)
         conversation = _conversation(messages)
         answer = self._answers.get(conversation)
         if answer is None:  # recorded under a prompt alone: the system prompt is the strategy's business

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from selfroute.backends.base import refuse_fields
 from selfroute.backends.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
@@ -147,7 +148,9 @@ class TransformersBackend:
         Raises:
             BackendError: the prompt cannot be encoded, or the model failed.
             ConfigError: `sampling` is out of range.
+            UnsupportedByBackend: the request asks for more than text.
         """
+        refuse_fields(self, messages, sampling)
         if sampling.max_tokens < 1:
             raise ConfigError(f"max_tokens is {sampling.max_tokens}; give at least 1")
         request = _Request(list(messages), sampling, asyncio.get_running_loop())

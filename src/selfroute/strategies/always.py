@@ -22,7 +22,7 @@ class AlwaysDevice:
         device: the model that answers.
         cloud: never called; taken so that all strategies are made alike.
         template: the device's prompt.
-        budget: never asked.
+        budget: never asked nor told, so that nothing but the device is touched.
         prices: USD per million tokens.
         name: in traces and reports.
     """

@@ -94,6 +94,7 @@ class Cascade:
         evidence, probes = await self._look(Evidence(question, text, tuple(attempt.tokens)), prompt, sampling)
         score = float(await asyncio.to_thread(self.score, evidence))
         if score < self.threshold and not parser.wants_cloud:
+            await self.budget.keep()
             for delta in held:
                 yield delta
             yield Finished(Trace(self.name, "device", False, "answered", text, (*probes, kept.segment), score))

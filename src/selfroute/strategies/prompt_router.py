@@ -11,7 +11,7 @@ from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
 from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Prices, answer_on_device, ask_cloud, closing
+from selfroute.strategies.sides import Prices, ask_cloud, closing, keep_on_device
 from selfroute.types import Event, Message, Sampling
 
 __all__ = ["PromptRouter", "question_of"]
@@ -52,7 +52,7 @@ class PromptRouter:
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
         score = float(await asyncio.to_thread(self.score, question_of(self.template, messages)))
-        turn = ask_cloud if score >= self.threshold else answer_on_device
+        turn = ask_cloud if score >= self.threshold else keep_on_device
         async with closing(turn(self, messages, sampling, reason="routed", score=score)) as events:
             async for event in events:
                 yield event

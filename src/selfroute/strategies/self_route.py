@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
-from selfroute.handoff import PromptTemplate, StreamParser, handoff_score
+from selfroute.handoff import PromptTemplate, StreamParser, handoff_score, parse, with_attempt
 from selfroute.strategies.sides import Attempt, Prices, ask_cloud, closing, speak
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
@@ -26,6 +27,7 @@ class SelfRoute:
     Args:
         scored: ask the device for log-probabilities, so that traces carry the hand-off's probability as score; a
             device that has none is asked again without.
+        context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
         device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
     """
 
@@ -36,6 +38,7 @@ class SelfRoute:
     prices: Prices = field(default_factory=Prices)
     name: str = "self_route"
     scored: bool = True
+    context: Literal["prompt", "attempt"] = "prompt"
 
     def with_budget(self, budget: Budget) -> SelfRoute:
         """The same strategy under another budget."""
@@ -51,9 +54,13 @@ class SelfRoute:
         score = handoff_score(attempt.tokens) if self.scored else None
         segments = (attempt.segment(),)
         if not parser.wants_cloud:
+            await self.budget.keep()
             yield Finished(Trace(self.name, "device", False, "answered", attempt.text, segments, score))
             return
-        call = ask_cloud(self, messages, sampling, reason="hand-off", score=score, before=segments, handed_off=True)
+        asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
+        call = ask_cloud(
+            self, messages, sampling, reason="hand-off", score=score, before=segments, handed_off=True, asked=asked
+        )
         async with closing(call) as events:
             async for event in events:
                 yield event

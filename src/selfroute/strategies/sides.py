@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
 from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Lease
-from selfroute.errors import BackendError, BudgetExceeded, ConfigError, UnsupportedByBackend
+from selfroute.budget.base import Budget, Estimate, Lease
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser
 from selfroute.types import (
     Delta,
@@ -21,6 +23,7 @@ from selfroute.types import (
     HandOff,
     Message,
     Reason,
+    Refusal,
     Sampling,
     Segment,
     Source,
@@ -40,8 +43,13 @@ __all__ = [
     "answer_on_device",
     "ask_cloud",
     "closing",
+    "keep_on_device",
+    "most_used",
     "speak",
 ]
+
+_TOKENS_PER_MEDIUM = 4096  # no provider counts an image higher; audio of up to some minutes neither
+_TOKENS_PER_TURN = 16  # what a chat template adds to a message, generously
 
 T = TypeVar("T")
 
@@ -113,21 +121,31 @@ class Attempt:
     Attributes:
         started: whether the backend has written or finished: from then on the call has cost something.
         tokens: what it reported, in order.
+        finish_reason: why it stopped, as far as it said so.
+        price: of the model, in USD per million tokens.
     """
 
     def __init__(self, source: Source, backend: Backend, price: Price) -> None:
         self.source = source
         self.started = False
         self.tokens: list[Token] = []
+        self.finish_reason = "stop"
         self._waited_s = 0.0
         self._replayed_s: float | None = None
         self._replayed_usd: float | None = None
         self._backend = backend
-        self._price = price
+        self.price = price
         self._texts: list[str] = []
         self._usage: Usage | None = None
 
     async def stream(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[str]:
+        """The text of `deltas`."""
+        async with closing(self.deltas(messages, *variants)) as deltas:
+            async for delta in deltas:
+                if delta.text:
+                    yield delta.text
+
+    async def deltas(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[Delta]:
         """Write the answer with the first of the sampling variants that the backend supports.
 
         Raises:
@@ -136,19 +154,19 @@ class Attempt:
         """
         for sampling in variants:
             try:
-                async with closing(self._read(messages, sampling)) as texts:
-                    async for text in texts:
-                        yield text
+                async with closing(self._read(messages, sampling)) as deltas:
+                    async for delta in deltas:
+                        yield delta
                 return
             except UnsupportedByBackend:
                 if self.started or sampling is variants[-1]:
                     raise
 
-    async def _read(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[str]:
+    async def _read(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         async with closing(self._backend.stream(messages, sampling)) as deltas:
             while (delta := await self._next(deltas)) is not None:
-                if delta.text:
-                    yield delta.text
+                if delta.text or delta.extra:
+                    yield delta
         self.started = True  # an answer without any piece is an answer
 
     async def _next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
@@ -162,6 +180,7 @@ class Attempt:
             self._texts.append(delta.text)
             self.tokens.extend(delta.tokens)
             self._usage = delta.usage or self._usage
+            self.finish_reason = delta.finish_reason or self.finish_reason
             self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
             self._replayed_usd = self._replayed_usd if delta.usd is None else delta.usd
         return delta
@@ -183,10 +202,15 @@ class Attempt:
     @property
     def cost_usd(self) -> float:
         """By the price list; of a replayed answer, what it once cost, where that was recorded."""
-        return self._price.cost_usd(self.usage) if self._replayed_usd is None else self._replayed_usd
+        return self.price.cost_usd(self.usage) if self._replayed_usd is None else self._replayed_usd
+
+    @property
+    def reported(self) -> bool:
+        """Whether the backend has said what it used."""
+        return self._usage is not None
 
     def segment(self) -> Segment:
-        return Segment(self.source, self.text, self.usage, self.seconds, self.cost_usd)
+        return Segment(self.source, self.text, self.usage, self.seconds, self.cost_usd, self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +228,29 @@ class Kept:
     segment: Segment
 
 
+class _TokenCursor:
+    """Gives each stretch of a text the tokens that begin in it, as long as the tokens' texts are the text."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Token] = deque()
+        self._ahead = 0  # characters until the first waiting token begins
+        self._aligned = True
+
+    def add(self, delta: Delta) -> None:
+        self._aligned &= "".join(token.text for token in delta.tokens) == delta.text
+        self._waiting.extend(delta.tokens)
+
+    def take(self, characters: int) -> tuple[Token, ...]:
+        if not self._aligned:
+            return ()
+        taken: list[Token] = []
+        while self._waiting and self._ahead < characters:
+            taken.append(self._waiting.popleft())
+            self._ahead += len(taken[-1].text)
+        self._ahead -= characters
+        return tuple(taken)
+
+
 async def speak(
     attempt: Attempt, parser: StreamParser, messages: Sequence[Message], *variants: Sampling
 ) -> AsyncIterator[TextDelta]:
@@ -213,22 +260,27 @@ async def speak(
     know what came of it.
     """
     shown = False  # whether any content has been
-    async with closing(attempt.stream(messages, *variants)) as texts:
-        async for text in texts:
-            for delta in _deltas(parser.feed(text), strip=not shown):
-                shown |= delta.kind == "content"
-                yield delta
-    for delta in _deltas(parser.close(), strip=not shown):
-        yield delta
+    cursor = _TokenCursor()
+    async with closing(attempt.deltas(messages, *variants)) as written:
+        async for delta in written:
+            cursor.add(delta)
+            for said in _deltas(parser.feed(delta.text), cursor, strip=not shown):
+                shown |= said.kind == "content"
+                yield said
+            if delta.extra:
+                yield TextDelta("", "device", extra=delta.extra)
+    for said in _deltas(parser.close(), cursor, strip=not shown):
+        yield said
 
 
-def _deltas(pieces: Sequence[Piece], *, strip: bool) -> list[TextDelta]:
+def _deltas(pieces: Sequence[Piece], cursor: _TokenCursor, *, strip: bool) -> list[TextDelta]:
     deltas: list[TextDelta] = []
     for piece in pieces:
+        tokens = cursor.take(len(piece.text))
         if piece.kind == "reasoning":
-            deltas.append(TextDelta(piece.text, "device", "reasoning"))
+            deltas.append(TextDelta(piece.text, "device", "reasoning", tokens))
         elif piece.kind == "content" and (text := piece.text.lstrip() if strip else piece.text):
-            deltas.append(TextDelta(text, "device", "content"))
+            deltas.append(TextDelta(text, "device", "content", tokens))
             strip = False
     return deltas
 
@@ -243,13 +295,14 @@ async def answer_on_device(
     score: float | None = None,
     before: tuple[Segment, ...] = (),
     error: str | None = None,
+    refusal: Refusal | None = None,
 ) -> AsyncIterator[Event]:
     """Let the device answer alone: no hand-off is offered, and it is kept from writing one where the backend can.
 
     A device that hands off all the same is served as an empty answer.
 
     Args:
-        wants_cloud, reason, score, error: for the trace.
+        wants_cloud, reason, score, error, refusal: for the trace.
         before: what was written before.
 
     Raises:
@@ -267,7 +320,18 @@ async def answer_on_device(
             failure.add_note(f"before that: {error}")
         raise
     text = "" if parser.wants_cloud else attempt.text
-    yield Finished(Trace(side.name, "device", wants_cloud, reason, text, (*before, attempt.segment()), score, error))
+    segments = (*before, attempt.segment())
+    yield Finished(Trace(side.name, "device", wants_cloud, reason, text, segments, score, error, refusal))
+
+
+async def keep_on_device(
+    pair: Pair, messages: Sequence[Message], sampling: Sampling, *, reason: Reason, score: float | None = None
+) -> AsyncIterator[Event]:
+    """Let the device answer a request that does not want the cloud, and tell the budget of it; see `ask_cloud`."""
+    await pair.budget.keep()
+    async with closing(answer_on_device(pair, messages, sampling, reason=reason, score=score)) as events:
+        async for event in events:
+            yield event
 
 
 async def ask_cloud(
@@ -280,6 +344,7 @@ async def ask_cloud(
     before: tuple[Segment, ...] = (),
     handed_off: bool = False,
     kept: Kept | None = None,
+    asked: Sequence[Message] = (),
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
@@ -291,24 +356,31 @@ async def ask_cloud(
         before: what was written before.
         handed_off: whether the device asked, which is an event of its own.
         kept: an answer the device has already given, which is served in place of another attempt.
+        asked: what the cloud sees, if it is not `messages`.
 
     Raises:
         BackendError: neither side could answer.
     """
     attempt = Attempt("cloud", pair.cloud, pair.prices.cloud)
+    asked = asked or messages
+    estimate = most_used(asked, sampling, pair.prices.cloud)
     failed: Reason
+    refusal: Refusal | None = None
     try:
-        lease = await pair.budget.reserve()
+        lease = await pair.budget.reserve(estimate, score=score)
         try:
             if handed_off:
                 yield HandOff(score)
-            async with closing(attempt.stream(messages, sampling)) as texts:
-                async for text in texts:
-                    yield TextDelta(text, "cloud")
+            async with closing(attempt.deltas(asked, sampling)) as deltas:
+                async for delta in deltas:
+                    yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
         finally:
             # Shielded: a second cancellation must not leave the reservation open for ever.
-            await asyncio.shield(_book(lease, attempt))
+            await asyncio.shield(_book(lease, attempt, estimate))
     except BudgetExceeded as failure:
+        failed, error = "budget", str(failure)
+        refusal = Refusal(failure.limit, failure.spent, failure.cap, failure.reset_s)
+    except BudgetUnavailable as failure:
         failed, error = "budget", str(failure)
     except BackendError as failure:
         failed, error = "cloud-error", str(failure)
@@ -319,21 +391,51 @@ async def ask_cloud(
         return
     before = (*before, attempt.segment()) if attempt.started else before
     if kept is not None:
-        for delta in kept.deltas:
-            yield delta
+        for shown in kept.deltas:
+            yield shown
         segments = (*before, kept.segment)
-        yield Finished(Trace(pair.name, "device", True, failed, kept.text, segments, score, error))
+        yield Finished(Trace(pair.name, "device", True, failed, kept.text, segments, score, error, refusal))
         return
     retry = answer_on_device(
-        pair, messages, sampling, reason=failed, wants_cloud=True, score=score, before=before, error=error
+        pair,
+        messages,
+        sampling,
+        reason=failed,
+        wants_cloud=True,
+        score=score,
+        before=before,
+        error=error,
+        refusal=refusal,
     )
     async with closing(retry) as events:
         async for event in events:
             yield event
 
 
-async def _book(lease: Lease, attempt: Attempt) -> None:
-    if attempt.started:
-        await lease.settle(attempt.usage, attempt.segment().cost_usd)
-    else:
+async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
+    if not attempt.started:
         await lease.release()
+        return
+    # A call that broke off has not said how long its prompt was: what it may have cost is booked.
+    unknown = 0 if attempt.reported else estimate.usage.prompt_tokens
+    usage = attempt.usage + Usage(prompt_tokens=unknown)
+    await lease.settle(usage, attempt.price.cost_usd(usage))
+
+
+def most_used(messages: Sequence[Message], sampling: Sampling, price: Price) -> Estimate:
+    """The most that a call can use: no tokenizer in use writes more tokens than a text has bytes."""
+    prompt = sum(_most_tokens(message) + _TOKENS_PER_TURN for message in messages) + _TOKENS_PER_TURN
+    if sampling.extra:  # tools and schemas become part of the prompt
+        prompt += len(json.dumps(dict(sampling.extra), default=str))
+    usage = Usage(prompt, sampling.max_tokens)
+    return Estimate(usage, price.cost_usd(usage))
+
+
+def _most_tokens(message: Message) -> int:
+    """Bytes of a message's text and fields; other media count as what providers take for a large image."""
+    if message.raw is None:
+        return len(message.content.encode("utf-8", "replace"))
+    parts = message.raw.get("content")
+    media = [p for p in parts if p.get("type") != "text"] if isinstance(parts, list) else []
+    rest = {**message.raw, "content": message.content}
+    return len(json.dumps(rest, default=str)) + _TOKENS_PER_MEDIUM * len(media)

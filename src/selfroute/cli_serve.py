@@ -1,0 +1,244 @@
+"""The commands that answer questions: a server for apps, and a terminal for people, over the same configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from selfroute.errors import ConfigError, SelfRouteError
+
+if TYPE_CHECKING:
+    from selfroute.gateway.service import Service
+    from selfroute.serving import ServeRecipe
+    from selfroute.types import Message, Trace
+
+__all__ = ["EXAMPLES", "ask", "chat", "cloud", "key", "serve"]
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "serve": (
+        "selfroute serve",
+        "selfroute serve recipes/serve/llama-server.yaml --port 9000",
+        "selfroute serve device=transformers:out/train/checkpoint limits.max_tokens=512",
+    ),
+    "cloud": ("selfroute cloud --backend embedded:cloud --port 8001",),
+    "ask": (
+        'selfroute ask "Using the numbers [3, 5, 7], create an equation that equals 26"',
+        'selfroute ask --device transformers:out/train/checkpoint "…"',
+        'selfroute ask --config recipes/serve/llama-server.yaml "…"',
+    ),
+    "chat": ("selfroute chat", "selfroute chat --config recipes/serve/llama-server.yaml"),
+    "key": ("selfroute key app",),
+}
+
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CONFIG.yaml] [KEY=VALUE]", help="Serving recipe, and values that replace its keys."),
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; any but 127.0.0.1 needs api_keys.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes that share the port.")]
+Check = Annotated[bool, typer.Option("--check", help="Check the configuration, load the models, and stop.")]
+Config = Annotated[Path | None, typer.Option(metavar="CONFIG.yaml", help="Serving recipe, as for selfroute serve.")]
+Device = Annotated[
+    str | None, typer.Option(help="Device model; `selfroute backends` shows how to write one.", show_default="embedded")
+]
+Cloud = Annotated[str | None, typer.Option(help="Cloud model, likewise.", show_default="embedded")]
+Template = Annotated[str | None, typer.Option(help="Prompt template: think or steps.", show_default="think")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one side.")]
+Mode = Annotated[str, typer.Option(help="Who may answer: auto, device, cloud or private.")]
+
+
+def serve(
+    config: Arguments = None, host: Host = None, port: Port = None, workers: Workers = None, check: Check = False
+) -> None:
+    """Serve a pair of models as an OpenAI-compatible endpoint; without a file, the embedded pair."""
+    from selfroute import serving
+
+    file, overrides = _file_and_overrides(config or [])
+    overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port), ("workers", workers)) if v is not None]
+    serving.serve(serving.load_serve_recipe(file, overrides), say=_say, check=check)
+
+
+def cloud(
+    backend: Annotated[str, typer.Option(help="Model to serve; `selfroute backends` shows how to write one.")],
+    config: Arguments = None,
+    host: Host = None,
+    port: Port = 8001,
+    check: Check = False,
+) -> None:
+    """Serve one model alone as an OpenAI-compatible endpoint, e.g. as the cloud of another process."""
+    from selfroute import serving
+    from selfroute.config import parse_spec
+
+    file, overrides = _file_and_overrides(config or [])
+    overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port)) if v is not None]
+    spec = parse_spec(_yaml(backend), "--backend")
+    serving.serve(serving.load_serve_recipe(file, overrides), backend=spec, say=_say, check=check)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="For the embedded pair: a Countdown question.")],
+    config: Config = None,
+    device: Device = None,
+    cloud: Cloud = None,
+    template: Template = None,
+    max_tokens: MaxTokens = 512,
+    mode: Mode = "auto",
+) -> None:
+    """Ask one question and watch who answers."""
+    recipe = _recipe(config, device, cloud, template)
+
+    async def talk(service: Service) -> None:
+        await _turn(service, [_user(question)], max_tokens, mode)
+
+    asyncio.run(_with_service(recipe, talk))
+
+
+def chat(
+    config: Config = None,
+    device: Device = None,
+    cloud: Cloud = None,
+    template: Template = None,
+    max_tokens: MaxTokens = 512,
+    mode: Mode = "auto",
+) -> None:
+    """Talk in the terminal and watch who answers; an empty line or Ctrl-D ends it."""
+    recipe = _recipe(config, device, cloud, template)
+
+    async def talk(service: Service) -> None:
+        from selfroute.types import Message
+
+        said: list[Message] = []
+        while question := (await asyncio.to_thread(_read_line)).strip():
+            said.append(_user(question))
+            try:
+                answer = await _turn(service, said, max_tokens, mode)
+            except SelfRouteError as error:  # the next question may go better
+                typer.echo(f"error: {error}", err=True)
+                said.pop()
+                continue
+            said.append(Message("assistant", answer))
+
+    asyncio.run(_with_service(recipe, talk))
+
+
+def key(name: Annotated[str, typer.Argument(help="What to call the client, e.g. app.")]) -> None:
+    """Make an API key for a client: the key to give away, and the line for the configuration."""
+    from selfroute.gateway.access import hash_key, new_key
+
+    made = new_key()
+    typer.echo(f"key, shown this once: {made}")
+    typer.echo(f"for the configuration:\napi_keys:\n  {name}: {hash_key(made)}")
+
+
+# --- Helpers --------------------------------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """`[CONFIG.yaml] [KEY=VALUE …]`."""
+    file = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
+    return file, list(arguments[1:] if file else arguments)
+
+
+def _recipe(config: Path | None, device: str | None, cloud: str | None, template: str | None) -> ServeRecipe:
+    from selfroute.config import load_values, parse_overrides
+    from selfroute.serving import build_recipe
+
+    values: dict[str, Any] = parse_overrides([]) if config is None else load_values(config)
+    values |= {name: _yaml(text) for name, text in (("device", device), ("cloud", cloud)) if text is not None}
+    if config is None or template is not None:
+        prompt = dict(values.get("prompt") or {})
+        # A question typed without a recipe is put in the template's words, whatever the device.
+        values["prompt"] = {**prompt, **({"template": template} if template else {}), "wrap": prompt.get("wrap", True)}
+    return build_recipe(values, where=str(config or "ask"))
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _user(question: str) -> Message:
+    from selfroute.types import Message
+
+    return Message("user", question)
+
+
+def _read_line() -> str:
+    try:
+        return input("you: ")
+    except EOFError:
+        return ""
+
+
+async def _with_service(recipe: ServeRecipe, talk: Callable[[Service], Awaitable[None]]) -> None:
+    from selfroute.serving import make_service
+
+    service = make_service(recipe)
+    try:
+        for _, guard in service.guards():
+            await guard.load()
+        await talk(service)
+    finally:
+        for _, guard in service.guards():
+            await guard.aclose()
+
+
+async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, mode: str) -> str:
+    """Print an answer as it comes: who speaks, what, and in the end who answered and why; gives its content."""
+    from selfroute.gateway.errors import ApiError
+    from selfroute.gateway.exchange import Exchange, Void
+    from selfroute.gateway.request import ChatRequest
+    from selfroute.types import Sampling
+
+    console = Console(highlight=False)
+    request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens))
+    try:
+        exchange = Exchange(service, request, service.mode(mode))
+    except ApiError as error:
+        raise ConfigError(str(error).replace("x-selfroute-mode", "--mode")) from None
+    (choice,) = exchange.choices
+    speaker, content = "", ""
+    async for piece in exchange.pieces():
+        if choice.source != speaker:
+            _print_speaker(console, speaker, str(choice.source), handed_off=choice.handed_off)
+            speaker = str(choice.source)
+        if isinstance(piece, Void):
+            content = ""
+            continue
+        content += piece.text if piece.kind == "content" else ""
+        console.print(piece.text, end="", markup=False, style="dim" if piece.kind == "reasoning" else "")
+    assert choice.trace is not None
+    _print_end(console, choice.trace, speaker=speaker, handed_off=choice.handed_off)
+    return content
+
+
+def _print_speaker(console: Console, before: str, speaker: str, *, handed_off: bool) -> None:
+    if handed_off and speaker == "cloud":
+        console.print(("\n" if before else "") + "[yellow]the device asks for the cloud[/yellow]")
+    elif before == "cloud":
+        console.print("\n[yellow]the cloud broke off; the device answers[/yellow]")
+    elif before:
+        console.print()
+    console.print(f"[bold cyan]{speaker}[/bold cyan]")
+
+
+def _print_end(console: Console, trace: Trace, *, speaker: str, handed_off: bool) -> None:
+    if handed_off and speaker != "cloud" and trace.source == "cloud":  # it wrote nothing
+        _print_speaker(console, speaker, "cloud", handed_off=True)
+    tokens = ", ".join(f"{side} {trace.usage(side).completion_tokens} tokens" for side in ("device", "cloud"))
+    console.print(f"\n[dim]answered by {trace.source} ({trace.reason}); {tokens}; {trace.seconds:.2f} s[/dim]")
+    if trace.error:
+        console.print(f"[dim]{trace.error}[/dim]", markup=False)

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible gateway: strategies behind an HTTP endpoint."""

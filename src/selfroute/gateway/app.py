@@ -1,0 +1,415 @@
+"""The gateway's ASGI application: addresses, limits, streams, records."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import secrets
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+from selfroute.errors import SelfRouteError
+from selfroute.gateway.access import Access
+from selfroute.gateway.activity import Activity
+from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
+from selfroute.gateway.errors import ApiError, Rejected, api_error
+from selfroute.gateway.exchange import Exchange, Piece, Void
+from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
+from selfroute.gateway.metrics import Metrics
+from selfroute.gateway.openapi import description
+from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
+from selfroute.gateway.responses import ResponseEvents, response_body, response_request
+from selfroute.gateway.service import Service
+from selfroute.gateway.status import status
+from selfroute.strategies.sides import closing
+
+__all__ = ["Gateway"]
+
+_log = logging.getLogger("selfroute.gateway")
+_OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
+Handler = Callable[[Http], Awaitable[None]]
+
+
+class _Chunks(Protocol):
+    """Turns the pieces of a stream into bytes."""
+
+    def piece(self, piece: Piece) -> bytes: ...
+    def end(self) -> bytes: ...
+    def failed(self, error: ApiError) -> bytes: ...
+
+
+class Gateway:
+    """The ASGI application.
+
+    Args:
+        service: who answers.
+        limits: of requests.
+        access: who may ask; by default everybody who reaches the address.
+        temperature: of requests that do not say; None leaves it to the model's server.
+        share: target call share to show on the dashboard, None if there is none.
+        activity, metrics: where requests are recorded.
+        log_content: write prompts and answers to the log.
+        on_load_failure: called when a model cannot be loaded, to end the server.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        limits: Limits | None = None,
+        access: Access | None = None,
+        temperature: float | None = None,
+        share: float | None = None,
+        activity: Activity | None = None,
+        metrics: Metrics | None = None,
+        log_content: bool = False,
+        on_load_failure: Callable[[SelfRouteError], None] | None = None,
+    ) -> None:
+        self.service = service
+        self.limits = limits or Limits()
+        self.access = access or Access()
+        self.temperature, self.share = temperature, share
+        self.activity = activity or Activity()
+        self.metrics = metrics or Metrics()
+        self.log_content = log_content
+        self.on_load_failure = on_load_failure
+        self.in_flight = 0
+        self.began = time.time()
+        self._loading: list[asyncio.Task[None]] = []
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/": {"GET": self._page},
+            "/healthz": {"GET": self._healthz},
+            "/readyz": {"GET": self._readyz},
+            "/metrics": {"GET": self._metrics},
+            "/status.json": {"GET": self._status},
+            "/openapi.json": {"GET": self._openapi},
+            "/v1/models": {"GET": self._models},
+            "/v1/chat/completions": {"POST": self._chat},
+            "/v1/responses": {"POST": self._responses},
+            "/v1/route": {"POST": self._route},
+        }
+        for side, guard in service.guards():
+            guard.on_failure = lambda failure, side=side: self.metrics.count_failure(side, failure)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(Http(scope, receive, send))
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    # --- life
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        self._loading = [asyncio.create_task(self._load(guard.load())) for _, guard in self.service.guards()]
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for task in self._loading:
+            task.cancel()
+        for _, guard in self.service.guards():
+            await guard.aclose()
+        if aclose := getattr(self.service.budget, "aclose", None):
+            await aclose()
+        self.activity.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _load(self, load: Awaitable[None]) -> None:
+        try:
+            await load
+        except SelfRouteError as failure:
+            _log.error("%s", failure)
+            if self.on_load_failure is not None:
+                self.on_load_failure(failure)
+
+    # --- requests
+
+    async def _http(self, http: Http) -> None:
+        try:
+            await self._handler(http)(http)
+        except ClientGone:
+            pass
+        except ApiError as error:
+            await self._refuse(http, error)
+
+    def _handler(self, http: Http) -> Handler:
+        """What answers a request, once it is known that it may be asked.
+
+        Raises:
+            ApiError: the address, the method, the origin or the key is wrong.
+        """
+        self.access.check_origin(http.header("host") or "", http.header("origin"))
+        methods = self._routes.get(http.path)
+        if methods is None and http.path.startswith("/v1/models/"):
+            methods = {"GET": self._model}
+        if methods is None:
+            raise ApiError("not_found", f"there is nothing at {http.path[:80]}; the addresses are in /openapi.json")
+        if http.path not in _OPEN_PATHS:
+            self.access.client(http.header("authorization"))
+        handler = methods.get("GET" if http.method == "HEAD" else http.method)
+        if handler is None:
+            allowed = ", ".join(methods)
+            raise ApiError("method_not_allowed", f"{http.path} takes {allowed}", headers={"Allow": allowed})
+        return handler
+
+    async def _refuse(self, http: Http, error: ApiError, headers: Mapping[str, str] | None = None) -> None:
+        known = headers or {
+            "x-selfroute-source": "none",
+            "x-selfroute-reason": error.code,
+            "x-selfroute-cost-usd": f"{0:.8f}",
+            "x-selfroute-trace-id": secrets.token_hex(16),
+        }
+        await http.answer(error.status, dumps(error.body()), {**known, **error.headers})
+
+    async def _chat(self, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        request = chat_request(body, self.limits, temperature=self.temperature)
+        exchange = self._exchange(http, request)
+        if request.stream:
+            chunks = ChatChunks(exchange)
+            await self._answer(http, exchange, self._stream(http, exchange, chunks), chunks)
+        else:
+            await self._answer(http, exchange, self._whole(http, exchange, ChatWhole.body))
+
+    async def _responses(self, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        request = response_request(body, self.limits, temperature=self.temperature)
+        exchange = self._exchange(http, request)
+        if request.stream:
+            events = ResponseEvents(exchange, body)
+            await self._answer(http, exchange, self._stream(http, exchange, events), events)
+        else:
+            await self._answer(http, exchange, self._whole(http, exchange, lambda whole: response_body(whole, body)))
+
+    async def _route(self, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        request = chat_request(body, self.limits, temperature=self.temperature)
+        exchange = self._exchange(http, request)
+        exchange.dry = True
+        await self._answer(http, exchange, self._decide(http, exchange))
+
+    def _exchange(self, http: Http, request: ChatRequest) -> Exchange:
+        named = request.model.partition("selfroute-")[2] if request.model.startswith("selfroute-") else None
+        mode = self.service.mode(http.header("x-selfroute-mode") or named)
+        if self.in_flight >= self.limits.concurrent:
+            raise ApiError(
+                "too_many_requests",
+                f"{self.limits.concurrent} requests are being answered; try again",
+                headers={"Retry-After": "1"},
+            )
+        return Exchange(self.service, request, mode)
+
+    async def _answer(self, http: Http, exchange: Exchange, work: Any, chunks: _Chunks | None = None) -> None:
+        """Do the work of one request within its time, and record what came of it.
+
+        An error before the first piece of a stream is a plain error, after it the last event of the stream.
+        """
+        self.in_flight += 1
+        self.metrics.in_flight.inc()
+        status_code = 200
+        try:
+            async with asyncio.timeout(self.limits.request_s):
+                await http.while_there(work)
+        except ClientGone:
+            exchange.error, status_code = None, 499
+        except asyncio.CancelledError:  # the server is going down
+            status_code = 499
+            raise
+        except Exception as failure:
+            error = self._told(failure, exchange)
+            exchange.error, status_code = error, error.status
+            if not http.started:
+                await self._refuse(http, error, exchange.headers())
+            elif chunks is not None:
+                await http.write(chunks.failed(error), more=False)
+        finally:
+            self.in_flight -= 1
+            self.metrics.in_flight.dec()
+            self._record(exchange, status_code)
+
+    def _told(self, failure: Exception, exchange: Exchange) -> ApiError:
+        if isinstance(failure, TimeoutError):
+            return ApiError("request_timeout", f"no whole answer within {self.limits.request_s:g} s")
+        if not isinstance(failure, ApiError | SelfRouteError | Rejected):
+            # Only the kind and the place: an exception's text may hold somebody's words.
+            _log.error("request %s failed: %s", exchange.id, _place(failure))
+        return api_error(failure)
+
+    async def _whole(self, http: Http, exchange: Exchange, body: Callable[[ChatWhole], dict[str, Any]]) -> None:
+        whole = ChatWhole(exchange)
+        async with closing(exchange.pieces()) as pieces:
+            async for piece in pieces:
+                whole.add(piece)
+        exchange.text = whole.text()
+        await http.answer(200, dumps(body(whole)), exchange.headers())
+
+    async def _stream(self, http: Http, exchange: Exchange, chunks: _Chunks) -> None:
+        """Send the pieces as they come."""
+        async with closing(self._kept(exchange) if self.log_content else exchange.pieces()) as pieces:
+            async for data in _bytes(pieces, chunks):
+                if not http.started:
+                    await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
+                await http.write(data, more=True)
+        if not http.started:
+            await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
+        await http.write(chunks.end(), more=False)
+
+    async def _kept(self, exchange: Exchange) -> AsyncIterator[Piece | Void]:
+        """The pieces of a stream; their text is kept only for a log that is to show it."""
+        async with closing(exchange.pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Piece):
+                    reasoning, content = exchange.text
+                    is_content = piece.kind == "content"
+                    exchange.text = (
+                        (reasoning, content + piece.text) if is_content else (reasoning + piece.text, content)
+                    )
+                yield piece
+
+    async def _decide(self, http: Http, exchange: Exchange) -> None:
+        finished = await self.service.decide(exchange.request, exchange.mode)
+        trace = finished.trace
+        exchange.choices[0].trace = trace
+        decision = {
+            "object": "selfroute.decision",
+            "source": trace.source,
+            "reason": trace.reason,
+            "wants_cloud": trace.wants_cloud,
+            "score": trace.score,
+            "mode": exchange.mode,
+            "strategy": trace.strategy,
+            "model": dict(self.service.guards())[trace.source].name,
+            "trace_id": exchange.id,
+            "error": trace.error,
+        }
+        await http.answer(200, dumps(decision), exchange.headers())
+
+    # --- records
+
+    def _record(self, exchange: Exchange, status_code: int) -> None:
+        gone = status_code == 499
+        reason = "client-gone" if gone else exchange.reason
+        self.metrics.count(exchange, status_code, reason)
+        (dp, dc), (cp, cc) = exchange.tokens("device"), exchange.tokens("cloud")
+        record = {
+            "at": round(time.time(), 3),
+            "id": exchange.id,
+            "status": status_code,
+            "source": exchange.source,
+            "reason": reason,
+            "mode": exchange.mode,
+            "dry": exchange.dry,
+            "cloud": exchange.used_cloud,
+            "seconds": round(exchange.seconds, 4),
+            "first_s": None if exchange.first_token_s is None else round(exchange.first_token_s, 4),
+            "cost_usd": exchange.cost_usd,
+            "device_tokens": dp + dc,
+            "cloud_tokens": cp + cc,
+        }
+        self.activity.add(record)
+        if _log.isEnabledFor(logging.INFO):
+            said = {**record, **self._content(exchange)}
+            _log.info("%s", json.dumps(said))
+
+    def _content(self, exchange: Exchange) -> dict[str, Any]:
+        if not self.log_content:
+            return {}
+        messages = [{"role": m.role, "content": m.content} for m in exchange.request.messages]
+        return {"messages": messages, "answer": exchange.text[1]}
+
+    # --- everything else
+
+    async def _page(self, http: Http) -> None:
+        page, policy = _dashboard()
+        headers = {
+            "Content-Security-Policy": policy,
+            "X-Frame-Options": "DENY",
+            "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+        await http.answer(200, page, headers, "text/html; charset=utf-8")
+
+    async def _healthz(self, http: Http) -> None:
+        await http.answer(200, dumps({"status": "ok"}), {})
+
+    async def _readyz(self, http: Http) -> None:
+        """Ready once a request can be answered: all models are loaded, and not all of them rest."""
+        states = {side: guard.health().state for side, guard in self.service.guards()}
+        ready = "loading" not in states.values() and any(state != "resting" for state in states.values())
+        headers = {} if ready else {"Retry-After": "1"}
+        await http.answer(200 if ready else 503, dumps({"ready": ready, **states}), headers)
+
+    async def _metrics(self, http: Http) -> None:
+        self.metrics.note_health(self.service.guards())
+        await http.answer(200, self.metrics.render(), {}, "text/plain; version=0.0.4; charset=utf-8")
+
+    async def _status(self, http: Http) -> None:
+        await http.answer(200, dumps(await status(self)), {})
+
+    async def _openapi(self, http: Http) -> None:
+        await http.answer(200, dumps(description(self.limits, needs_key=self.access.needs_key)), {})
+
+    def _known_models(self) -> list[dict[str, Any]]:
+        names = ["selfroute", *(f"selfroute-{mode}" for mode in sorted(self.service.modes - {"auto"}))]
+        return [
+            {"id": name, "object": "model", "created": int(self.began), "owned_by": "selfroute"}
+            for name in names
+            if name != "selfroute-cloud" or self.service.cloud is not None
+        ]
+
+    async def _models(self, http: Http) -> None:
+        await http.answer(200, dumps({"object": "list", "data": self._known_models()}), {})
+
+    async def _model(self, http: Http) -> None:
+        wanted = http.path.removeprefix("/v1/models/")
+        for model in self._known_models():
+            if model["id"] == wanted:
+                await http.answer(200, dumps(model), {})
+                return
+        raise ApiError("not_found", f"there is no model '{wanted[:80]}'; /v1/models lists them")
+
+
+async def _bytes(pieces: AsyncIterator[Piece | Void], chunks: _Chunks) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        if isinstance(piece, Piece):
+            if data := chunks.piece(piece):
+                yield data
+        elif piece.shown:
+            raise ApiError(
+                "answer_interrupted",
+                "the cloud broke off in the middle of its answer; ask again, or without stream for the device's answer",
+            )
+
+
+def _place(failure: BaseException) -> str:
+    """Kind and place of an exception, without its text."""
+    at = failure.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    where = "" if at is None else f" at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
+    return f"{type(failure).__name__}{where}"
+
+
+@lru_cache(maxsize=1)
+def _dashboard() -> tuple[bytes, str]:
+    """The page, and the policy that lets nothing run or load but what it holds itself."""
+    page = files("selfroute.gateway").joinpath("dashboard.html").read_bytes()
+
+    def hashed(tag: str) -> str:
+        (inner,) = re.findall(rb"<%b>(.*?)</%b>" % (tag.encode(), tag.encode()), page, re.DOTALL)
+        return f"'sha256-{b64encode(hashlib.sha256(inner).digest()).decode()}'"
+
+    policy = (
+        f"default-src 'none'; script-src {hashed('script')}; style-src {hashed('style')}; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy

@@ -1,0 +1,143 @@
+"""What a client is told when it gets no answer: OpenAI's error shape, for every error of the tree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from selfroute.errors import (
+    BackendError,
+    BackendStatusError,
+    BackendTimeout,
+    BackendUnavailable,
+    BudgetExceeded,
+    BudgetUnavailable,
+    RecordingMissing,
+    SelfRouteError,
+    UnsupportedByBackend,
+)
+
+__all__ = ["CODES", "ApiError", "Rejected", "api_error", "bad_request"]
+
+# Every `code` a client can meet: HTTP status, `type`, and what it means. The reference page is made from this table.
+CODES: dict[str, tuple[int, str, str]] = {
+    "invalid_json": (400, "invalid_request_error", "the body is not a JSON object"),
+    "invalid_value": (400, "invalid_request_error", "a field has a wrong type or value; `param` names it"),
+    "limit_exceeded": (400, "invalid_request_error", "the request asks for more than the gateway's limits allow"),
+    "unsupported_by_backend": (400, "invalid_request_error", "no model that may answer has what the request asks for"),
+    "mode_not_allowed": (
+        400,
+        "invalid_request_error",
+        "`x-selfroute-mode` is not among the modes that the config allows",
+    ),
+    "upstream_refused": (400, "invalid_request_error", "the model's server found the request wrong"),
+    "invalid_api_key": (401, "authentication_error", "the client's key is missing or unknown"),
+    "origin_not_allowed": (403, "permission_error", "a web page of another origin, or a foreign Host header"),
+    "not_found": (404, "invalid_request_error", "there is no such address"),
+    "recording_missing": (404, "not_found_error", "a replayed model has no answer to this prompt"),
+    "method_not_allowed": (405, "invalid_request_error", "the address exists, with another method"),
+    "body_too_large": (413, "invalid_request_error", "the body is larger than `limits.body_bytes`"),
+    "budget_exceeded": (
+        429,
+        "insufficient_quota",
+        "the cloud budget is used up, and the device does not answer",
+    ),
+    "too_many_requests": (429, "rate_limit_error", "`limits.concurrent` requests are being answered"),
+    "upstream_rate_limited": (429, "rate_limit_error", "the model's server asks to slow down"),
+    "internal_error": (500, "server_error", "a fault of the gateway; the log has it under the trace id"),
+    "upstream_error": (502, "server_error", "the model's server failed, cut its answer or sent something else"),
+    "answer_interrupted": (502, "server_error", "the cloud broke off after part of its answer was streamed"),
+    "upstream_unavailable": (503, "server_error", "no model could be reached, or none is loaded yet"),
+    "budget_unavailable": (503, "server_error", "the ledger cannot be reached, and the device does not answer"),
+    "upstream_timeout": (504, "server_error", "no model answered in time"),
+    "request_timeout": (504, "server_error", "the whole request took longer than `limits.request_s`"),
+}
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error shape.
+
+    Attributes:
+        code: a key of `CODES`; gives status and type.
+        param: the field of the request that is wrong.
+        headers: to send along, e.g. Retry-After.
+        details: further fields of the error object.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status, self.type, _ = CODES[code]
+        self.param = param
+        self.headers = dict(headers or {})
+        self.details = dict(details or {})
+
+    def body(self) -> dict[str, Any]:
+        error = {"message": str(self), "type": self.type, "param": self.param, "code": self.code, **self.details}
+        return {"error": error}
+
+
+class Rejected(Exception):
+    """The budget refused, and the config says that the client is told so instead of the device answering."""
+
+    def __init__(self, refusal: BudgetExceeded | BudgetUnavailable) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+def bad_request(param: str, message: str, *, code: str = "invalid_value") -> ApiError:
+    return ApiError(code, f"{param}: {message}", param=param)
+
+
+def api_error(failure: Exception) -> ApiError:
+    """What a client is told about a failure."""
+    if isinstance(failure, ApiError):
+        return failure
+    if isinstance(failure, Rejected):
+        return api_error(failure.refusal)
+    if isinstance(failure, BudgetExceeded):
+        return _budget(failure)
+    if isinstance(failure, BudgetUnavailable):
+        return ApiError("budget_unavailable", str(failure), headers={"Retry-After": "1"})
+    if isinstance(failure, UnsupportedByBackend):
+        return ApiError("unsupported_by_backend", str(failure))
+    if isinstance(failure, RecordingMissing):
+        return ApiError("recording_missing", str(failure))
+    if isinstance(failure, BackendError):
+        return _backend(failure)
+    if isinstance(failure, SelfRouteError):
+        return ApiError("upstream_error", str(failure))
+    return ApiError("internal_error", "the gateway failed; its log says more under this response's trace id")
+
+
+def _backend(failure: BackendError) -> ApiError:
+    message = "; ".join([str(failure), *getattr(failure, "__notes__", [])])
+    if isinstance(failure, BackendStatusError):
+        if failure.status_code == 429:
+            return ApiError("upstream_rate_limited", message, headers={"Retry-After": "1"})
+        # What the server says of the request itself is the client's to know; 401, 403 and 404 are the operator's.
+        refused = failure.status_code in (400, 413, 415, 422)
+        return ApiError("upstream_refused" if refused else "upstream_error", message)
+    if isinstance(failure, BackendTimeout):
+        return ApiError("upstream_timeout", message)
+    if isinstance(failure, BackendUnavailable):
+        return ApiError("upstream_unavailable", message, headers={"Retry-After": "1"})
+    return ApiError("upstream_error", message)
+
+
+def _budget(refusal: BudgetExceeded) -> ApiError:
+    # OpenAI's own clients repeat a 429 by themselves; before the reset that is no use.
+    headers = {"x-should-retry": "false"}
+    if refusal.reset_s is not None:
+        headers["Retry-After"] = str(math.ceil(refusal.reset_s))
+    details = {"limit": refusal.limit, "spent": refusal.spent, "cap": refusal.cap, "reset_s": refusal.reset_s}
+    return ApiError("budget_exceeded", str(refusal), headers=headers, details=details)

@@ -1,0 +1,297 @@
+"""One request from its first event to its record: choices, hand-over in mid-stream, who answered and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from selfroute.errors import BackendError, BudgetExceeded
+from selfroute.gateway.errors import ApiError
+from selfroute.gateway.request import ChatRequest
+from selfroute.gateway.service import Gate, Mode, Service
+from selfroute.gateway.thinking import ThinkSplitter
+from selfroute.handoff import StreamParser
+from selfroute.strategies.sides import closing
+from selfroute.types import Event, Finished, HandOff, Source, TextDelta, Token, Trace, Usage
+
+__all__ = ["Choice", "Exchange", "Piece", "Void"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Something for the client, of one choice; `source` wrote it."""
+
+    index: int
+    source: Source
+    text: str
+    kind: Literal["reasoning", "content"]
+    tokens: tuple[Token, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """The cloud broke off: what it wrote of this choice does not stand, the device answers anew.
+
+    Attributes:
+        shown: whether any of it was content, which a stream cannot take back.
+    """
+
+    index: int
+    shown: bool
+
+
+@dataclass(eq=False)
+class Choice:
+    """State of one choice; `trace` is there once it is finished."""
+
+    index: int
+    gate: Gate
+    trace: Trace | None = None
+    source: Source | None = None
+    cloud_shown: bool = False
+    splitter: ThinkSplitter | StreamParser | None = None
+    handed_off: bool = False
+
+    @property
+    def finish_reason(self) -> str:
+        return self.trace.segments[-1].finish_reason if self.trace and self.trace.segments else "stop"
+
+
+class Exchange:
+    """One request on its way through the service.
+
+    Attributes:
+        id: the trace id.
+        choices: one per answer the client asked for.
+        first_token_s: time to the first piece, None before it.
+    """
+
+    def __init__(self, service: Service, request: ChatRequest, mode: Mode) -> None:
+        self.id = secrets.token_hex(16)
+        self.service, self.request, self.mode = service, request, mode
+        self.began = time.perf_counter()
+        self.created = int(time.time())
+        self.first_token_s: float | None = None
+        self.error: ApiError | None = None
+        self.text = ("", "")  # reasoning and content, where they are kept for the log
+        self.dry = False  # a decision only
+        self.choices = [Choice(index, service.gate()) for index in range(request.n)]
+
+    async def pieces(self) -> AsyncIterator[Piece | Void]:
+        """What the client gets, in order; then all choices have their traces.
+
+        Raises:
+            ApiError, BackendError, Rejected: as `Service.events`.
+        """
+        stream = self._one(self.choices[0]) if len(self.choices) == 1 else self._merged()
+        async with closing(stream) as pieces:
+            async for piece in pieces:
+                if self.first_token_s is None:
+                    self.first_token_s = time.perf_counter() - self.began
+                yield piece
+
+    async def _merged(self) -> AsyncIterator[Piece | Void]:
+        """All choices at once, as their pieces come; the first failure ends all."""
+        queue: asyncio.Queue[Piece | Void | None] = asyncio.Queue(maxsize=64)
+
+        async def run(choice: Choice) -> None:
+            async with closing(self._one(choice)) as pieces:
+                async for piece in pieces:
+                    await queue.put(piece)
+
+        async def run_all() -> None:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for choice in self.choices:
+                        group.create_task(run(choice))
+            finally:
+                await queue.put(None)
+
+        running = asyncio.create_task(run_all())
+        try:
+            while (piece := await queue.get()) is not None:
+                yield piece
+            await _first_failure(running)
+        finally:
+            running.cancel()
+            while not running.done():  # a full queue must not keep the choices from ending
+                while not queue.empty():
+                    queue.get_nowait()
+                await asyncio.wait({running}, timeout=0.01)
+
+    async def _one(self, choice: Choice) -> AsyncIterator[Piece | Void]:
+        request = self.request
+        if choice.index and request.sampling.seed is not None:
+            request = _reseeded(request, choice.index)
+        async with closing(self.service.events(request, self.mode, choice.gate)) as events:
+            async for event in events:
+                for piece in self._read(choice, event):
+                    yield piece
+
+    def _read(self, choice: Choice, event: Event) -> list[Piece | Void]:
+        match event:
+            case HandOff():
+                choice.handed_off = True
+                return []
+            case Finished(trace):
+                choice.trace = trace
+                pieces = self._close(choice)
+                return pieces + self._source(choice, trace.source)
+            case TextDelta(source=source):
+                return self._source(choice, source) + self._text(choice, event)
+        return []
+
+    def _source(self, choice: Choice, source: Source) -> list[Piece | Void]:
+        """Note who writes; from the cloud back to the device means that the cloud's text is void."""
+        before, choice.source = choice.source, source
+        if before != "cloud" or source == "cloud":
+            return []
+        shown, choice.cloud_shown, choice.splitter = choice.cloud_shown, False, None
+        return [Void(choice.index, shown)]
+
+    def _text(self, choice: Choice, event: TextDelta) -> list[Piece | Void]:
+        if event.source == "device":
+            return [Piece(choice.index, "device", event.text, event.kind, event.tokens, dict(event.extra))]
+        if choice.splitter is None:
+            choice.splitter = StreamParser() if self.service.strip_cloud_tags else ThinkSplitter()
+        parts = _parts(choice.splitter, event.text)
+        pieces = [Piece(choice.index, "cloud", text, kind) for kind, text in parts]
+        if event.extra or event.tokens:
+            pieces = _attached(pieces, choice.index, event)
+        choice.cloud_shown |= any(piece.kind == "content" or piece.extra for piece in pieces)
+        return list(pieces)
+
+    def _close(self, choice: Choice) -> list[Piece | Void]:
+        if choice.splitter is None or choice.source != "cloud" or choice.trace is None:
+            return []
+        if choice.trace.source != "cloud":
+            return []
+        return [Piece(choice.index, "cloud", text, kind) for kind, text in _parts(choice.splitter, None)]
+
+    # --- the record
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    @property
+    def traces(self) -> list[Trace]:
+        return [choice.trace for choice in self.choices if choice.trace is not None]
+
+    @property
+    def source(self) -> str:
+        """Who answered, one name for each kind of choice; "none" if nobody did."""
+        return ",".join(dict.fromkeys(trace.source for trace in self.traces)) or "none"
+
+    @property
+    def reason(self) -> str:
+        if self.error is not None:
+            return self.error.code
+        return ",".join(dict.fromkeys(trace.reason for trace in self.traces)) or "none"
+
+    @property
+    def cost_usd(self) -> float:
+        return sum(c.trace.cost_usd if c.trace else c.gate.cost_usd for c in self.choices)
+
+    @property
+    def used_cloud(self) -> bool:
+        return any(
+            any(segment.source == "cloud" for segment in choice.trace.segments) if choice.trace else choice.gate.booked
+            for choice in self.choices
+        )
+
+    def tokens(self, source: Source) -> tuple[int, int]:
+        """Prompt and completion tokens of one side; of a choice that broke off, what the budget has booked."""
+        usages = [
+            choice.trace.usage(source) if choice.trace else choice.gate.usage if source == "cloud" else Usage()
+            for choice in self.choices
+        ]
+        return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+
+    def usage(self) -> dict[str, int]:
+        """Tokens of both sides, in OpenAI's form."""
+        (dp, dc), (cp, cc) = self.tokens("device"), self.tokens("cloud")
+        return {"prompt_tokens": dp + cp, "completion_tokens": dc + cc, "total_tokens": dp + cp + dc + cc}
+
+    def headers(self, *, pending: bool = False) -> dict[str, str]:
+        """Who, why and how much; of a stream that is not over, only what is known."""
+        source, reason, cost = (
+            ("pending", "pending", "pending") if pending else (self.source, self.reason, f"{self.cost_usd:.8f}")
+        )
+        return {
+            "x-selfroute-source": source,
+            "x-selfroute-reason": reason,
+            "x-selfroute-cost-usd": cost,
+            "x-selfroute-trace-id": self.id,
+            "x-selfroute-mode": self.mode,
+        }
+
+    def account(self) -> dict[str, Any]:
+        """The `selfroute` object of a response."""
+        about: dict[str, Any] = {
+            "trace_id": self.id,
+            "source": self.source,
+            "reason": self.reason,
+            "mode": self.mode,
+            "strategy": self.service.strategy.name,
+            "cost_usd": self.cost_usd,
+            "seconds": round(self.seconds, 6),
+        }
+        for side, guard in self.service.guards():
+            prompt, completion = self.tokens(side)
+            about[side] = {"model": guard.name, "prompt_tokens": prompt, "completion_tokens": completion}
+        about |= self._decision(self.choices[0])
+        if len(self.choices) > 1:
+            about["choices"] = [{"index": c.index, **self._decision(c)} for c in self.choices]
+        return about
+
+    def _decision(self, choice: Choice) -> dict[str, Any]:
+        trace, refusal = choice.trace, choice.gate.refusal
+        about: dict[str, Any] = {}
+        if trace is not None:
+            about = {"source": trace.source, "reason": trace.reason, "wants_cloud": trace.wants_cloud}
+            about |= {"score": trace.score, "error": trace.error}
+        if isinstance(refusal, BudgetExceeded):
+            about["budget"] = {
+                "limit": refusal.limit,
+                "spent": refusal.spent,
+                "cap": refusal.cap,
+                "reset_s": refusal.reset_s,
+                "reset_at": None if refusal.reset_s is None else round(time.time() + refusal.reset_s, 3),
+            }
+        elif refusal is not None:
+            about["budget"] = {"limit": "ledger", "error": str(refusal)}
+        return about
+
+
+def _parts(splitter: ThinkSplitter | StreamParser, text: str | None) -> list[tuple[Any, str]]:
+    if isinstance(splitter, ThinkSplitter):
+        return splitter.close() if text is None else splitter.feed(text)
+    pieces = splitter.close() if text is None else splitter.feed(text)
+    return [(piece.kind, piece.text) for piece in pieces if piece.kind in ("reasoning", "content")]
+
+
+def _attached(pieces: list[Piece], index: int, event: TextDelta) -> list[Piece]:
+    """The pieces with tokens and extra fields on the last one."""
+    last = pieces.pop() if pieces else Piece(index, event.source, "", event.kind)
+    return [*pieces, Piece(index, last.source, last.text, last.kind, event.tokens, dict(event.extra))]
+
+
+def _reseeded(request: ChatRequest, index: int) -> ChatRequest:
+    """Another sample of the same request."""
+    seed = (request.sampling.seed or 0) + index
+    return replace(request, sampling=replace(request.sampling, seed=seed))
+
+
+async def _first_failure(running: asyncio.Task[None]) -> None:
+    try:
+        await running
+    except BaseExceptionGroup as group:
+        failures = [error for error in group.exceptions if isinstance(error, Exception)]
+        known = [error for error in failures if isinstance(error, BackendError | ApiError)]
+        raise (known or failures or [group])[0] from None

@@ -1,0 +1,204 @@
+"""A model as the gateway sees it: it may still be loading, be slow, or fail so often that asking is a waste of time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfroute.backends.base import Backend
+from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable
+from selfroute.types import Delta, Message, Sampling
+
+__all__ = ["Guard", "Health"]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """State of a model.
+
+    Attributes:
+        state: "loading"; "ready"; "failing", the last request failed; "resting", the circuit breaker is open.
+        error: message of the last failure, None once it answers again.
+        answered, failed: requests since the start.
+        in_flight: requests now.
+        first_token_s: time to the first piece, averaged with more weight on the last ones; None before the first.
+        idle_s: seconds since the last answer, None before the first.
+    """
+
+    state: str
+    error: str | None
+    answered: int
+    failed: int
+    in_flight: int
+    first_token_s: float | None
+    idle_s: float | None
+
+
+class Guard:
+    """A backend with health, a time limit for the first piece, and a circuit breaker; it may load later.
+
+    After `failures` failures in a row the breaker opens: requests fail at once for `rest_s` seconds, then one is let
+    through as a probe. What the server says of a wrong request is no failure of the server.
+
+    Args:
+        name: of the backend, also while it is not loaded.
+        backend: the model, or a function that loads it in a worker thread once `load` is called.
+        failures: in a row, that open the breaker.
+        rest_s: how long it stays open.
+        first_token_s: most seconds until the first piece; None leaves it to the backend's own limit.
+        load_wait_s: how long a request waits for a model that is loading.
+        on_failure: called with each failure, e.g. to count it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend | Callable[[], Backend],
+        *,
+        failures: int = 5,
+        rest_s: float = 15.0,
+        first_token_s: float | None = None,
+        load_wait_s: float = 60.0,
+        on_failure: Callable[[BackendError], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.failures, self.rest_s = failures, rest_s
+        self.first_token_s, self.load_wait_s = first_token_s, load_wait_s
+        self.on_failure = on_failure
+        self._make = None if hasattr(backend, "stream") else backend
+        self._backend: Any = None if self._make else backend
+        self._loaded = asyncio.Event()
+        self._in_a_row = self._answered = self._failed = self._in_flight = 0
+        self._rests_until = 0.0
+        self._probing = False
+        self._error: str | None = None
+        self._first_token_s: float | None = None
+        self._last_answer: float | None = None
+
+    @property
+    def lacks(self) -> frozenset[str] | None:
+        """See `selfroute.backends.base.lacking`."""
+        lacks: frozenset[str] | None = getattr(self._backend, "lacks", None)
+        return lacks
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._backend is not None
+
+    async def load(self) -> None:
+        """Load the model, if that is still to be done.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self._make is not None and self._backend is None:
+            self._backend = await asyncio.to_thread(self._make)
+        self._loaded.set()
+
+    async def ready(self) -> None:
+        """Wait until the model is loaded, for at most `load_wait_s`.
+
+        Raises:
+            BackendUnavailable: it is not.
+        """
+        if self._backend is not None:
+            return
+        try:
+            async with asyncio.timeout(self.load_wait_s):
+                await self._loaded.wait()
+        except TimeoutError:
+            raise BackendUnavailable(
+                f"{self.name}: still loading after {self.load_wait_s:g} s; /readyz says when it is ready",
+                backend=self.name,
+            ) from None
+
+    async def aclose(self) -> None:
+        if aclose := getattr(self._backend, "aclose", None):
+            await aclose()
+
+    def health(self) -> Health:
+        now = time.monotonic()
+        state = "ready" if self._error is None else "failing"
+        if self._backend is None:
+            state = "loading"
+        elif self._rests_until > now:
+            state = "resting"
+        idle_s = None if self._last_answer is None else now - self._last_answer
+        return Health(state, self._error, self._answered, self._failed, self._in_flight, self._first_token_s, idle_s)
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """See `selfroute.backends.base.Backend`.
+
+        Raises:
+            BackendUnavailable: the breaker is open, or the model is not loaded in time.
+            BackendTimeout: no piece within `first_token_s`.
+        """
+        probes = self._admit()
+        self._in_flight += 1
+        began = time.monotonic()
+        try:
+            await self.ready()
+            stream = self._backend.stream(messages, sampling)
+            try:
+                delta = await self._first(stream)
+                self._note_first(time.monotonic() - began)
+                while delta is not None:
+                    yield delta
+                    delta = await anext(stream, None)
+            finally:
+                await stream.aclose()
+            self._note_answer()
+        except BackendError as failure:
+            self._note_failure(failure)
+            raise
+        finally:
+            self._in_flight -= 1
+            if probes:
+                self._probing = False
+
+    async def _first(self, stream: AsyncIterator[Delta]) -> Delta | None:
+        if self.first_token_s is None:
+            return await anext(stream, None)
+        try:
+            async with asyncio.timeout(self.first_token_s):
+                return await anext(stream, None)
+        except TimeoutError:
+            raise BackendTimeout(
+                f"{self.name}: nothing within {self.first_token_s:g} s; raise first_token_s", backend=self.name
+            ) from None
+
+    def _admit(self) -> bool:
+        """Whether this request is the probe of an open breaker."""
+        if self._in_a_row < self.failures:
+            return False
+        left_s = self._rests_until - time.monotonic()
+        if left_s > 0 or self._probing:
+            raise BackendUnavailable(
+                f"{self.name}: failed {self._in_a_row} times in a row, last: {self._error}; "
+                f"next try in {max(left_s, 0):.0f} s",
+                backend=self.name,
+            )
+        self._probing = True
+        return True
+
+    def _note_first(self, seconds: float) -> None:
+        before = self._first_token_s
+        self._first_token_s = seconds if before is None else before + 0.2 * (seconds - before)
+
+    def _note_answer(self) -> None:
+        self._answered += 1
+        self._in_a_row, self._error, self._last_answer = 0, None, time.monotonic()
+
+    def _note_failure(self, failure: BackendError) -> None:
+        self._failed += 1
+        if self.on_failure is not None:
+            self.on_failure(failure)
+        if isinstance(failure, BackendStatusError) and failure.status_code in (400, 413, 415, 422):
+            return
+        self._error = str(failure)
+        self._in_a_row += 1
+        if self._in_a_row >= self.failures:
+            self._rests_until = time.monotonic() + self.rest_s

@@ -1,0 +1,126 @@
+"""The little of HTTP that the gateway needs over ASGI: a bounded body, one answer, and a client that may leave."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from typing import Any
+
+from selfroute.gateway.errors import ApiError
+
+__all__ = ["ClientGone", "Http", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# The client is asked not to guess types, not to frame, and not to tell others where it comes from.
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class ClientGone(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+class Http:
+    """One HTTP request and its answer.
+
+    Attributes:
+        started: whether the answer has begun; from then on an error can only end it.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.started = False
+        self._headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive, self._send = receive, send
+
+    def header(self, name: str) -> str | None:
+        wanted = name.encode()
+        for key, value in self._headers:
+            if key == wanted:
+                return value.decode("latin-1")
+        return None
+
+    async def body(self, most_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            ApiError: it is larger than allowed.
+            ClientGone: it does not come to its end.
+        """
+        declared = self.header("content-length")
+        if declared is not None and declared.isdecimal() and int(declared) > most_bytes:
+            raise _too_large(most_bytes)
+        chunks: list[bytes] = []
+        left = most_bytes
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            chunk: bytes = message.get("body", b"")
+            left -= len(chunk)
+            if left < 0:
+                raise _too_large(most_bytes)
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+    async def start(self, status: int, content_type: str, headers: Mapping[str, str], length: int | None) -> None:
+        """Begin the answer; `length` is None for a stream."""
+        lines = [(b"content-type", content_type.encode()), *_ALWAYS]
+        lines += [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        if length is not None:
+            lines.append((b"content-length", b"%d" % length))
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+
+    async def write(self, data: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def answer(
+        self, status: int, data: bytes, headers: Mapping[str, str], content_type: str = "application/json"
+    ) -> None:
+        """The whole answer at once."""
+        await self.start(status, content_type, headers, len(data))
+        await self.write(b"" if self.method == "HEAD" else data, more=False)
+
+    async def while_there(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do the work, and cancel it as soon as the client leaves.
+
+        Raises:
+            ClientGone: it left.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        gone = finished = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            if not finished:
+                gone = True
+                task.cancel()
+
+        watcher = asyncio.create_task(watch())
+        try:
+            await work
+            finished = True
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            task.uncancel()
+            raise ClientGone from None
+        finally:
+            finished = True
+            watcher.cancel()
+
+
+def _too_large(most_bytes: int) -> ApiError:
+    return ApiError("body_too_large", f"the body is larger than {most_bytes} bytes", headers={"Connection": "close"})

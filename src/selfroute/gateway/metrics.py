@@ -1,0 +1,94 @@
+"""What the gateway counts, in Prometheus' form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from selfroute.errors import BackendError
+from selfroute.gateway.exchange import Exchange
+from selfroute.gateway.guard import Guard
+
+__all__ = ["METRICS", "Metrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+# Name, kind, labels, meaning. The reference page is made from this table.
+METRICS: tuple[tuple[str, type, tuple[str, ...], str], ...] = (
+    ("selfroute_requests", Counter, ("source", "reason", "mode", "status"), "Requests answered, by who and why."),
+    ("selfroute_request_seconds", Histogram, ("source",), "Time from the request to the end of its answer."),
+    ("selfroute_first_token_seconds", Histogram, ("source",), "Time from the request to the first piece."),
+    ("selfroute_tokens", Counter, ("side", "kind"), "Tokens of both models; kind is prompt or completion."),
+    ("selfroute_cost_usd", Counter, (), "What answers cost, at the configured prices."),
+    ("selfroute_cloud_calls", Counter, (), "Answers that used the cloud."),
+    ("selfroute_handoffs", Counter, (), "Times that the strategy wanted the cloud, whether or not it got it."),
+    ("selfroute_budget_refusals", Counter, ("limit",), "Cloud calls that the budget refused."),
+    ("selfroute_backend_failures", Counter, ("side", "error"), "Failed requests to a model, by kind of error."),
+    ("selfroute_in_flight", Gauge, (), "Requests being answered."),
+    ("selfroute_backend_up", Gauge, ("side",), "1 if the model is loaded and its last request went well."),
+)  # fmt: skip
+
+
+class Metrics:
+    """The counters of one worker; with several workers, `render` adds them all up.
+
+    Several workers are told to by the environment variable PROMETHEUS_MULTIPROC_DIR, which `selfroute serve` sets.
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._of: dict[str, Any] = {}
+        for name, kind, labels, meaning in METRICS:
+            options: dict[str, Any] = {"buckets": _SECONDS} if kind is Histogram else {}
+            if kind is Gauge:
+                options["multiprocess_mode"] = "livesum" if name == "selfroute_in_flight" else "livemin"
+            self._of[name] = kind(name, meaning, labels, registry=self._registry, **options)
+        self.in_flight = self._of["selfroute_in_flight"]
+        self._children: dict[tuple[str, ...], Any] = {}
+
+    def _child(self, name: str, *labels: str) -> Any:
+        """One labelled series; kept, as looking it up costs more than counting."""
+        key = (name, *labels)
+        if key not in self._children:
+            self._children[key] = self._of[name].labels(*labels)
+        return self._children[key]
+
+    def count(self, exchange: Exchange, status: int, reason: str) -> None:
+        """Book a finished request."""
+        source = exchange.source
+        self._child("selfroute_requests", source, reason, exchange.mode, str(status)).inc()
+        self._child("selfroute_request_seconds", source).observe(exchange.seconds)
+        if exchange.first_token_s is not None:
+            self._child("selfroute_first_token_seconds", source).observe(exchange.first_token_s)
+        for side in ("device", "cloud"):
+            prompt, completion = exchange.tokens(side)
+            if prompt or completion:
+                self._child("selfroute_tokens", side, "prompt").inc(prompt)
+                self._child("selfroute_tokens", side, "completion").inc(completion)
+        self._of["selfroute_cost_usd"].inc(exchange.cost_usd)
+        for choice in exchange.choices:
+            if choice.trace is not None and choice.trace.wants_cloud:
+                self._of["selfroute_handoffs"].inc()
+            if choice.trace is not None and any(s.source == "cloud" for s in choice.trace.segments):
+                self._of["selfroute_cloud_calls"].inc()
+            if choice.gate.refusal is not None:
+                limit = getattr(choice.gate.refusal, "limit", "ledger")  # which nobody could ask
+                self._child("selfroute_budget_refusals", limit).inc()
+
+    def count_failure(self, side: str, failure: BackendError) -> None:
+        self._child("selfroute_backend_failures", side, type(failure).__name__).inc()
+
+    def note_health(self, guards: Sequence[tuple[str, Guard]]) -> None:
+        for side, guard in guards:
+            self._child("selfroute_backend_up", side).set(float(guard.health().state == "ready"))
+
+    def render(self) -> bytes:
+        """All series as text."""
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return generate_latest(self._registry)
+        every = CollectorRegistry()
+        MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return generate_latest(every)

@@ -1,0 +1,263 @@
+"""A client's body to messages and sampling: checked where the gateway uses a field, carried along where it does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_args
+
+from selfroute.errors import ConfigError
+from selfroute.gateway.errors import ApiError, bad_request
+from selfroute.handoff import PromptTemplate
+from selfroute.types import Message, Role, Sampling
+
+__all__ = ["ChatRequest", "Limits", "chat_request", "json_object", "wrap_question"]
+
+_ROLES = get_args(Role)
+# Fields with a place of their own; everything else goes to the backend as it is.
+_OWN = frozenset(
+    {"model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "max_tokens",
+     "max_completion_tokens", "seed", "stop", "logprobs", "top_logprobs"}
+)  # fmt: skip
+_SEEDS = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may ask for.
+
+    Attributes:
+        body_bytes: largest request body.
+        messages: most messages of one conversation.
+        max_tokens: most completion tokens of one answer.
+        default_tokens: `max_tokens` of a request that does not say.
+        n: most choices of one request.
+        concurrent: requests answered at once, by one worker process; further ones get 429.
+        request_s: seconds for one whole request.
+    """
+
+    body_bytes: int = 8 * 1024 * 1024
+    messages: int = 512
+    max_tokens: int = 16384
+    default_tokens: int = 1024
+    n: int = 8
+    concurrent: int = 256
+    request_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"limits.{field.name}: {value} is not above 0; give a positive number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A checked request.
+
+    Attributes:
+        model: as the client wrote it; echoed in the answer.
+        top_logprobs: alternatives per token the client wants to see; None for no log-probabilities.
+    """
+
+    model: str
+    messages: list[Message]
+    sampling: Sampling
+    stream: bool = False
+    include_usage: bool = False
+    n: int = 1
+    top_logprobs: int | None = None
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """The body as a JSON object.
+
+    Raises:
+        ApiError: it is none, or holds what JSON or UTF-8 cannot.
+    """
+    try:
+        body = json.loads(data, parse_constant=_no_constant)
+        if b"\\ud" in data or b"\\uD" in data:
+            json.dumps(body, ensure_ascii=False).encode()  # a lone surrogate is no text
+    except RecursionError:
+        raise ApiError("invalid_json", "the body is nested too deeply") from None
+    except ValueError as error:
+        raise ApiError("invalid_json", f"the body is not valid JSON: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(body, dict):
+        raise ApiError("invalid_json", f"the body must be a JSON object, not {type(body).__name__}")
+    return body
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def chat_request(body: Mapping[str, Any], limits: Limits, *, temperature: float | None = None) -> ChatRequest:
+    """Check a body of `/v1/chat/completions`.
+
+    Args:
+        temperature: for requests that do not say; None leaves it to the backend's server.
+
+    Raises:
+        ApiError: a field is wrong, or more than `limits` allow; names it.
+    """
+    stream = _get(body, "stream", bool, False)
+    options = _get(body, "stream_options", dict, {})
+    top_logprobs = _logprobs(body)
+    return ChatRequest(
+        model=_get(body, "model", str, "selfroute"),
+        messages=_messages(body, limits),
+        sampling=_sampling(body, limits, top_logprobs, temperature),
+        stream=stream,
+        include_usage=stream and options.get("include_usage") is True,
+        n=int(_number(body, "n", 1, 1, limits.n, whole=True)),
+        top_logprobs=top_logprobs,
+    )
+
+
+def wrap_question(messages: Sequence[Message], template: PromptTemplate) -> list[Message]:
+    """The last user turn in the words that the device was trained with, unless it has them already."""
+    place = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
+    if place is None or messages[place].raw is not None:
+        return list(messages)
+    head, _, tail = template.user.partition("{question}")
+    text = messages[place].content
+    if text.startswith(head) and text.endswith(tail):
+        return list(messages)
+    wrapped = list(messages)
+    wrapped[place] = replace(messages[place], content=f"{head}{text}{tail}")
+    return wrapped
+
+
+# --- Sampling -------------------------------------------------------------------------------------------------------
+
+
+def _sampling(body: Mapping[str, Any], limits: Limits, top_logprobs: int | None, temperature: float | None) -> Sampling:
+    extra = {name: value for name, value in body.items() if name not in _OWN}
+    asked = _number(body, "temperature", math.nan, 0, 2)
+    if math.isnan(asked):
+        if temperature is None:
+            extra["temperature"] = None  # the server's own default, not ours
+        asked = temperature or 0.0
+    max_tokens = _max_tokens(body, limits)
+    if body.get("max_completion_tokens") is not None:  # newer servers refuse the older name
+        extra |= {"max_completion_tokens": max_tokens, "max_tokens": None}
+    seed = _get(body, "seed", int, None)
+    if seed is not None and seed not in _SEEDS:
+        raise bad_request("seed", f"{seed} is not a 64-bit number")
+    return Sampling(
+        temperature=asked,
+        top_p=_number(body, "top_p", 1.0, 0, 1, above=True),
+        max_tokens=max_tokens,
+        seed=seed,
+        stop=_stop(body),
+        top_logprobs=top_logprobs,
+        extra=extra,
+    )
+
+
+def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
+    name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
+    if body.get(name) is None:
+        return min(limits.default_tokens, limits.max_tokens)
+    return int(_number(body, name, 0, 1, limits.max_tokens, whole=True))
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    stop = body.get("stop")
+    if stop is None:
+        return ()
+    stops = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(s, str) and s for s in stops):
+        raise bad_request("stop", "must be a string, or up to 4 strings that are not empty")
+    return tuple(stops)
+
+
+def _logprobs(body: Mapping[str, Any]) -> int | None:
+    wanted = _get(body, "logprobs", bool, False)
+    top = int(_number(body, "top_logprobs", 0, 0, 20, whole=True))
+    if top and not wanted:
+        raise bad_request("top_logprobs", "needs logprobs: true")
+    return top if wanted else None
+
+
+def _get(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise bad_request(name, f"must be {_KINDS[kind]}, not {_shown(value)}")
+    return value
+
+
+def _number(
+    body: Mapping[str, Any],
+    name: str,
+    default: float,
+    low: float,
+    high: float,
+    *,
+    whole: bool = False,
+    above: bool = False,
+) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise bad_request(name, f"must be {'a whole number' if whole else 'a number'}, not {_shown(value)}")
+    if not (low < value if above else low <= value):
+        raise bad_request(name, f"is {_shown(value)}; it must be {'above' if above else 'at least'} {low:g}")
+    if value > high:
+        raise bad_request(name, f"is {_shown(value)}; the most is {high:g}", code="limit_exceeded")
+    return value
+
+
+_KINDS = {bool: "true or false", str: "text", dict: "an object", int: "a whole number", list: "a list"}
+
+
+def _shown(value: Any) -> str:
+    """A wrong value for a message: its beginning, or its kind where it may be somebody's text."""
+    return repr(value)[:40] if isinstance(value, int | float) else f"a {type(value).__name__}"
+
+
+# --- Messages -------------------------------------------------------------------------------------------------------
+
+
+def _messages(body: Mapping[str, Any], limits: Limits) -> list[Message]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise bad_request("messages", "must be a list of at least one message")
+    if len(messages) > limits.messages:
+        raise bad_request("messages", f"has {len(messages)}; the most is {limits.messages}", code="limit_exceeded")
+    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _message(message: Any, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise bad_request(where, "must be an object with role and content")
+    content = message.get("content")
+    if message.get("role") not in _ROLES:
+        raise bad_request(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
+    role: Role = message["role"]
+    if isinstance(content, str):
+        return Message(role, content, None if len(message) == 2 and role != "developer" else message)
+    if isinstance(content, list):
+        return Message(role, "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)), message)
+    if content is None and role == "assistant" and any(message.get(k) for k in ("tool_calls", "function_call")):
+        return Message(role, "", message)
+    raise bad_request(f"{where}.content", "must be text or a list of parts")
+
+
+def _part(part: Any, where: str) -> str:
+    """The text of one part of a message; other kinds of parts have none."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise bad_request(where, "must be an object with a type")
+    if kind != "text":
+        return ""
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise bad_request(f"{where}.text", "must be text")
+    return text

@@ -1,0 +1,370 @@
+"""Who answers a request: the strategy, or one side alone, under the budget and with the other side behind it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from selfroute.backends.base import Backend, lacking
+from selfroute.budget.base import Budget, Estimate, Lease, Unlimited
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
+from selfroute.gateway.errors import ApiError, Rejected
+from selfroute.gateway.guard import Guard
+from selfroute.gateway.request import ChatRequest, wrap_question
+from selfroute.handoff import PromptTemplate
+from selfroute.strategies.sides import Attempt, Price, Prices, answer_on_device, ask_cloud, closing
+from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Trace, Usage
+
+__all__ = ["MODES", "Gate", "Mode", "Service", "SingleService"]
+
+Mode = Literal["auto", "device", "cloud", "private"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class Gate:
+    """The budget of one request: asks the real one, and remembers what it said.
+
+    Args:
+        reject: raise `Rejected` when the budget refuses, instead of letting the device answer.
+    """
+
+    def __init__(self, budget: Budget, *, reject: bool = False) -> None:
+        self.refusal: BudgetExceeded | BudgetUnavailable | None = None
+        self.asked = False
+        self.booked = False  # whether a call of the cloud was paid
+        self.usage, self.cost_usd = Usage(), 0.0  # of the cloud's calls, also of those that broke off
+        self._budget = budget
+        self._reject = reject
+
+    async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
+        """See `selfroute.budget.base.Budget`."""
+        self.asked = True
+        try:
+            return _NotedLease(await self._budget.reserve(estimate, score=score), self)
+        except (BudgetExceeded, BudgetUnavailable) as refusal:
+            self.refusal = refusal
+            if self._reject:
+                raise Rejected(refusal) from refusal
+            raise
+
+    async def keep(self) -> None:
+        """See `selfroute.budget.base.Budget`."""
+        await self._budget.keep()
+
+
+class _NotedLease:
+    """A lease whose settlement the gate notes."""
+
+    def __init__(self, lease: Lease, gate: Gate) -> None:
+        self._lease = lease
+        self._gate = gate
+
+    async def settle(self, usage: Usage, cost_usd: float) -> None:
+        self._gate.booked = True
+        self._gate.usage += usage
+        self._gate.cost_usd += cost_usd
+        await self._lease.settle(usage, cost_usd)
+
+    async def release(self) -> None:
+        await self._lease.release()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sides:
+    """The two models and their prompt, as `answer_on_device` and `ask_cloud` take them."""
+
+    name: str
+    device: Backend
+    cloud: Backend
+    template: PromptTemplate
+    prices: Prices
+    budget: Budget
+
+
+class _Absent:
+    """A side that takes no part in a request: asking it raises what kept it away."""
+
+    def __init__(self, name: str, failure: Exception) -> None:
+        self.name = name
+        self._failure = failure
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        raise self._failure
+        yield Delta()
+
+
+class _Silent:
+    """A cloud that answers nothing, so that a strategy decides without a call."""
+
+    def __init__(self, name: str, lacks: frozenset[str] | None) -> None:
+        self.name = name
+        self.lacks = lacks
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        yield Delta(finish_reason="stop", usage=Usage())
+
+
+class _Remembering:
+    """A cloud whose failure is kept as it is."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self.failure: BackendError | None = None
+        self._backend = backend
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        try:
+            async with closing(self._backend.stream(messages, sampling)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except BackendError as failure:
+            self.failure = failure
+            raise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A pair of models behind one endpoint.
+
+    Args:
+        strategy: any of `selfroute.strategies`, over `device` and `cloud`; its budget is `budget`.
+        device, cloud: the guarded models. Without a cloud every request stays on the device.
+        modes: what `x-selfroute-mode` may ask for; "auto" follows the strategy.
+        on_budget: when the budget refuses, the device answers, or the client gets a 429.
+        on_device_error: when the device fails, the cloud answers under the same budget, or the client is told.
+        wrap: put the last user turn into the template's words.
+        strip_cloud_tags: read the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
+    """
+
+    strategy: Any
+    device: Guard
+    cloud: Guard | None
+    template: PromptTemplate
+    prices: Prices = field(default_factory=Prices)
+    budget: Budget = field(default_factory=Unlimited)
+    modes: frozenset[str] = frozenset(MODES)
+    on_budget: Literal["device", "reject"] = "device"
+    on_device_error: Literal["cloud", "error"] = "cloud"
+    wrap: bool = False
+    strip_cloud_tags: bool = False
+
+    def gate(self) -> Gate:
+        """A budget for one request."""
+        return Gate(self.budget, reject=self.on_budget == "reject")
+
+    def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
+        """The models by role."""
+        if self.cloud is None:
+            return [("device", self.device)]
+        return [("device", self.device), ("cloud", self.cloud)]
+
+    def mode(self, asked: str | None) -> Mode:
+        """The mode that a request may have.
+
+        Raises:
+            ApiError: it is unknown or not allowed.
+        """
+        mode: Any = (asked or "auto").strip().lower()
+        if mode not in self.modes:
+            allowed = ", ".join(sorted(self.modes))
+            raise ApiError("mode_not_allowed", f"x-selfroute-mode: {mode[:40]!r} is not one of {allowed}")
+        if mode == "cloud" and self.cloud is None:
+            raise ApiError("mode_not_allowed", "x-selfroute-mode: cloud: this gateway has no cloud")
+        found: Mode = mode
+        return found
+
+    async def events(self, request: ChatRequest, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
+        """Answer; the last event is `Finished`.
+
+        Raises:
+            ApiError: no side that may answer has what the request asks for.
+            BackendError: no side could answer.
+            Rejected: the budget refused, and `on_budget` is "reject".
+        """
+        messages = wrap_question(request.messages, self.template) if self.wrap else request.messages
+        async with closing(self._plan(messages, request.sampling, mode, gate)) as events:
+            async for event in events:
+                yield event
+
+    def _plan(self, messages: Sequence[Message], sampling: Sampling, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
+        if mode in ("private", "device") or self.cloud is None:
+            reason: Reason = "always" if mode == "auto" else "mode"
+            return self._on_device(messages, sampling, reason, gate, told=mode != "private")
+        if mode == "cloud":
+            return self._on_cloud(messages, sampling, "mode", gate)
+        return self._auto(messages, sampling, gate, self.cloud)
+
+    async def _auto(
+        self, messages: Sequence[Message], sampling: Sampling, gate: Gate, cloud: Guard
+    ) -> AsyncIterator[Event]:
+        try:
+            await self.device.ready()
+        except BackendError as failure:
+            events = self._behind(failure, messages, sampling, gate)
+        else:
+            device_lacks, cloud_lacks = (lacking(side, messages, sampling) for side in (self.device, cloud))
+            if device_lacks:
+                events = self._on_cloud(messages, sampling, "capability", gate)
+            elif cloud_lacks:
+                events = self._on_device(messages, sampling, "capability", gate)
+            else:
+                events = self._strategy(messages, sampling, gate)
+        async with closing(events) as stream:
+            async for event in stream:
+                yield event
+
+    async def _strategy(self, messages: Sequence[Message], sampling: Sampling, gate: Gate) -> AsyncIterator[Event]:
+        """The strategy; if the device fails before it has answered anything, the cloud stands in for it."""
+        shown = False
+        strategy = self.strategy.with_budget(gate)
+        try:
+            async with closing(strategy.stream(messages, sampling)) as events:
+                async for event in events:
+                    shown |= isinstance(event, TextDelta) and (event.kind == "content" or bool(event.extra))
+                    yield event
+            return
+        except BackendError as error:
+            if shown or gate.asked:  # or the cloud has had its turn
+                raise
+            failure = error
+        async with closing(self._behind(failure, messages, sampling, gate)) as events:
+            async for event in events:
+                yield event
+
+    def _sides(self, gate: Gate, *, device: Backend | None = None, cloud: Backend | None = None) -> _Sides:
+        return _Sides(
+            name=self.strategy.name,
+            device=device or self.device,
+            cloud=cloud or self.cloud or _Absent("cloud", RuntimeError("there is no cloud")),
+            template=self.template,
+            prices=self.prices,
+            budget=gate,
+        )
+
+    async def _on_device(
+        self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate, *, told: bool = True
+    ) -> AsyncIterator[Event]:
+        """The device alone; the budget is told of the request unless nothing but the device may be touched."""
+        await self.device.ready()
+        self._check([self.device], messages, sampling)
+        if told:
+            await gate.keep()
+        async with closing(answer_on_device(self._sides(gate), messages, sampling, reason=reason)) as events:
+            async for event in events:
+                yield event
+
+    async def _on_cloud(
+        self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate
+    ) -> AsyncIterator[Event]:
+        """The cloud; the device stands in where it can do what is asked."""
+        assert self.cloud is not None
+        self._check([self.cloud], messages, sampling)
+        missing = lacking(self.device, messages, sampling) if self.device.is_loaded else []
+        if not missing:
+            async with closing(ask_cloud(self._sides(gate), messages, sampling, reason=reason)) as events:
+                async for event in events:
+                    yield event
+            return
+        cloud = _Remembering(self.cloud)
+        alone = self._sides(gate, device=_Absent(self.device.name, UnsupportedByBackend("")), cloud=cloud)
+        try:
+            async with closing(ask_cloud(alone, messages, sampling, reason=reason)) as events:
+                async for event in events:
+                    yield event
+        except UnsupportedByBackend:
+            failure = cloud.failure or gate.refusal
+            if failure is None:
+                raise
+            note = f"{self.device.name} cannot stand in: it has no {', '.join(missing)}"
+            failure.add_note(note)
+            raise failure from None
+
+    async def _behind(
+        self, failure: BackendError, messages: Sequence[Message], sampling: Sampling, gate: Gate
+    ) -> AsyncIterator[Event]:
+        """The cloud in place of a device that failed.
+
+        Raises:
+            BackendError: `failure`, if the cloud may not, or does not, answer either.
+        """
+        if self.cloud is None or self.on_device_error == "error" or lacking(self.cloud, messages, sampling):
+            raise failure
+        sides = self._sides(gate, device=_Absent(self.device.name, failure))
+        async with closing(ask_cloud(sides, messages, sampling, reason="device-error")) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    event = Finished(replace(event.trace, wants_cloud=False, error=str(failure)))
+                yield event
+
+    async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
+        """What would answer this request, found out without calling the cloud or asking the budget.
+
+        Raises:
+            ApiError, BackendError: as in `events`.
+        """
+        cloud = self.cloud and Guard(self.cloud.name, _Silent(self.cloud.name, self.cloud.lacks))
+        strategy = self.strategy if cloud is None else replace(self.strategy, cloud=cloud)
+        dry = replace(self, strategy=strategy, cloud=cloud, budget=Unlimited())
+        async with closing(dry.events(request, mode, dry.gate())) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    return event
+        raise RuntimeError(f"strategy '{self.strategy.name}' ended without a Finished event")
+
+    def _check(self, sides: Sequence[Guard], messages: Sequence[Message], sampling: Sampling) -> None:
+        for side in sides:
+            if missing := lacking(side, messages, sampling):
+                raise ApiError(
+                    "unsupported_by_backend",
+                    f"{side.name} has no {', '.join(missing)}; leave it out, or ask in another mode",
+                    param=missing[0],
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Single:
+    """One model alone: its words, unchanged."""
+
+    backend: Backend
+    name: str = "single"
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        attempt = Attempt("cloud", self.backend, Price())
+        async with closing(attempt.deltas(messages, sampling)) as deltas:
+            async for delta in deltas:
+                yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
+        yield Finished(Trace(self.name, "cloud", False, "always", attempt.text, (attempt.segment(),)))
+
+
+class SingleService(Service):
+    """One model behind the endpoint, as the cloud of another gateway.
+
+    Args:
+        backend: the guarded model.
+    """
+
+    def __init__(self, *, backend: Guard) -> None:
+        super().__init__(
+            strategy=_Single(backend=backend),
+            device=backend,
+            cloud=None,
+            template=PromptTemplate("", "", "{question}"),
+            modes=frozenset({"auto"}),
+        )
+
+    def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
+        """See `Service.guards`."""
+        return [("cloud", self.device)]
+
+    async def events(self, request: ChatRequest, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
+        """See `Service.events`."""
+        await self.device.ready()
+        self._check([self.device], request.messages, request.sampling)
+        async with closing(self.strategy.stream(request.messages, request.sampling)) as events:
+            async for event in events:
+                yield event
+
+    async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
+        """See `Service.decide`: there is nothing to decide."""
+        return Finished(Trace(self.strategy.name, "cloud", False, "always", ""))

@@ -1,0 +1,500 @@
+"""A serving recipe to a running gateway: models, strategy and limits put together, sockets, worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from selfroute.backends.base import Backend
+from selfroute.config import (
+    BACKENDS,
+    STRATEGIES,
+    Bounds,
+    Count,
+    NotNegative,
+    Positive,
+    Spec,
+    build,
+    construct,
+    load_values,
+    make_backend,
+    parse_overrides,
+    parse_spec,
+    resolve,
+    suggest,
+    to_values,
+)
+from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.gateway.access import Access, is_loopback
+from selfroute.gateway.activity import Activity
+from selfroute.gateway.app import Gateway
+from selfroute.gateway.guard import Guard
+from selfroute.gateway.request import Limits
+from selfroute.gateway.service import MODES, Mode, Service, SingleService
+from selfroute.handoff import TEMPLATES
+from selfroute.strategies.sides import Prices
+
+__all__ = [
+    "ServeRecipe",
+    "backend_gateway",
+    "build_recipe",
+    "check_worker",
+    "load_serve_recipe",
+    "make_gateway",
+    "make_service",
+    "serve",
+    "worker",
+]
+
+# Models that are ready as soon as they are named; the others load behind an open port.
+_LIGHT = frozenset({"openai", "recorded"})
+_WORKER = "SELFROUTE_WORKER"  # how a worker process learns what to serve
+EMBEDDED_DEVICE, EMBEDDED_CLOUD = Spec("embedded", "device-gapg"), Spec("embedded", "cloud")
+SELF_ROUTE = Spec("self_route")
+Port = Annotated[int, Bounds(0, 65535)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """The device's prompt.
+
+    Attributes:
+        template: its system prompt, with the sentence that offers the hand-off.
+        wrap: put the last user turn into the template's words, as in training; None does so for embedded devices.
+        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; None strips those of the
+            embedded cloud.
+    """
+
+    template: str = "think"
+    wrap: bool | None = None
+    cloud_tags: Literal["keep", "strip"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffOptions:
+    """What the cloud sees after a hand-off: the conversation alone, or also what the device wrote."""
+
+    context: Literal["prompt", "attempt"] = "prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitOptions:
+    """Patience with the models, in seconds.
+
+    Attributes:
+        device_first_token_s, cloud_first_token_s: until the first piece of an answer; then the other side answers.
+            None leaves it to the backend's own time limit.
+        load_s: how long a request waits for a device that is still loading.
+        shutdown_s: how long streams may go on after the gateway was told to stop.
+    """
+
+    device_first_token_s: Positive | None = None
+    cloud_first_token_s: Positive | None = None
+    load_s: NotNegative = 60.0
+    shutdown_s: Count = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOptions:
+    """After so many failures in a row a model is left alone for `rest_s` seconds, then tried once."""
+
+    failures: Count = 5
+    rest_s: Positive = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeRecipe:
+    """What `selfroute serve` needs; without a file it serves the embedded pair.
+
+    Attributes:
+        device: model on the device; `selfroute backends` shows how to write one.
+        cloud: model in the cloud; null keeps every request on the device.
+        strategy: how work is split, a name of `selfroute strategies` or `{name: {option: value}}`.
+        on_budget: what happens when the budget refuses: the device answers, or the client gets a 429.
+        on_device_error: what happens when the device fails: the cloud answers, or the client is told.
+        modes: what `x-selfroute-mode` may ask for.
+        temperature: of requests that do not say; null leaves it to the model's server.
+        prices: USD per million tokens, of `device` and `cloud`.
+        host: address to listen on; any but this machine's own needs `api_keys`.
+        port: 0 takes a free one.
+        workers: processes that share the port; each loads its own in-process models.
+        api_keys: client's name -> SHA-256 of its key; `selfroute key NAME` makes one.
+        origins: web pages' origins that may ask, e.g. `https://app.example.com`.
+        log: failures alone, a line per request, or also prompts and answers.
+    """
+
+    device: Spec = EMBEDDED_DEVICE
+    cloud: Spec | None = EMBEDDED_CLOUD
+    strategy: Spec = SELF_ROUTE
+    prompt: PromptOptions = PromptOptions()
+    handoff: HandoffOptions = HandoffOptions()
+    on_budget: Literal["device", "reject"] = "device"
+    on_device_error: Literal["cloud", "error"] = "cloud"
+    modes: tuple[Mode, ...] = MODES
+    temperature: NotNegative | None = None
+    prices: Prices = field(default_factory=Prices)
+    limits: Limits = field(default_factory=Limits)
+    wait: WaitOptions = WaitOptions()
+    breaker: BreakerOptions = BreakerOptions()
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    workers: Count = 1
+    api_keys: Mapping[str, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    log: Literal["errors", "requests", "content"] = "errors"
+
+
+def load_serve_recipe(path: Path | None, overrides: Sequence[str] = ()) -> ServeRecipe:
+    """Read a serving recipe, or the one of the embedded pair, and check it.
+
+    Raises:
+        ConfigError: a key, value or combination is wrong; names it.
+    """
+    values = parse_overrides(overrides) if path is None else load_values(path, overrides)
+    return build_recipe(values, where=str(path or "serve"))
+
+
+def build_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
+    """Check plain values, as `load_serve_recipe` does."""
+    recipe = build(ServeRecipe, values, where=where)
+    if recipe.prompt.template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        wrong = recipe.prompt.template
+        raise ConfigError(f"prompt.template: unknown template '{wrong}'{suggest(wrong, TEMPLATES)}; known: {known}")
+    if not recipe.modes:
+        raise ConfigError(f"modes: the list is empty; name some of {', '.join(MODES)}")
+    _check_address(recipe.host, recipe.api_keys)
+    return recipe
+
+
+def _check_address(host: str, api_keys: Mapping[str, str]) -> None:
+    if not is_loopback(host) and not api_keys:
+        raise ConfigError(
+            f"host: {host} can be reached from other machines, so clients need keys; add api_keys "
+            "(`selfroute key NAME` makes one), or listen on 127.0.0.1"
+        )
+
+
+# --- Recipes to objects ---------------------------------------------------------------------------------------------
+
+
+def make_service(recipe: ServeRecipe) -> Service:
+    """The pair behind the gateway; in-process models load later, in `Guard.load`.
+
+    Raises:
+        ConfigError: an unknown name or option, or a missing key.
+    """
+    device = _guard(recipe.device, "device", recipe, recipe.wait.device_first_token_s)
+    cloud = None
+    if recipe.cloud is not None:
+        cloud = _guard(recipe.cloud, "cloud", recipe, recipe.wait.cloud_first_token_s)
+    elif recipe.strategy.name == "self_route":
+        recipe = replace(recipe, strategy=Spec("always_device"))
+    wrap = recipe.device.name == "embedded" if recipe.prompt.wrap is None else recipe.prompt.wrap
+    embedded_cloud = recipe.cloud is not None and recipe.cloud.name == "embedded"
+    tags = recipe.prompt.cloud_tags or ("strip" if embedded_cloud else "keep")
+    return Service(
+        strategy=_strategy(recipe, device, cloud),
+        device=device,
+        cloud=cloud,
+        template=TEMPLATES[recipe.prompt.template],
+        prices=recipe.prices,
+        modes=frozenset(recipe.modes),
+        on_budget=recipe.on_budget,
+        on_device_error=recipe.on_device_error,
+        wrap=wrap,
+        strip_cloud_tags=tags == "strip",
+    )
+
+
+def _guard(spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None) -> Guard:
+    made = _model(spec, role)
+    return Guard(
+        str(spec.options.get("name") or spec.options.get("model") or ":".join(filter(None, (spec.name, spec.value)))),
+        made,
+        failures=recipe.breaker.failures,
+        rest_s=recipe.breaker.rest_s,
+        first_token_s=first_token_s,
+        load_wait_s=recipe.wait.load_s,
+    )
+
+
+def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
+    """A light model at once, as its faults should show before the port opens; a heavy one when it is loaded."""
+    if spec.name in _LIGHT or spec.name not in BACKENDS:
+        backend = make_backend(spec, where=role)
+        if check_key := getattr(backend, "check_key", None):
+            check_key()
+        return backend
+    resolve(BACKENDS, spec.name, kind="backend", where=role)
+    return lambda: make_backend(spec, where=role)
+
+
+def _strategy(recipe: ServeRecipe, device: Guard, cloud: Guard | None) -> Any:
+    name = recipe.strategy.name
+    factory = resolve(STRATEGIES, name, kind="strategy", where="strategy")
+    if cloud is None and name != "always_device":
+        raise ConfigError(f"strategy: '{name}' needs a cloud; name one, or write strategy: always_device")
+    if recipe.strategy.value is not None:
+        raise ConfigError(f"strategy: '{name}: {recipe.strategy.value}' has no option name; write {{{name}: {{…}}}}")
+    options = dict(recipe.strategy.options)
+    if name in _SCORED:
+        options = _with_scorer(name, options)
+    if recipe.handoff.context != "prompt":
+        if "context" not in inspect.signature(factory).parameters:
+            raise ConfigError(f"handoff.context: '{name}' makes no attempt before it asks the cloud; use prompt")
+        options["context"] = recipe.handoff.context
+    sides = {"device": device, "cloud": cloud, "template": TEMPLATES[recipe.prompt.template], "prices": recipe.prices}
+    return construct(factory, options, f"strategy.{name}", given=sides)
+
+
+_SCORED = ("prompt_router", "cascade")  # strategies that decide by a fitted score
+
+
+def _with_scorer(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The scorer that `scorer` names, a file of `selfroute.strategies.scorers.Scorer.save`."""
+    path = options.pop("scorer", None)
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"strategy.{name}: option 'scorer' is missing; name a file saved by Scorer.save, and a threshold"
+        )
+    from selfroute.strategies.scorers import Scorer
+
+    return {**options, "score": Scorer.load(Path(path))}
+
+
+def make_gateway(
+    recipe: ServeRecipe,
+    *,
+    activity: Activity | None = None,
+    on_load_failure: Callable[[SelfRouteError], None] | None = None,
+) -> Gateway:
+    """The application that a recipe describes.
+
+    Raises:
+        ConfigError: as `make_service`.
+    """
+    share = recipe.strategy.options.get("share")
+    return Gateway(
+        make_service(recipe),
+        limits=recipe.limits,
+        access=_access(recipe.api_keys, recipe.host, recipe.origins),
+        temperature=recipe.temperature,
+        share=share if isinstance(share, float | int) else None,
+        activity=activity,
+        log_content=recipe.log == "content",
+        on_load_failure=on_load_failure,
+    )
+
+
+def _access(api_keys: Mapping[str, str], host: str, origins: Sequence[str]) -> Access:
+    return Access(api_keys, local_only=is_loopback(host) and not api_keys, origins=origins)
+
+
+def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
+    """One model alone as an OpenAI-compatible endpoint; its prompt is the client's, and its text is not changed.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    service = SingleService(backend=_guard(spec, "backend", recipe, recipe.wait.cloud_first_token_s))
+    access = _access(recipe.api_keys, recipe.host, recipe.origins)
+    return Gateway(service, limits=recipe.limits, access=access, log_content=recipe.log == "content", **options)
+
+
+# --- Serving --------------------------------------------------------------------------------------------------------
+
+
+def serve(recipe: ServeRecipe, *, backend: Spec | None = None, say: Callable[[str], None], check: bool = False) -> None:
+    """Serve until a signal ends it; streams that are under way come to their end.
+
+    Args:
+        backend: serve this model alone instead of the recipe's pair.
+        say: gets the lines for the terminal.
+        check: load everything, and stop there.
+
+    Raises:
+        ConfigError: something is wrong with the recipe, a model cannot be loaded, or the port is in use.
+    """
+    if check:
+        _check(recipe, backend)
+        say("the configuration is right and its models load")
+        return
+    sock = _bind(recipe.host, recipe.port)
+    with sock:
+        address = f"http://{_in_url(recipe.host)}:{sock.getsockname()[1]}"
+        if recipe.workers > 1:
+            _serve_many(recipe, backend, sock, lambda: say(_banner(recipe, backend, address)))
+            return
+        _quiet_logs(recipe.log)
+        failures: list[SelfRouteError] = []
+        server: Any = None
+
+        def stop(failure: SelfRouteError) -> None:
+            failures.append(failure)
+            server.should_exit = True
+
+        app = _app(recipe, backend, on_load_failure=stop)
+        say(_banner(recipe, backend, address))
+        server = _uvicorn().Server(_server_config(app, recipe))
+        with _calm_signals():
+            server.run(sockets=[sock])
+    if failures:
+        raise failures[0]
+
+
+def _app(recipe: ServeRecipe, backend: Spec | None, **options: Any) -> Gateway:
+    if backend is not None:
+        return backend_gateway(backend, recipe, **options)
+    return make_gateway(recipe, **options)
+
+
+def _check(recipe: ServeRecipe, backend: Spec | None) -> None:
+    app = _app(recipe, backend)
+
+    async def load() -> None:
+        for _, guard in app.service.guards():
+            await guard.load()
+            await guard.aclose()
+
+    asyncio.run(load())
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host.strip("[]"), port))
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"port {port} on {host} is in use; choose another with --port, or 0 for any") from None
+        raise ConfigError(f"cannot listen on {host}, port {port}: {error.strerror}; check --host and --port") from None
+    return sock
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _banner(recipe: ServeRecipe, backend: Spec | None, address: str) -> str:
+    if backend is not None:
+        return f"serving {_named(backend)} on {address}/v1"
+    cloud = "no cloud" if recipe.cloud is None else f"cloud {_named(recipe.cloud)}"
+    return (
+        f"serving {address}/v1 (device {_named(recipe.device)}, {cloud}, {recipe.strategy.name}); dashboard: {address}/"
+    )
+
+
+def _named(spec: Spec) -> str:
+    return str(spec.options.get("model") or ":".join(filter(None, (spec.name, spec.value))))
+
+
+def _uvicorn() -> Any:
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        raise ConfigError("serving needs 'uvicorn', which is not installed; pip install 'selfroute[serve]'") from None
+    return uvicorn
+
+
+def _server_config(app: Any, recipe: ServeRecipe, **options: Any) -> Any:
+    return _uvicorn().Config(
+        app,
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=recipe.wait.shutdown_s,
+        **options,
+    )
+
+
+def _quiet_logs(log: str) -> None:
+    """One line per failure on stderr, or one per request; the server's own notes only if something is wrong."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("selfroute.gateway").setLevel(logging.WARNING if log == "errors" else logging.INFO)
+
+
+class _calm_signals:
+    """A signal that ended the server in good order does not kill the process a second time."""
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in self._before:
+            signal.signal(number, lambda *_: None)
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+# --- Several workers ------------------------------------------------------------------------------------------------
+
+
+def _serve_many(recipe: ServeRecipe, backend: Spec | None, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Worker processes over one socket; a worker that dies is replaced."""
+    from uvicorn.supervisors import Multiprocess
+
+    with tempfile.TemporaryDirectory(prefix="selfroute-") as folder:
+        (Path(folder) / "metrics").mkdir()
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = f"{folder}/metrics"
+        told = {"recipe": to_values(recipe), "backend": to_values(backend), "folder": folder}
+        os.environ[_WORKER] = json.dumps(told)
+        try:
+            _check_in_child()
+            ready()
+            config = _server_config("selfroute.serving:worker", recipe, factory=True, workers=recipe.workers)
+            with _calm_signals():
+                Multiprocess(config, sockets=[sock]).run()
+        finally:
+            os.environ.pop(_WORKER, None)
+            os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+
+def _check_in_child() -> None:
+    """Load everything once in a process of its own: a worker that cannot start would be restarted for ever."""
+    code = "from selfroute.serving import check_worker; check_worker()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise ConfigError(done.stderr.strip().splitlines()[-1])
+    if done.returncode:
+        raise SelfRouteError(f"a worker cannot start: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+
+
+def _told() -> tuple[ServeRecipe, Spec | None, Path]:
+    told = json.loads(os.environ[_WORKER])
+    recipe = build(ServeRecipe, told["recipe"], where="worker")
+    backend = None if told["backend"] is None else parse_spec(told["backend"], "backend")
+    return recipe, backend, Path(told["folder"])
+
+
+def check_worker() -> None:
+    """What a child process of `serve` does to see whether a worker could start."""
+    recipe, backend, _ = _told()
+    try:
+        _check(recipe, backend)
+    except ConfigError as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        raise SystemExit(2) from None
+
+
+def worker() -> Gateway:
+    """The application of one worker process."""
+    recipe, backend, folder = _told()
+    _quiet_logs(recipe.log)
+    return _app(recipe, backend, activity=Activity(folder))

@@ -1,0 +1,159 @@
+"""The dashboard in a real browser: what was asked is shown, on a desk and on a phone, by day and by night."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright, expect
+from tests.gateway.live import CLOUD_TEXT, EASY, HARD, Slow, ask, device_fn, gateway, service
+
+from selfroute.budget.base import Estimate, Lease, LimitState, Unlimited
+from selfroute.gateway.access import Access, hash_key
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+class Told(Unlimited):
+    """A budget that says where it stands."""
+
+    async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
+        return await super().reserve(estimate, score=score)
+
+    async def status(self) -> list[LimitState]:
+        return [LimitState("calls_per_day", 25, 1, 100, 7200.0)]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        await launched.close()
+
+
+def watched(page: Page) -> list[str]:
+    """What the page complains about, and what it asks of anybody but the gateway."""
+    seen: list[str] = []
+    page.on("console", lambda message: seen.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: seen.append(str(error)))
+    page.on("request", lambda request: None if "127.0.0.1" in request.url else seen.append(request.url))
+    return seen
+
+
+async def test_a_request_that_was_made_is_a_request_shown(browser: Browser) -> None:
+    with gateway(service(budget=Told()), share=0.3) as live:
+        async with live.async_client() as client:
+            made = [await client.chat.completions.create(**ask(question)) for question in (EASY, HARD)]
+        page = await browser.new_page()
+        seen = watched(page)
+        await page.goto(live.url)
+        rows = page.locator("#requests tr")
+        await expect(rows).to_have_count(2)
+        for answer, row in zip(reversed(made), await rows.all(), strict=True):
+            await expect(row).to_contain_text(answer.selfroute["source"])
+            await expect(row).to_contain_text(answer.selfroute["reason"])
+            assert await row.get_attribute("data-id") == answer.selfroute["trace_id"]
+        await expect(page.locator("#share")).to_have_text("50.0 %")
+        await expect(page.locator("#share-note")).to_contain_text("target 30.0 %")
+        await expect(page.locator("#budget")).to_contain_text("75 left")
+        await expect(page.locator("#budget")).to_contain_text("resets in 2.0 h")
+        await expect(page.locator("#models")).to_contain_text("small")
+        await expect(page.locator("#models .ready")).to_have_count(2)
+        assert seen == []
+
+
+async def test_the_stream_changes_hands_before_the_readers_eyes(browser: Browser) -> None:
+    slow = Slow("large", " ".join(["word"] * 12), pause_s=0.1)
+    with gateway(service(device_fn, slow)) as live:
+        page = await browser.new_page()
+        seen = watched(page)
+        await page.goto(live.url)
+        await page.fill("#prompt", HARD)
+        await page.press("#prompt", "Control+Enter")
+        answer = page.locator("#answer")
+        await expect(answer.locator(".turn.cloud")).to_have_text("the device hands over; cloud:")
+        await expect(answer.locator(".reasoning")).to_have_text("no idea")
+        shown = len(await answer.inner_text())
+        await asyncio.sleep(0.3)
+        assert len(await answer.inner_text()) > shown  # it grows while the cloud writes
+        await expect(page.locator("#verdict")).to_contain_text("answered by the cloud (hand-off)")
+        await expect(page.locator("#requests tr")).to_have_count(1)
+        assert seen == []
+
+
+async def test_the_keyboard_reaches_everything(browser: Browser) -> None:
+    with gateway() as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await expect(page.locator("#mode option")).to_have_count(4)
+        order = []
+        for _ in range(4):
+            await page.keyboard.press("Tab")
+            order.append(await page.evaluate("document.activeElement.id || document.activeElement.className"))
+        assert order == ["prompt", "mode", "send", "scroll"]
+        await page.focus("#mode")
+        await page.keyboard.type("cloud")
+        await page.focus("#send")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#verdict")).to_contain_text("answered by the cloud (mode)")
+        await expect(page.locator("#answer .content")).to_have_text(CLOUD_TEXT)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+async def test_it_fits_a_phone_and_the_dark(browser: Browser, scheme: Any, width: int) -> None:
+    with gateway(service(budget=Told())) as live:
+        async with live.async_client() as client:
+            await client.chat.completions.create(**ask(HARD))
+        page = await browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        await page.goto(live.url)
+        await expect(page.locator("#requests tr")).to_have_count(1)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        dark = sum(int(part) for part in ground[4:-1].split(",")) < 3 * 128
+        assert dark == (scheme == "dark")
+        contrast = await page.evaluate(CONTRAST)
+        assert contrast == []
+
+
+# Every text that is shown must stand out from its ground by 4.5 to 1 (WCAG AA).
+CONTRAST = """() => {
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)$|transparent/.test(c)) return c } return "rgb(255,255,255)" };
+  return [...document.querySelectorAll("body *")].filter(e => e.checkVisibility() &&
+      [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) && !["SCRIPT", "STYLE"].includes(e.tagName))
+    .filter(e => { const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
+      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5 })
+    .map(e => e.tagName + " " + e.textContent.slice(0, 20)) }"""
+
+
+async def test_a_key_opens_it(browser: Browser) -> None:
+    with gateway(access=Access({"ann": hash_key("sr-secret")})) as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await page.fill("#key", "sr-secret")
+        await page.press("#key", "Enter")
+        await expect(page.locator("#models")).to_contain_text("small")
+        await expect(page.locator("#door")).to_be_hidden()
+
+
+async def test_a_refusal_is_shown_as_it_is(browser: Browser) -> None:
+    with gateway(service(modes=frozenset({"device", "auto"}))) as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await expect(page.locator("#mode option")).to_have_count(2)
+        await page.evaluate("document.getElementById('mode').append(new Option('cloud', 'cloud'))")
+        await page.select_option("#mode", "cloud")
+        await page.click("#send")
+        await expect(page.locator("#verdict")).to_contain_text("is not one of auto, device")

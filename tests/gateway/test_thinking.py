@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfroute.gateway.thinking import ThinkSplitter
+
+TEXTS = st.lists(
+    st.sampled_from(["<think>", "</think>", "<", "</", "think>", " ", "\n", "a", "b c", "<answer>"]), max_size=12
+).map("".join)
+
+
+def split(*chunks: str) -> dict[str, str]:
+    splitter = ThinkSplitter()
+    parts = [part for chunk in chunks for part in splitter.feed(chunk)] + splitter.close()
+    assert all(text for _, text in parts)
+    return {kind: "".join(text for k, text in parts if k == kind) for kind in ("reasoning", "content")}
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content"),
+    [
+        ("<think>a</think>\n\nb", "a", "b"),
+        (" \n<think>a</think>b</think>", "a", "b</think>"),
+        ("b <think>a</think>", "", "b <think>a</think>"),
+        ("<think>a", "a", ""),
+        ("<think>a</thi", "a</thi", ""),
+        ("<thinker", "", "<thinker"),
+        ("  b ", "", "  b "),
+        ("", "", ""),
+        ("<think></think>", "", ""),
+    ],
+)
+def test_only_a_leading_thought_is_told_apart(text: str, reasoning: str, content: str) -> None:
+    assert split(text) == {"reasoning": reasoning, "content": content}
+
+
+@given(TEXTS, st.lists(st.integers(0, 60), max_size=8))
+def test_any_cut_gives_the_same(text: str, cuts: list[int]) -> None:
+    places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
+    assert split(*(text[a:b] for a, b in pairwise(places))) == split(text)
+
+
+@given(TEXTS)
+def test_nothing_is_lost_but_tags_and_blanks(text: str) -> None:
+    got = split(text)
+    bare = "".join(text.split())
+    reasoning, content = ("".join(got[kind].split()) for kind in ("reasoning", "content"))
+    assert bare in (content, f"<think>{reasoning}", f"<think>{reasoning}</think>{content}")

@@ -1,0 +1,216 @@
+"""Serving recipes: what is wrong is named before anything starts, what is right is served, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from selfroute.errors import ConfigError
+from selfroute.serving import build_recipe, load_serve_recipe, make_gateway, make_service
+
+KEYS = {"app": "0" * 64}
+
+
+def write(path: Path, *rows: tuple[str, str]) -> str:
+    """A recorded model: prompt, answer."""
+    path.write_text("".join(json.dumps({"prompt": prompt, "text": text}) + "\n" for prompt, text in rows))
+    return f"recorded:{path}"
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> dict[str, Any]:
+    """A recipe of two replayed models, the quickest there are to start."""
+    write(tmp_path / "cloud.jsonl", ("2+2", "four"))
+    return {
+        "device": write(tmp_path / "device.jsonl", ("2+2", "<answer>4</answer>")),
+        "cloud": f"recorded:{tmp_path}/cloud.jsonl",
+        "strategy": "always_cloud",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"devise": "embedded:device"}, "unknown key 'devise'; did you mean 'device'?"),
+        ({"device": "embeded:device"}, "unknown backend 'embeded'; did you mean 'embedded'?"),
+        ({"strategy": "self-rout"}, "unknown strategy 'self-rout'; did you mean 'self_route'?"),
+        ({"strategy": {"self_route": {"scorred": True}}}, "unknown key 'scorred'; did you mean 'scored'?"),
+        ({"strategy": "self_route:fast"}, "'self_route: fast' has no option name"),
+        ({"strategy": {"random_offload": {"share": 2}}}, "share: 2.0 is not in [0, 1]"),
+        ({"strategy": "random_offload"}, "option 'share' is missing"),
+        ({"strategy": "prompt_router"}, "option 'scorer' is missing"),
+        ({"strategy": "always_cloud", "handoff": {"context": "attempt"}}, "makes no attempt"),
+        ({"cloud": None, "strategy": "always_cloud"}, "'always_cloud' needs a cloud"),
+        ({"prompt": {"template": "thnk"}}, "did you mean 'think'?"),
+        ({"modes": []}, "modes: the list is empty"),
+        ({"modes": ["auto", "privat"]}, "'privat' is not one of auto, device, cloud, private; did you mean 'private'?"),
+        ({"limits": {"max_tokens": 0}}, "limits.max_tokens: 0 is not above 0"),
+        ({"limits": {"body_byte": 1}}, "did you mean 'body_bytes'?"),
+        ({"prices": {"cloud": {"prompt_usd": -1}}}, "prompt_usd: -1.0 is not a price"),
+        ({"port": 70000}, "port: 70000 is not between 0 and 65535"),
+        ({"host": "0.0.0.0"}, "so clients need keys"),
+        ({"api_keys": {"app": "sk-plain"}}, "api_keys.app is not the SHA-256 of a key"),
+        ({"cloud": {"openai": {"base_url": "https://api.example.com/v1", "model": "m"}}}, "export OPENAI_API_KEY=…"),
+        ({"device": {"recorded": {"path": "nowhere.jsonl"}}}, "cannot read nowhere.jsonl"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_gateway(build_recipe(values, where="serve.yaml"))
+
+
+def test_a_key_value_never_shows(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_gateway(build_recipe({"api_keys": {"app": "sk-secret"}}, where="x"))
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_the_default_is_the_embedded_pair_with_its_own_prompt() -> None:
+    service = make_service(load_serve_recipe(None))
+    assert [guard.name for _, guard in service.guards()] == ["embedded:device-gapg", "embedded:cloud"]
+    assert (service.wrap, service.strip_cloud_tags, service.strategy.name) == (True, True, "self_route")
+    assert not any(guard.is_loaded for _, guard in service.guards())
+
+
+def test_options_reach_the_pair(recorded: dict[str, Any]) -> None:
+    values = {**recorded, "strategy": {"self_route": {"scored": False}}, "handoff": {"context": "attempt"},
+              "prices": {"cloud": {"completion_usd": 8}}, "modes": ["auto", "private"]}  # fmt: skip
+    gateway = make_gateway(build_recipe(values, where="x"))
+    service = gateway.service
+    assert (service.strategy.scored, service.strategy.context, service.strategy.prices.cloud.completion_usd) == (
+        False,
+        "attempt",
+        8,
+    )
+    assert (service.wrap, service.strip_cloud_tags, service.modes) == (False, False, {"auto", "private"})
+
+
+def test_without_a_cloud_the_device_is_alone(recorded: dict[str, Any]) -> None:
+    service = make_service(build_recipe({"device": recorded["device"], "cloud": None}, where="x"))
+    assert service.cloud is None and service.strategy.name == "always_device"
+
+
+# --- processes of their own ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A `selfroute` command that serves; gives the process and its address."""
+    command = [sys.executable, "-m", "selfroute.cli", *arguments, "--port", "0"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
+    assert running.stderr is not None
+    try:
+        line = running.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert found, line + running.stderr.read()
+        yield running, found[0]
+    finally:
+        running.terminate()
+        running.wait(30)
+        running.stderr.close()
+
+
+def ask(url: str, question: str = "2+2", **options: Any) -> dict[str, Any]:
+    body = {"model": "x", "messages": [{"role": "user", "content": question}]}
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30, **options)
+            break
+        except httpx.TransportError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def recipe_file(folder: Path, values: dict[str, Any]) -> str:
+    path = folder / "serve.yaml"
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_serve_answers_and_ends_in_good_order(tmp_path: Path, recorded: dict[str, Any], number: int) -> None:
+    with process("serve", recipe_file(tmp_path, recorded)) as (running, url):
+        answer = ask(url)
+        assert (answer["choices"][0]["message"]["content"], answer["selfroute"]["source"]) == ("four", "cloud")
+        running.send_signal(number)
+        assert running.wait(20) == 0
+
+
+def test_workers_share_the_port_the_metrics_and_the_records(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    with process("serve", recipe_file(tmp_path, recorded), "--workers", "2") as (running, url):
+        for _ in range(30):
+            ask(url)  # a connection each, so that both workers get some
+        metrics = httpx.get(f"{url}/metrics").text
+        status = httpx.get(f"{url}/status.json").json()
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+    (line,) = [line for line in metrics.splitlines() if line.startswith("selfroute_requests_total")]
+    assert line.endswith(" 30.0")
+    assert len(status["requests"]) == 30 and status["share"]["realised"] == 1.0
+
+
+def test_the_pair_runs_as_two_processes(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    backend = json.dumps({"recorded": {"path": f"{tmp_path}/cloud.jsonl"}})
+    with process("cloud", "--backend", backend) as (_, cloud):
+        values = {**recorded, "cloud": {"openai": {"base_url": f"{cloud}/v1", "model": "m", "api_key_env": None}}}
+        with process("serve", recipe_file(tmp_path, values)) as (_, url):
+            answer = ask(url)
+    assert (answer["choices"][0]["message"]["content"], answer["selfroute"]["source"]) == ("four", "cloud")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "selfroute.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_port_in_use_is_one_line(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("serve", recipe_file(tmp_path, recorded), "--port", str(port))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: port {port} on 127.0.0.1 is in use; choose another with --port, or 0 for any\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path: Path, recorded: dict[str, Any], workers: str) -> None:
+    values = {**recorded, "device": f"transformers:{tmp_path}/nothing"}
+    done = run("serve", recipe_file(tmp_path, values), "--port", "0", "--workers", workers)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: model folder '{tmp_path}/nothing' does not exist; check the path"
+    assert "Traceback" not in done.stderr
+
+
+def test_check_loads_and_stops(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    done = run("serve", recipe_file(tmp_path, recorded), "--check")
+    assert (done.returncode, done.stderr) == (0, "the configuration is right and its models load\n")
+
+
+def test_serving_loads_no_torch(tmp_path: Path, recorded: dict[str, Any]) -> None:
+    code = (
+        "import sys; from pathlib import Path; from selfroute.serving import load_serve_recipe, make_gateway; "
+        f"make_gateway(load_serve_recipe(Path({recipe_file(tmp_path, recorded)!r}))); "
+        "print({'torch', 'transformers', 'fastapi', 'pydantic', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
