@@ -100,18 +100,18 @@ def binned_apgr(folder: Path) -> Mapping[str, float | None]:
 
 HEAD = """# Recorded pairs
 
-Written by `python benchmarks/recorded/run.py`. Five folds, seed 0, out-of-fold scores; intervals are bootstraps over
-prompts. APGR is on the exact curve; the 10-bin column is RouteLLM's own way of counting. A difference below about 0.04
-on GSM8K is noise. A score that is the same for every prompt, as of routers where no question was recorded, is cut by the
-seed's draw; its distance from 0.5 is noise too.
+Written by `python benchmarks/recorded/run.py`. Five folds, seed 0, out-of-fold scores; intervals are bootstraps
+over prompts. APGR is on the exact curve; the 10-bin column is RouteLLM's own way of counting. A difference below
+about 0.04 on GSM8K is noise. A score that is the same for every prompt, as of routers where no question was
+recorded, is cut by the seed's draw; its distance from 0.5 is noise too.
 
-The after-answer strategies were not set up blind: leaf sizes, columns per split and the blend were chosen on Mixtral →
-GPT-4 and Llama-3.1-8B → gpt-4o, the list of features while looking at all pairs with texts, MATH included. Nothing was
-fitted on a row that it is judged on, but the rows are optimistic for a new pair.
+The after-answer strategies were not set up blind: leaf sizes, columns per split and the blend were chosen on
+Mixtral → GPT-4 and Llama-3.1-8B → gpt-4o, the list of features while looking at all pairs with texts, MATH
+included. Nothing was fitted on a row that it is judged on, but the rows are optimistic for a new pair.
 
 Where a simple baseline wins: on Qwen2-7B → gpt-4o the length of the prompt, with nothing fitted, is ahead of every
-learned prompt router. On MATH no router can know anything, and the after-answer strategies stay below the 0.60 aimed at.
-Among the after-answer strategies themselves the differences are within their intervals.
+learned prompt router. On MATH no router can know anything, and the after-answer strategies stay below the 0.60
+aimed at. Among the after-answer strategies themselves the differences are within their intervals.
 
 """
 
