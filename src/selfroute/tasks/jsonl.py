@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from selfroute.errors import TaskError
 from selfroute.tasks.base import Row, Verdict
 from selfroute.tasks.data import Record, Source
-from selfroute.tasks.verifiers import VERIFIERS
+from selfroute.tasks.verifiers import VERIFIERS, json_answer
 from selfroute.tasks.verifiers_of_code import code, named_verifier, regex
 
 __all__ = ["JsonLines"]
@@ -90,6 +91,8 @@ class JsonLines:
             return str(row.fields[self.gold_field])
         if self._needs_example and self.verifier in (regex, code):
             raise TaskError(f"{row.id}: its gold is no answer; name a field that holds one with gold_field=NAME")
+        if self.verifier is json_answer:
+            return f'{{"answer": {json.dumps(row.gold)}}}'
         return f"\\boxed{{{row.gold}}}" if self.template == "steps" else f"<answer>{row.gold}</answer>"
 
     def _row(self, record: Record) -> Row:
