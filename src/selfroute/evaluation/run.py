@@ -335,13 +335,16 @@ class _Work:
         )
 
 
+_BEFORE_ANY_ANSWER = ("routed", "random", "always")
+
+
 def _attempt(trace: Trace) -> Usage | None:
     """What the device spent before the decision fell; None if a refused call hides it."""
     if trace.source == "cloud":
         return trace.usage("device")
     if trace.wants_cloud:
         return None
-    return trace.usage("device") if trace.reason == "answered" else Usage()
+    return Usage() if trace.reason in _BEFORE_ANY_ANSWER else trace.usage("device")
 
 
 def _tokens(name: str, usage: Usage | None) -> dict[str, Any]:
