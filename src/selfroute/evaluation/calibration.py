@@ -88,7 +88,7 @@ def calibrate_cost(
     *,
     level: float = 0.95,
     next_requests: int | None = None,
-    resamples: int = 2000,
+    resamples: int | None = None,
     seed: int = 0,
 ) -> Calibration:
     """The threshold that spends at most `usd_per_1000` on 1,000 past requests, and bands for new ones.
@@ -100,7 +100,7 @@ def calibrate_cost(
         kept_usd, sent_usd: what each past request costs if it is kept and if it is sent, shape (n,).
         usd_per_1000: what may be spent.
         score, level, next_requests: as in `calibrate_share`.
-        resamples, seed: of the bootstrap.
+        resamples, seed: of the bootstrap; 2,000 samples without, fewer for more than 10,000 requests, at least 200.
 
     Raises:
         ConfigError: as `calibrate_share`; or keeping every request already costs more.
@@ -117,6 +117,7 @@ def calibrate_cost(
     ranked = score[order]
     calls = _affordable(ranked, totals, allowed)
     found = _at(ranked, calls, level=level, next_requests=next_requests)
+    resamples = resamples or min(2000, max(200, 20_000_000 // len(score)))
     realised = _realised(ranked, kept_usd[order], sent_usd[order], usd_per_1000, next_requests, resamples, seed)
     low, high = np.quantile(realised, [(1 - level) / 2, (1 + level) / 2])
     values = {name: getattr(found, name) for name in found.__slots__}

@@ -34,6 +34,7 @@ from selfroute.grading import grade, judge
 from selfroute.handoff import PromptTemplate
 from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Strategy, answer
+from selfroute.strategies.sides import closing
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling, Trace, Usage
 
@@ -140,10 +141,11 @@ async def evaluate(
     progress = _Progress(on_progress, total=len(rows) * bench.passes)
     progress.advance(sum(len(rows) - len(missing) for missing in todo.values()))
     with _appending(out) as (records, samples):
-        async for answered in (engine or answer_here)(bench, todo, progress.advance):
-            for record, sample in answered:
-                append(samples, sample)  # first the text: a record promises that its sample is there
-                append(records, record)
+        async with closing((engine or answer_here)(bench, todo, progress.advance)) as parts:
+            async for answered in parts:
+                for record, sample in answered:
+                    append(samples, sample)  # first the text: a record promises that its sample is there
+                    append(records, record)
     progress.finish()
     return await asyncio.to_thread(
         write_results, out, share=share, seed=seed, task=bench.task.name, on_progress=on_count, **options
@@ -171,8 +173,9 @@ async def answer_here(
     solved = {id(device): await work.sample(device, missing) for device in bench.devices()}
     for strategy in bench.strategies:
         rates = solved.get(id(getattr(strategy, "device", None)), {})
-        async for answered in work.ask_strategy(strategy, todo[strategy.name], by_cloud, rates):
-            yield [answered]
+        async with closing(work.ask_strategy(strategy, todo[strategy.name], by_cloud, rates)) as pairs:
+            async for answered in pairs:
+                yield [answered]
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +274,10 @@ class _Work:
             rate, samples = rates.get(row.id, (None, 0))
             return replace(record, solve_rate=rate, solve_samples=samples), sample
 
-        async for answered in in_flight(rows, one, limit=self.bench.concurrency):
-            self.advance(1)
-            yield answered
+        async with closing(in_flight(rows, one, limit=self.bench.concurrency)) as pairs:
+            async for answered in pairs:
+                self.advance(1)
+                yield answered
 
     async def _record(self, strategy: Strategy, row: Row, by_cloud: _CloudAnswer) -> Answered:
         bench = self.bench
@@ -335,13 +339,16 @@ class _Work:
         )
 
 
+_BEFORE_ANY_ANSWER = ("routed", "random", "always")
+
+
 def _attempt(trace: Trace) -> Usage | None:
     """What the device spent before the decision fell; None if a refused call hides it."""
     if trace.source == "cloud":
         return trace.usage("device")
     if trace.wants_cloud:
         return None
-    return trace.usage("device") if trace.reason == "answered" else Usage()
+    return Usage() if trace.reason in _BEFORE_ANY_ANSWER else trace.usage("device")
 
 
 def _tokens(name: str, usage: Usage | None) -> dict[str, Any]:
