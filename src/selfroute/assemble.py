@@ -13,18 +13,13 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.base import Backend, complete_all, run_sync
-from selfroute.budget.base import Budget, Unlimited
-from selfroute.budget.controller import CompetingBudget, ShareController
-from selfroute.budget.ledger import LedgerBudget
-from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
 from selfroute.config import (
     LEARNED,
     SCORED,
     STRATEGIES,
-    BudgetOptions,
     EvaluateRecipe,
     ReportOptions,
     Spec,
@@ -32,7 +27,6 @@ from selfroute.config import (
     WarmupRecipe,
     build,
     make_backend,
-    make_ledger,
     make_task,
     parse_overrides,
     resolve,
@@ -58,7 +52,6 @@ __all__ = [
     "evaluate_recipe",
     "first_rows",
     "make_baselines",
-    "make_budget",
     "make_policies",
     "model_files",
     "open_bench",
@@ -147,30 +140,6 @@ def make_policies(
     for name, device in policies.items() if alone else ():
         made[f"{name}, alone"] = always_device(name=f"{name}, alone", device=device, cloud=cloud, template=template)
     return made
-
-
-def make_budget(options: BudgetOptions | None, *, where: str = "budget") -> Budget:
-    """The budget that a configuration describes; None is no limit at all. Close it with its `aclose`, if it has one.
-
-    With a share, requests with a score compete for the calls; see `selfroute.budget.controller`.
-
-    Raises:
-        ConfigError: there is no limit in it, a limit is out of range, or the ledger cannot be reached.
-    """
-    if options is None:
-        return Unlimited()
-    windows = [
-        WindowLimit(unit=unit, window=window, cap=cap)
-        for unit in get_args(Unit)
-        for window in get_args(Window)
-        if (cap := getattr(getattr(options, unit), "total" if window == "total" else f"per_{window}")) is not None
-    ]
-    share = None if options.share is None else ShareLimit(share=options.share, burst=options.burst)
-    if share is None and not windows:
-        raise ConfigError(f"{where}: it sets no limit; write e.g. {{share: 0.3}} or {{usd: {{per_month: 5}}}}")
-    ledger = make_ledger(options.ledger, scope=options.scope, where=f"{where}.ledger")
-    budget = LedgerBudget(Limits(share=share, windows=tuple(windows)), ledger)
-    return budget if share is None else CompetingBudget(budget, ShareController.under(share))
 
 
 def check_baselines(names: Iterable[str]) -> None:

@@ -21,7 +21,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from selfroute.backends.base import Backend
-from selfroute.budget.ledger import Ledger
+from selfroute.budget.base import Budget, Unlimited
+from selfroute.budget.controller import CompetingBudget, ShareController
+from selfroute.budget.ledger import Ledger, LedgerBudget
+from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Task
 
@@ -49,6 +52,7 @@ __all__ = [
     "load_recipe",
     "load_values",
     "make_backend",
+    "make_budget",
     "make_ledger",
     "make_task",
     "parse_overrides",
@@ -681,6 +685,30 @@ def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") ->
         options.setdefault("scope", scope)
     ledger: Ledger = _call(factory, options, f"{where}.{spec.name}")
     return ledger
+
+
+def make_budget(options: BudgetOptions | None, *, where: str = "budget") -> Budget:
+    """The budget that a configuration describes; None is no limit at all. Close it with its `aclose`, if it has one.
+
+    With a share, requests with a score compete for the calls; see `selfroute.budget.controller`.
+
+    Raises:
+        ConfigError: there is no limit in it, a limit is out of range, or the ledger cannot be reached.
+    """
+    if options is None:
+        return Unlimited()
+    windows = [
+        WindowLimit(unit=unit, window=window, cap=cap)
+        for unit in get_args(Unit)
+        for window in get_args(Window)
+        if (cap := getattr(getattr(options, unit), "total" if window == "total" else f"per_{window}")) is not None
+    ]
+    share = None if options.share is None else ShareLimit(share=options.share, burst=options.burst)
+    if share is None and not windows:
+        raise ConfigError(f"{where}: it sets no limit; write e.g. {{share: 0.3}} or {{usd: {{per_month: 5}}}}")
+    ledger = make_ledger(options.ledger, scope=options.scope, where=f"{where}.ledger")
+    budget = LedgerBudget(Limits(share=share, windows=tuple(windows)), ledger)
+    return budget if share is None else CompetingBudget(budget, ShareController.under(share))
 
 
 def _value_parameter(parameters: Iterable[inspect.Parameter]) -> str:

@@ -23,6 +23,7 @@ from selfroute.config import (
     BACKENDS,
     STRATEGIES,
     Bounds,
+    BudgetOptions,
     Count,
     NotNegative,
     Positive,
@@ -31,6 +32,7 @@ from selfroute.config import (
     construct,
     load_values,
     make_backend,
+    make_budget,
     parse_overrides,
     parse_spec,
     resolve,
@@ -123,6 +125,7 @@ class ServeRecipe:
         device: model on the device; `selfroute backends` shows how to write one.
         cloud: model in the cloud; null keeps every request on the device.
         strategy: how work is split, a name of `selfroute strategies` or `{name: {option: value}}`.
+        budget: limits on cloud use, see docs/budget.md; null sets none.
         on_budget: what happens when the budget refuses: the device answers, or the client gets a 429.
         on_device_error: what happens when the device fails: the cloud answers, or the client is told.
         modes: what `x-selfroute-mode` may ask for.
@@ -141,6 +144,7 @@ class ServeRecipe:
     strategy: Spec = SELF_ROUTE
     prompt: PromptOptions = PromptOptions()
     handoff: HandoffOptions = HandoffOptions()
+    budget: BudgetOptions | None = None
     on_budget: Literal["device", "reject"] = "device"
     on_device_error: Literal["cloud", "error"] = "cloud"
     modes: tuple[Mode, ...] = MODES
@@ -213,6 +217,7 @@ def make_service(recipe: ServeRecipe) -> Service:
         template=TEMPLATES[recipe.prompt.template],
         prices=recipe.prices,
         modes=frozenset(recipe.modes),
+        budget=make_budget(recipe.budget),
         on_budget=recipe.on_budget,
         on_device_error=recipe.on_device_error,
         wrap=wrap,
@@ -287,7 +292,8 @@ def make_gateway(
     Raises:
         ConfigError: as `make_service`.
     """
-    share = recipe.strategy.options.get("share")
+    share = recipe.budget.share if recipe.budget else None
+    share = recipe.strategy.options.get("share") if share is None else share
     return Gateway(
         make_service(recipe),
         limits=recipe.limits,
