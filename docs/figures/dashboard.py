@@ -38,32 +38,39 @@ def main() -> None:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     try:
-        ask_some(url)
-        draw(url, arguments.width, arguments.out, dark=arguments.dark)
+        question = ask_some(url)
+        draw(url, question, arguments.width, arguments.out, dark=arguments.dark)
     finally:
         server.should_exit = True
         thread.join(20)
 
 
-def ask_some(url: str) -> None:
-    """Problems of Countdown, so that the page has something to show."""
+def ask_some(url: str) -> str:
+    """Ask problems of Countdown, so that the page has something to show; gives one that went to the cloud."""
+    handed_off = ""
     with httpx.Client(base_url=url, timeout=120) as client:
+        deadline = time.monotonic() + 120
         while client.get("/readyz").status_code != 200:
+            if time.monotonic() > deadline:
+                raise SystemExit("the models did not load within 120 s")
             time.sleep(0.5)
         task = make_task(Spec("countdown"), seed=5, limit=QUESTIONS)
         for row in list(task.rows("test"))[:QUESTIONS]:
             body = {"model": "selfroute", "messages": [{"role": "user", "content": row.question}]}
-            client.post("/v1/chat/completions", json=body).raise_for_status()
+            answer = client.post("/v1/chat/completions", json=body).raise_for_status()
+            if answer.headers["x-selfroute-reason"] == "hand-off" or not handed_off:
+                handed_off = row.question
+    return handed_off
 
 
-def draw(url: str, width: int, out: Path, *, dark: bool) -> None:
+def draw(url: str, question: str, width: int, out: Path, *, dark: bool) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", device_scale_factor=1
         )
         page.goto(url)
-        page.fill("#prompt", "Using the numbers [83, 79, 41, 6], create an equation that equals 57")
+        page.fill("#prompt", question)
         page.press("#prompt", "Control+Enter")
         expect(page.locator("#verdict")).to_contain_text("answered by", timeout=120_000)
         page.screenshot(path=out, full_page=True)

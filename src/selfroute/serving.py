@@ -75,8 +75,8 @@ class PromptOptions:
 
     Attributes:
         template: its system prompt, with the sentence that offers the hand-off.
-        wrap: put the last user turn into the template's words, as in training; None does so for embedded devices.
-        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; None strips those of the
+        wrap: put the last user turn into the template's words, as in training; null does so for embedded devices.
+        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; null strips those of the
             embedded cloud.
     """
 
@@ -98,7 +98,7 @@ class WaitOptions:
 
     Attributes:
         device_first_token_s, cloud_first_token_s: until the first piece of an answer; then the other side answers.
-            None leaves it to the backend's own time limit.
+            null leaves it to the backend's own limit.
         load_s: how long a request waits for a device that is still loading.
         shutdown_s: how long streams may go on after the gateway was told to stop.
     """
@@ -111,7 +111,7 @@ class WaitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerOptions:
-    """After so many failures in a row a model is left alone for `rest_s` seconds, then tried once."""
+    """After `failures` in a row a model is left alone for `rest_s` seconds, then tried once."""
 
     failures: Count = 5
     rest_s: Positive = 15.0

@@ -33,6 +33,7 @@ from tests.strategies.pair import Ledger
 from selfroute.backends import openai_compatible
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
+from selfroute.errors import ConfigError
 from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
@@ -282,6 +283,19 @@ async def test_a_device_that_loads_too_long_leaves_the_cloud_to_answer() -> None
         release.set()
     assert (answer.selfroute["source"], answer.selfroute["reason"]) == ("cloud", "device-error")
     assert caught.value.status_code == 503
+
+
+@pytest.mark.parametrize("error", [ValueError("half a file"), ConfigError("no such model")])
+async def test_a_model_that_cannot_be_loaded_is_told_to_the_server(error: Exception) -> None:
+    told: list[Exception] = []
+
+    def load() -> FunctionBackend:
+        raise error
+
+    guards = Guard("small", load, load_wait_s=0.05), Guard("large", FunctionBackend("large", cloud_fn))
+    async with behind(pair_of(*guards), on_load_failure=told.append):
+        await until(lambda: told)
+    assert str(error) in str(told[0])
 
 
 def pair_of(device: Guard, cloud: Guard) -> Service:

@@ -82,7 +82,6 @@ class Gateway:
         self.on_load_failure = on_load_failure
         self.in_flight = 0
         self.began = time.time()
-        self._loading: list[asyncio.Task[None]] = []
         self._routes: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._page},
             "/healthz": {"GET": self._healthz},
@@ -110,11 +109,10 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._loading = [asyncio.create_task(self._load(guard.load())) for _, guard in self.service.guards()]
+        loading = asyncio.create_task(self._load())
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        for task in self._loading:
-            task.cancel()
+        loading.cancel()
         for _, guard in self.service.guards():
             await guard.aclose()
         if aclose := getattr(self.service.budget, "aclose", None):
@@ -122,10 +120,17 @@ class Gateway:
         self.activity.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _load(self, load: Awaitable[None]) -> None:
+    async def _load(self) -> None:
+        """Load the models, one after the other: two threads that import one library at once trip over each other."""
         try:
-            await load
-        except SelfRouteError as failure:
+            for _, guard in self.service.guards():
+                await guard.load()
+        except Exception as error:
+            failure = (
+                error
+                if isinstance(error, SelfRouteError)
+                else SelfRouteError(f"a model cannot be loaded: {type(error).__name__}: {error}")
+            )
             _log.error("%s", failure)
             if self.on_load_failure is not None:
                 self.on_load_failure(failure)

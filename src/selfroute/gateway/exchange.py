@@ -18,7 +18,29 @@ from selfroute.handoff import StreamParser
 from selfroute.strategies.sides import closing
 from selfroute.types import Event, Finished, HandOff, Source, TextDelta, Token, Trace, Usage
 
-__all__ = ["Choice", "Exchange", "Piece", "Void"]
+__all__ = ["HEADERS", "REASONS", "Choice", "Exchange", "Piece", "Void"]
+
+
+# The reference page is made from these tables.
+HEADERS: dict[str, str] = {
+    "x-selfroute-source": "who answered: `device`, `cloud`, both by a comma with several choices, or `none`",
+    "x-selfroute-reason": "why; the table of reasons, or the code of an error",
+    "x-selfroute-cost-usd": "what the answer cost at the configured prices, in USD",
+    "x-selfroute-trace-id": "names the request in the log, on the dashboard and in the `selfroute` object",
+    "x-selfroute-mode": "who was allowed to answer; as request header it asks for a mode",
+}
+REASONS: dict[str, str] = {
+    "answered": "the device answered and did not ask for the cloud",
+    "hand-off": "the device asked for the cloud, and the cloud answered",
+    "routed": "the prompt router decided",
+    "random": "the random strategy decided",
+    "always": "the strategy always answers on this side",
+    "budget": "the cloud was wanted and the budget refused, so the device answered; `budget` says which limit",
+    "cloud-error": "the cloud was wanted and failed, so the device answered; `error` says how",
+    "device-error": "the device failed, so the cloud answered; `error` says how",
+    "mode": "the client asked for this side",
+    "capability": "only this side has what the request asks for, e.g. tools",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ def _get(
 def _post(summary: str, body: dict[str, Any], answer: str, *, streams: bool = False) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {}
     statuses = tuple(sorted({status for status, _, _ in CODES.values()} - {405}))
     return {
         "post": {
@@ -112,7 +112,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     }
     count = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.max_tokens}
     sampling = {
-        "model": {"type": "string"},
+        "model": {"type": ["string", "null"]},
         "stream": {"type": ["boolean", "null"]},
         "temperature": {"type": ["number", "null"], "minimum": 0, "maximum": 2},
         "top_p": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1},

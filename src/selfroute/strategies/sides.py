@@ -130,6 +130,7 @@ class Attempt:
         self.started = False
         self.tokens: list[Token] = []
         self.finish_reason = "stop"
+        self._ended = False
         self._waited_s = 0.0
         self._replayed_s: float | None = None
         self._replayed_usd: float | None = None
@@ -159,6 +160,8 @@ class Attempt:
                         yield delta
                 return
             except UnsupportedByBackend:
+                if self._ended and variants[-1].top_logprobs is None:
+                    return  # the whole answer is there, without log-probabilities that only a score would need
                 if self.started or sampling is variants[-1]:
                     raise
 
@@ -181,6 +184,7 @@ class Attempt:
             self.tokens.extend(delta.tokens)
             self._usage = delta.usage or self._usage
             self.finish_reason = delta.finish_reason or self.finish_reason
+            self._ended |= delta.finish_reason is not None
             self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
             self._replayed_usd = self._replayed_usd if delta.usd is None else delta.usd
         return delta

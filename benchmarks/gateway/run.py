@@ -1,0 +1,242 @@
+"""What the gateway costs: beside a direct call and LiteLLM's proxy, against one stub upstream, in one run.
+
+    python benchmarks/gateway/run.py                 # everything; LiteLLM goes into a venv of its own, once
+    python benchmarks/gateway/run.py --no-litellm    # ours and the direct call alone
+    python benchmarks/gateway/run.py --memory 50000  # also: does memory stay flat?
+
+The stub answers at once with as many words as `max_tokens` says: 1 for a plain request, 33 for a stream, which makes
+35 events. selfroute asks its upstream for a stream in both cases, since only a stream says what was used when a client
+leaves. The client is an aiohttp closed loop in this process with a new prompt for every request; every gateway is a
+process of its own. selfroute runs `always_cloud` with prices, metrics and records on, and no limit on the budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+HERE = Path(__file__).resolve().parent
+LITELLM = "litellm[proxy]==1.106.2"
+WORDS = {"plain": 1, "stream": 33}
+_number = itertools.count()
+
+
+@dataclass
+class Row:
+    """One gateway's numbers.
+
+    Attributes:
+        p50_ms, p95_ms: of a plain request, one at a time.
+        per_s: plain requests per second at 16 at once.
+        stream_p50_ms, first_p50_ms: of a stream, one at a time: all of it, and its first event.
+        streams_per_s: streams per second at 16 at once.
+        start_s: from the start of the process to its first answer.
+        memory_mb: resident, after the run.
+    """
+
+    name: str
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    per_s: float = 0.0
+    stream_p50_ms: float = 0.0
+    first_p50_ms: float = 0.0
+    streams_per_s: float = 0.0
+    start_s: float = 0.0
+    memory_mb: float = 0.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=6.0, help="length of each load phase")
+    parser.add_argument("--no-litellm", action="store_true", help="leave LiteLLM's proxy out")
+    parser.add_argument("--venv", type=Path, default=HERE / ".litellm", help="LiteLLM's own environment")
+    parser.add_argument("--memory", type=int, default=0, metavar="N", help="requests of the memory test")
+    parser.add_argument("--out", type=Path, help="JSON file of the rows")
+    arguments = parser.parse_args()
+    litellm = None if arguments.no_litellm else install_litellm(arguments.venv)
+    with tempfile.TemporaryDirectory() as folder:
+        rows, memory = measure(Path(folder), arguments.seconds, litellm, arguments.memory)
+    show(rows)
+    if memory:
+        print(f"memory over {arguments.memory} requests, MB: " + ", ".join(f"{mb:.1f}" for mb in memory))
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"rows": [asdict(row) for row in rows], "memory_mb": memory}, indent=1))
+
+
+def measure(folder: Path, seconds: float, litellm: Path | None, memory: int) -> tuple[list[Row], list[float]]:
+    command = [sys.executable, "-m", "uvicorn", "upstream:app", "--no-access-log", "--log-level", "warning"]
+    with process("direct", lambda port: [*command, "--port", str(port)], cwd=HERE) as (stub, upstream):
+        rows = [asyncio.run(load(stub, upstream, seconds))]
+        with process("selfroute", lambda port: ours(folder, upstream, port)) as (row, url):
+            rows.append(asyncio.run(load(row, url, seconds)))
+            grown = asyncio.run(grow(url, memory, row.process)) if memory else []
+        if litellm is not None:
+            with process("LiteLLM", lambda port: theirs(folder, litellm, upstream, port)) as (row, url):
+                rows.append(asyncio.run(load(row, url, seconds)))
+    return rows, grown
+
+
+def ours(folder: Path, upstream: str, port: int) -> list[str]:
+    side = {"openai": {"base_url": f"{upstream}/v1", "model": "stub", "api_key_env": None, "concurrency": 256}}
+    recipe: dict[str, Any] = {"device": side, "cloud": side, "strategy": "always_cloud", "port": port}
+    recipe["prices"] = {"cloud": {"prompt_usd": 1, "completion_usd": 2}}
+    (folder / "serve.yaml").write_text(json.dumps(recipe))
+    return [sys.executable, "-m", "selfroute.cli", "serve", str(folder / "serve.yaml")]
+
+
+def theirs(folder: Path, venv: Path, upstream: str, port: int) -> list[str]:
+    model = {
+        "model_name": "stub",
+        "litellm_params": {"model": "openai/stub", "api_base": f"{upstream}/v1", "api_key": "x"},
+    }
+    (folder / "litellm.yaml").write_text(json.dumps({"model_list": [model]}))
+    return [str(venv / "bin" / "litellm"), "--config", str(folder / "litellm.yaml"), "--port", str(port),
+            "--host", "127.0.0.1", "--num_workers", "1"]  # fmt: skip
+
+
+def install_litellm(venv: Path) -> Path:
+    if not (venv / "bin" / "litellm").exists():
+        print(f"installing {LITELLM} into {venv} (once)", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+        subprocess.run([str(venv / "bin" / "python"), "-m", "pip", "install", "-q", LITELLM], check=True)
+    return venv
+
+
+@contextmanager
+def process(name: str, command: Callable[[int], list[str]], cwd: Path | None = None) -> Iterator[tuple[Any, str]]:
+    """A server on a free port: its row, with the time it took to answer, and its address."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    began = time.perf_counter()
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    running = subprocess.Popen(
+        command(port), cwd=cwd, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    row: Any = Row(name)
+    row.process = psutil.Process(running.pid)
+    try:
+        asyncio.run(until_it_answers(url, running, log))
+        row.start_s = time.perf_counter() - began
+        yield row, url
+    finally:
+        running.terminate()
+        try:
+            running.wait(15)
+        except subprocess.TimeoutExpired:
+            running.kill()
+
+
+async def until_it_answers(url: str, running: subprocess.Popen[bytes], log: Any) -> None:
+    async with aiohttp.ClientSession() as session:
+        for _ in range(6000):
+            if running.poll() is not None:
+                log.seek(0)
+                raise SystemExit(f"a server ended before it answered:\n{log.read().decode()[-2000:]}")
+            try:
+                if await ask(session, url, "plain"):
+                    return
+            except (aiohttp.ClientError, OSError):
+                pass
+            await asyncio.sleep(0.02)
+    raise SystemExit("a server did not answer in time")
+
+
+async def ask(session: aiohttp.ClientSession, url: str, kind: str) -> tuple[float, float] | None:
+    """One request; seconds to the first bytes and to the end, None if it was refused."""
+    body = {"model": "stub", "max_tokens": WORDS[kind], "stream": kind == "stream",
+            "messages": [{"role": "user", "content": f"question {next(_number)} of the benchmark"}]}  # fmt: skip
+    began = time.perf_counter()
+    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+        if response.status != 200:
+            return None
+        await response.content.readany()
+        first = time.perf_counter() - began
+        await response.content.read()
+    return first, time.perf_counter() - began
+
+
+async def load(row: Any, url: str, seconds: float) -> Row:
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for kind in WORDS:  # warm up
+            await phase(session, url, kind, 4, 1.0)
+        plain = await phase(session, url, "plain", 1, seconds)
+        ends = sorted(end for _, end in plain)
+        row.p50_ms, row.p95_ms = 1000 * statistics.median(ends), 1000 * ends[int(0.95 * len(ends))]
+        row.per_s = len(await phase(session, url, "plain", 16, seconds)) / seconds
+        streams = await phase(session, url, "stream", 1, seconds)
+        row.stream_p50_ms = 1000 * statistics.median(end for _, end in streams)
+        row.first_p50_ms = 1000 * statistics.median(first for first, _ in streams)
+        row.streams_per_s = len(await phase(session, url, "stream", 16, seconds)) / seconds
+    row.memory_mb = resident_mb(row.process)
+    return row
+
+
+async def phase(session: aiohttp.ClientSession, url: str, kind: str, at_once: int, seconds: float) -> list[Any]:
+    """A closed loop of `at_once` clients; the times of all answers."""
+    end = time.perf_counter() + seconds
+    times: list[tuple[float, float]] = []
+
+    async def client() -> None:
+        while time.perf_counter() < end:
+            answer = await ask(session, url, kind)
+            if answer is None:
+                raise SystemExit(f"{url} refused a request")
+            times.append(answer)
+
+    await asyncio.gather(*(client() for _ in range(at_once)))
+    return times
+
+
+async def grow(url: str, requests: int, running: psutil.Process) -> list[float]:
+    """Resident memory after each tenth of so many requests, half of them streams."""
+    async with aiohttp.ClientSession() as session:
+        seen = [resident_mb(running)]
+        for _ in range(10):
+            kinds = iter(["plain", "stream"] * (requests // 20))
+
+            async def client(kinds: Iterator[str] = kinds) -> None:
+                for kind in kinds:
+                    await ask(session, url, kind)
+
+            await asyncio.gather(*(client() for _ in range(16)))
+            seen.append(resident_mb(running))
+    return seen
+
+
+def resident_mb(running: psutil.Process) -> float:
+    """Of a process and its children."""
+    return sum(p.memory_info().rss for p in (running, *running.children(recursive=True))) / 2**20
+
+
+def show(rows: list[Row]) -> None:
+    head = "p50 ms", "p95 ms", "req/s at 16", "stream p50 ms", "first event", "streams/s at 16", "start s", "MB"
+    print("| gateway | " + " | ".join(head) + " |\n|---|" + "---|" * len(head))
+    for row in rows:
+        numbers = (row.p50_ms, row.p95_ms, row.per_s, row.stream_p50_ms, row.first_p50_ms, row.streams_per_s,
+                   row.start_s, row.memory_mb)  # fmt: skip
+        print(f"| {row.name} | " + " | ".join(f"{n:.2f}" if n < 100 else f"{n:.0f}" for n in numbers) + " |")
+    print(f"added by selfroute, one at a time: {rows[1].p50_ms - rows[0].p50_ms:.2f} ms p50")
+
+
+if __name__ == "__main__":
+    main()
