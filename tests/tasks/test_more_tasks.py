@@ -179,7 +179,7 @@ def test_golds_that_cannot_be_checked(tmp_path: Path) -> None:
 
 
 def test_reasoning_gym() -> None:
-    pytest.importorskip("reasoning_gym", reason="needs ../reasoning-gym: pip install 'selfroute[tasks]'")
+    pytest.importorskip("reasoning_gym", reason="needs the tasks extra")
     task: Any = make_task(Spec("reasoning_gym", "leg_counting"), seed=3, limit=4)
     rows = task.rows("test")
     assert [row.question for row in rows] == [row.question for row in task.rows("test")]
