@@ -46,10 +46,23 @@ class _Request:
     cancelled: bool = False
 
     def send(self, piece: Delta | SelfRouteError) -> None:
+        _deliver([(self, piece)])
+
+
+def _deliver(pieces: Sequence[tuple[_Request, Delta | SelfRouteError]]) -> None:
+    """Hand pieces to their consumers, waking each event loop once: a wake-up costs more than a token."""
+    for loop in {request.loop for request, _ in pieces}:
+        own = [(request.pieces, piece) for request, piece in pieces if request.loop is loop]
         try:
-            self.loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
-        except RuntimeError:  # the consumer's loop is closed
-            self.cancelled = True
+            loop.call_soon_threadsafe(_put_all, own)
+        except RuntimeError:  # the consumers' loop is closed
+            for request, _ in pieces:
+                request.cancelled |= request.loop is loop
+
+
+def _put_all(pieces: Sequence[tuple[asyncio.Queue[Delta | SelfRouteError], Delta | SelfRouteError]]) -> None:
+    for queue, piece in pieces:
+        queue.put_nowait(piece)
 
 
 @dataclass(eq=False)
@@ -228,17 +241,19 @@ class TransformersBackend:
     def _forward(self, step: Step, requests: Sequence[_Request], rows: Sequence[_Row]) -> list[int]:
         """Send one step's new text to its consumers; which rows are over."""
         over = []
+        pieces: list[tuple[_Request, Delta | SelfRouteError]] = []
+        if self._closed:
+            raise self._closed_error()
         for at, index in enumerate(step.rows):
             request, row = requests[index], rows[index]
-            if self._closed:
-                raise self._closed_error()
             if not request.cancelled:
                 _push(row, step, at)
                 delta = self._delta(row, request.sampling)
                 if delta.text or delta.tokens:
-                    request.send(delta)
+                    pieces.append((request, delta))
             if request.cancelled or row.text.stopped:
                 over.append(index)
+        _deliver(pieces)
         return over
 
     def _delta(self, row: _Row, sampling: Sampling, *, finish_reason: str | None = None) -> Delta:
