@@ -7,7 +7,7 @@
 The stub answers at once with as many words as `max_tokens` says: 1 for a plain request, 33 for a stream, which makes
 35 events. selfroute asks its upstream for a stream in both cases, since only a stream says what was used when a client
 leaves. The client is an aiohttp closed loop in this process with a new prompt for every request; every gateway is a
-process of its own. selfroute runs `always_cloud` with prices, metrics and records on, and no limit on the budget.
+process of its own. selfroute runs `always_cloud` with a SQLite budget, prices, metrics and records on.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def ours(folder: Path, upstream: str, port: int) -> list[str]:
     side = {"openai": {"base_url": f"{upstream}/v1", "model": "stub", "api_key_env": None, "concurrency": 256}}
     recipe: dict[str, Any] = {"device": side, "cloud": side, "strategy": "always_cloud", "port": port}
     recipe["prices"] = {"cloud": {"prompt_usd": 1, "completion_usd": 2}}
+    recipe["budget"] = {"calls": {"total": 10**9}, "ledger": {"sqlite": str(folder / "budget.sqlite")}}
     (folder / "serve.yaml").write_text(json.dumps(recipe))
     return [sys.executable, "-m", "selfroute.cli", "serve", str(folder / "serve.yaml")]
 

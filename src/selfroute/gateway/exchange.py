@@ -33,6 +33,7 @@ REASONS: dict[str, str] = {
     "answered": "the device answered and did not ask for the cloud",
     "hand-off": "the device asked for the cloud, and the cloud answered",
     "routed": "the prompt router decided",
+    "judged": "the strategy judged the device's answer and decided",
     "random": "the random strategy decided",
     "always": "the strategy always answers on this side",
     "budget": "the cloud was wanted and the budget refused, so the device answered; `budget` says which limit",
