@@ -160,9 +160,9 @@ def find_samples(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[st
     """
     if not path.exists():
         return {}
-    # Most of a large file is skipped without being parsed: a line holds what is looked for, or it does not.
-    wanted = {json.dumps(id, ensure_ascii=False) for _, id in keys}
-    rows = _rows(path, Sample, only=lambda line: line[: line.find('"question"')].partition('"id": ')[2][:-2] in wanted)
+    # Most of a large file is skipped without being parsed: `append` begins every line with its key.
+    starts = tuple(json.dumps({"strategy": name, "id": id}, ensure_ascii=False)[:-1] + ", " for name, id in keys)
+    rows = _rows(path, Sample, only=lambda line: line.startswith(starts))
     return {sample.key: sample for _, sample in rows if sample.key in keys}
 
 

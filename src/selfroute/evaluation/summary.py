@@ -149,9 +149,17 @@ def analyse(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _View:
-    """A strategy with its costs: what is kept and sent at the share, and values per prompt whose mean is wanted."""
+    """A strategy with its curve and costs, and the values per prompt whose mean is wanted.
+
+    Attributes:
+        exact: its prompts, once each.
+        curve: accuracy at the shares of `_GRID`.
+        sent: who goes to the cloud at the share.
+    """
 
     split: Split
+    exact: Counts
+    curve: Floats
     sent: Bools
     kept_usd: Floats | None
     sent_usd: Floats | None
@@ -173,7 +181,8 @@ class _View:
         if latency is not None:
             means["latency_mean_s"] = latency
         kept_usd, sent_usd = usd or (None, None)
-        return cls(split, sent, kept_usd, sent_usd, latency, means)
+        exact = exact_counts(split)
+        return cls(split, exact, _on_grid(exact)[0], sent, kept_usd, sent_usd, latency, means)
 
     def usd_at(self, shares: Floats) -> Floats | None:
         """Cost of 1,000 requests at each share."""
@@ -235,7 +244,7 @@ def _entry(
     routellm_bins: int | None,
 ) -> dict[str, Any]:
     split, n = view.split, len(view.split)
-    point = {name: float(value[0]) for name, value in _statistics(exact_counts(split), calls / n).items()}
+    point = {name: float(value[0]) for name, value in _statistics(view.exact, calls / n).items()}
     point |= {name: float(values.mean()) for name, values in view.means.items()}
     bands = {name: drawn.band(number, name) for name in point}
     refusal = metrics.apgr_refusal(float(split.device.mean()), float(split.cloud.mean()), bands["cloud_lead"])
@@ -297,8 +306,7 @@ def _aiq(view: _View, bounds: tuple[float, float, float] | None) -> float | None
     if usd is None or bounds is None:
         return None
     low, high, start = bounds
-    accuracy = _on_grid(exact_counts(view.split))[0]
-    return _number(metrics.aiq(usd, accuracy, low=low, high=high, start=start))
+    return _number(metrics.aiq(usd, view.curve, low=low, high=high, start=start))
 
 
 def _latencies(view: _View) -> dict[str, float | None]:
@@ -399,7 +407,7 @@ def _line(number: int, view: _View, drawn: Resampled) -> Line:
     return Line(
         split.name,
         split.fixed,
-        _on_grid(exact_counts(split))[0],
+        view.curve,
         low,
         high,
         raw_share=float(split.wants.mean()),
