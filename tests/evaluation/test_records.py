@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
@@ -149,6 +149,7 @@ def test_a_score_that_is_no_number_is_not_written(tmp_path: Path) -> None:
     assert (tmp_path / "r.jsonl").read_text() == ""
 
 
+@settings(deadline=None)  # the first example imports Arrow
 @given(rows=st.lists(records, max_size=8, unique_by=lambda r: r.key))
 def test_the_fast_reader_reads_the_same(tmp_path_factory: pytest.TempPathFactory, rows: list[Record]) -> None:
     path = tmp_path_factory.mktemp("records") / "records.jsonl"

@@ -211,9 +211,13 @@ def _lines(block: bytes) -> int:
 
 
 def _coded(column: Any, names: _Names) -> npt.NDArray[np.int32]:
-    """Strings as numbers of `names`."""
+    """Strings as numbers of `names`; where all are known already, without making Python strings of them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     coded = column.combine_chunks().dictionary_encode()
-    numbers = names.numbers(coded.dictionary.to_pylist())
+    places = pc.index_in(coded.dictionary, value_set=pa.array(list(names.known), pa.string()))
+    numbers = names.numbers(coded.dictionary.to_pylist()) if places.null_count else places.to_numpy()
     return np.asarray(numbers[coded.indices.to_numpy()], dtype=np.int32)
 
 

@@ -378,9 +378,10 @@ def reliability(value: Floats, outcome: Floats, *, bins: int = 10) -> list[Bin]:
         value: e.g. the score, shape (n,), no NaN.
         outcome: in [0, 1], e.g. whether the device is wrong; the interval takes it as n independent yes or no.
     """
-    different = np.unique(value)
-    if len(different) > bins:
-        different = np.unique(np.quantile(value, np.linspace(0, 1, bins + 1)))[:-1]
+    edges = np.unique(np.quantile(value, np.linspace(0, 1, bins + 1)))
+    different = edges[:-1]
+    if len(edges) <= bins and len(values := np.unique(value)) <= bins:
+        different = values
     place = np.searchsorted(different, value, side="right") - 1
     made = []
     for number in range(len(different)):
