@@ -230,10 +230,14 @@ def test_evaluate_from_recipe_to_report(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_in_the_real_program_is_exit_130() -> None:
+    # A shell without job control starts what runs in the background with Ctrl-C ignored, and so would its children.
     code = """
+import signal
 import time
 from selfroute import cli
 from selfroute.tasks import check
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def slow(*_):
     print("started", flush=True)
