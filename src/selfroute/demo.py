@@ -139,8 +139,8 @@ def _show(out: Path, summary: Mapping[str, Any], console: Console) -> None:
     console.print()
     console.print(summary_table(summary))
     console.print(
-        "before GAPG: the shipped warm-up device; after GAPG: your training of a few minutes, in which asking first "
-        "goes down before it comes up where the device fails; shipped GAPG: the same training, longer.\n"
+        "before GAPG: the shipped warm-up device; after GAPG: your training of a few minutes; shipped GAPG: the same "
+        "training, longer.\n"
     )
     for title, text in _transcripts(out):
         console.print(Panel(Text(text), title=title, title_align="left"))
