@@ -203,7 +203,8 @@ class Gateway:
 
     def _exchange(self, http: Http, request: ChatRequest) -> Exchange:
         named = request.model.partition("selfroute-")[2] if request.model.startswith("selfroute-") else None
-        mode = self.service.mode(http.header("x-selfroute-mode") or named)
+        header = http.header("x-selfroute-mode")
+        mode = self.service.mode(named if header is None else header)
         if self.in_flight >= self.limits.concurrent:
             raise ApiError(
                 "too_many_requests",

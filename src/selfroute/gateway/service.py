@@ -165,7 +165,7 @@ class Service:
         Raises:
             ApiError: it is unknown or not allowed.
         """
-        mode: Any = (asked or "auto").strip().lower()
+        mode: Any = "auto" if asked is None else asked
         if mode not in self.modes:
             allowed = ", ".join(sorted(self.modes))
             raise ApiError("mode_not_allowed", f"x-selfroute-mode: {mode[:40]!r} is not one of {allowed}")
