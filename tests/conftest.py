@@ -18,6 +18,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A deadline per example measures the machine, not the code; tests that are about time set one of their own.
+settings.register_profile("selfroute", deadline=None)
+settings.load_profile("selfroute")
 
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN")
 
