@@ -12,13 +12,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import ipaddress
+import shutil
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from tests.redis_server import RedisServer
 
 # A deadline per example measures the machine, not the code; tests that are about time set one of their own.
 settings.register_profile("selfroute", deadline=None)
@@ -94,3 +97,30 @@ def limit_torch() -> None:
         torch = sys.modules["torch"]
         if torch.get_num_threads() != 1:
             torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed; apt-get install redis-server")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis_server(redis_session: RedisServer) -> RedisServer:
+    """The server, running and empty."""
+    import redis
+
+    if redis_session.process is None:
+        redis_session.start()
+    with redis.Redis.from_url(redis_session.url) as client:
+        for _ in range(100):
+            try:
+                client.flushall()
+                return redis_session
+            except redis.BusyLoadingError:
+                time.sleep(0.05)
+    raise RuntimeError("redis-server does not come up")

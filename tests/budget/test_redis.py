@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from tests.budget.conftest import RedisServer
 from tests.budget.spender import ESTIMATE, USED, limits
+from tests.redis_server import RedisServer
 
 from selfroute.budget.ledger import LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit

@@ -1,4 +1,4 @@
-"""One test per row of the outcome table in docs/serving/faults.md, each against a server that really misbehaves."""
+"""One test per row of the outcome table in docs/serving.md, each against a server that really misbehaves."""
 
 from __future__ import annotations
 
@@ -189,6 +189,16 @@ async def test_what_the_cloud_says_of_a_wrong_request_is_told() -> None:
                 await client.chat.completions.create(**body)
             assert app.service.cloud is not None and app.service.cloud.health().state == "ready"
     assert caught.value.code == "upstream_refused"
+
+
+async def test_a_cloud_that_finds_the_request_wrong_leaves_a_device_that_does_not() -> None:
+    async with ChatServer() as cloud:
+        cloud.script.append(status(400, {"error": {"message": "unknown field 'top_k'"}}))
+        async with behind(service(device_fn, remote(cloud.url))) as (client, app):
+            answer = await client.chat.completions.create(**ask(HARD))
+            assert app.service.cloud is not None and app.service.cloud.health().state == "ready"
+    assert answer.choices[0].message.content == DEVICE_ANSWER
+    assert answer.selfroute["reason"] == "cloud-error" and "unknown field 'top_k'" in answer.selfroute["error"]
 
 
 # --- the device -------------------------------------------------------------------------------------------------------
