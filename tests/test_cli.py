@@ -73,6 +73,8 @@ def jsonl(tmp_path: Path) -> Path:
         (["record", "gsm8k", "path=nowhere"], ["nowhere"]),
         (["tasks", "--check", "countdwn"], ["did you mean 'countdown'?"]),
         (["tasks", "seed=3"], ["seed=3", "--check"]),
+        (["serve", "--port", "99999"], ["'--port': 99999", "see: selfroute serve --help"]),
+        (["evaluate"], ["Missing argument 'RECIPE.yaml'"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

@@ -42,6 +42,9 @@ class _Group(TyperGroup):
             if os.environ.get("SELFROUTE_DEBUG") == "1":
                 raise
             _fail(f"error: {' '.join(str(error).split())}", 2 if isinstance(error, ConfigError) else 1, error)
+        except typer.BadParameter as error:
+            message = error.format_message().rstrip(".")
+            _fail(f"error: {message}; see: selfroute {ctx.invoked_subcommand} --help", 2, error)
         except KeyboardInterrupt as error:
             _fail(f"interrupted{_how_to_go_on(ctx.invoked_subcommand)}", 130, error)
 
