@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfroute.assemble import ROWS_AHEAD, ask_ahead
+from selfroute.assemble.training import ROWS_AHEAD, ask_ahead
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable

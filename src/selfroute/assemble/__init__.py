@@ -1,0 +1,48 @@
+"""Recipes to running things: models, tasks and strategies put together for the commands.
+
+The rooms below take plain arguments; this is where a recipe's fields become them.
+"""
+
+from __future__ import annotations
+
+from selfroute.assemble.baselines import (
+    make_baselines,
+    make_policies,
+)
+from selfroute.assemble.evaluating import (
+    counting_options,
+    evaluate_recipe,
+    open_bench,
+    record_rows,
+    report_folder,
+)
+from selfroute.assemble.pieces import (
+    first_rows,
+    quiet_libraries,
+    remembered,
+    template_of,
+)
+from selfroute.assemble.training import (
+    ask_ahead,
+    model_files,
+    train_recipe,
+    warm_up_recipe,
+)
+
+__all__ = [
+    "ask_ahead",
+    "counting_options",
+    "evaluate_recipe",
+    "first_rows",
+    "make_baselines",
+    "make_policies",
+    "model_files",
+    "open_bench",
+    "quiet_libraries",
+    "record_rows",
+    "remembered",
+    "report_folder",
+    "template_of",
+    "train_recipe",
+    "warm_up_recipe",
+]

@@ -1,0 +1,233 @@
+"""`selfroute evaluate`, `report` and `record`: from a recipe to records and their summary."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selfroute.assemble.baselines import check_baselines, make_baselines, make_policies
+from selfroute.assemble.pieces import closing, first_rows, remembered, template_of
+from selfroute.backends.base import Backend
+from selfroute.config import EvaluateRecipe, ReportOptions, Spec, build, make_task, parse_overrides, to_values
+from selfroute.errors import ConfigError
+from selfroute.strategies.sides import Price
+from selfroute.tasks.base import Row, Task
+from selfroute.types import Completion, Sampling
+
+if TYPE_CHECKING:
+    from selfroute.evaluation.run import Bench, Engine
+
+__all__ = [
+    "counting_options",
+    "evaluate_recipe",
+    "open_bench",
+    "record_rows",
+    "report_folder",
+]
+
+_NOT_IN_RECORDS = (
+    *("out", "cache", "concurrency", "requests_per_minute", "engine", "workers"),
+    *("prices", "priced_as", "network", "routellm_bins"),
+)
+
+
+async def evaluate_recipe(
+    recipe: EvaluateRecipe,
+    *,
+    command: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
+    on_count: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate everything a recipe names; returns the summary that stands in `OUT/summary.json`.
+
+    Args:
+        command: how the run was started, for the report.
+        on_progress: called with answers done and answers in all.
+        on_count: called with bootstrap samples done and in all.
+    """
+    from selfroute.evaluation.run import evaluate
+
+    options = counting_options(recipe, cloud=recipe.cloud, device=recipe.device)
+    _, rows = _task_and_rows(recipe)
+    async with open_bench(recipe) as bench:
+        return await evaluate(
+            bench,
+            rows,
+            share=recipe.share,
+            seed=recipe.seed,
+            out=recipe.out,
+            engine=_engine(recipe),
+            on_progress=on_progress,
+            on_count=on_count,
+            command=command,
+            # What cannot change a record may differ when an interrupted run goes on.
+            config={k: v for k, v in to_values(recipe).items() if k not in _NOT_IN_RECORDS},
+            **options,
+        )
+
+
+def _task_and_rows(recipe: EvaluateRecipe) -> tuple[Task, list[Row]]:
+    # A task that draws its problems draws enough of them for the router too; the first ones stay the same.
+    drawn = None if recipe.limit is None else max(recipe.limit, recipe.router_rows)
+    task = make_task(recipe.task, seed=recipe.seed, limit=drawn)
+    return task, first_rows(task, recipe.split, recipe.limit)
+
+
+@asynccontextmanager
+async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
+    """The models, task and strategies of a recipe, closed at the end."""
+    from selfroute.evaluation.run import Bench
+
+    check_baselines(recipe.strategies)
+    if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
+        raise ConfigError("strategies: self_consistency asks the device several times; a recording holds one answer")
+    task, rows = _task_and_rows(recipe)
+    sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
+    cache, rate = recipe.cache or recipe.out / "answers.sqlite", recipe.requests_per_minute
+    device = remembered(recipe.device, cache, where="device", requests_per_minute=rate)
+    cloud = remembered(recipe.cloud, cache, where="cloud", requests_per_minute=rate)
+    # A policy answers a prompt up to three times the same way; it writes it once.
+    policies = {
+        name: remembered(spec, cache, where=f"policies.{name}", requests_per_minute=rate)
+        for name, spec in recipe.policies.items()
+    }
+    async with closing(device, cloud, *policies.values()):
+        baselines = await make_baselines(
+            recipe.strategies,
+            device=device,
+            cloud=cloud,
+            task=task,
+            share=recipe.share,
+            seed=recipe.seed,
+            router_rows=recipe.router_rows,
+            sampling=sampling,
+            rows=rows,
+            folds=recipe.folds,
+            encoder=recipe.encoder,
+            embedding=recipe.embedding,
+        )
+        strategies = baselines | make_policies(policies, cloud=cloud, template=template_of(task), alone=recipe.alone)
+        yield Bench(
+            strategies=list(strategies.values()),
+            task=task,
+            sampling=sampling,
+            template=template_of(task),
+            cloud=cloud,
+            concurrency=recipe.concurrency,
+            solve_samples=recipe.solve_samples,
+            solve_temperature=recipe.solve_temperature,
+            seed=recipe.seed,
+        )
+
+
+def _engine(recipe: EvaluateRecipe) -> Engine | None:
+    """Who answers the rows; None for this process."""
+    if recipe.engine == "local":
+        return None
+    from selfroute.evaluation.ray_engine import ray_engine
+
+    return ray_engine(partial(open_bench, recipe), workers=recipe.workers)
+
+
+def counting_options(
+    options: EvaluateRecipe | ReportOptions, *, device: Spec | str, cloud: Spec | str
+) -> dict[str, Any]:
+    """How records are counted, as arguments of `selfroute.evaluation.summary.analyse`.
+
+    Args:
+        device, cloud: the models, to find their prices.
+
+    Raises:
+        ConfigError: a price table or a network that cannot be.
+    """
+    from selfroute.evaluation.costs import Network, load_prices
+
+    if wrong := [key for key in options.priced_as if key not in ("device", "cloud")]:
+        raise ConfigError(f"priced_as: unknown key '{wrong[0]}'; known: device, cloud")
+    names = {"device": _price_names(device, "device"), "cloud": _price_names(cloud, "cloud")}
+    names |= {side: [name] for side, name in options.priced_as.items()}
+    return {
+        "prices": None if options.prices is None else load_prices(options.prices, **names),
+        "network": build(Network, options.network, where="network"),
+        "routellm_bins": options.routellm_bins,
+    }
+
+
+def _price_names(model: Spec | str, side: str) -> list[str]:
+    """Under what a model may stand in a price table, best first."""
+    if isinstance(model, str):
+        return [model, side]
+    own = model.options.get("name") or model.options.get("model") or f"{model.name}:{model.value or ''}".rstrip(":")
+    return [str(own), side]
+
+
+def report_folder(
+    folder: Path, overrides: Sequence[str], *, command: str = "", on_progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Count the records of a finished evaluation anew; returns the summary.
+
+    Raises:
+        ConfigError: an unknown option, or a folder without records.
+    """
+    from selfroute.evaluation.provenance import read_about
+    from selfroute.evaluation.run import write_results
+
+    options = build(ReportOptions, parse_overrides(overrides), where="report")
+    if not (folder / "records.jsonl").is_file():
+        raise ConfigError(f"'{folder}' holds no records.jsonl; name a folder that `selfroute evaluate` wrote")
+    identity = read_about(folder / "run.json").get("identity", {})
+    return write_results(
+        folder,
+        share=identity.get("share", 0.3) if options.share is None else options.share,
+        seed=identity.get("seed", 0) if options.seed is None else options.seed,
+        task=identity.get("task", ""),
+        resamples=options.resamples,
+        command=command,
+        on_progress=on_progress,
+        **counting_options(options, device="device", cloud=str(identity.get("cloud", "cloud"))),
+    )
+
+
+async def record_rows(
+    backend: Backend,
+    task: Task,
+    rows: Sequence[Row],
+    out: Path,
+    *,
+    as_device: bool,
+    concurrency: int,
+    max_tokens: int,
+    on_progress: Callable[[int, int], object],
+    price: Price | None = None,
+) -> list[str]:
+    """Record a backend's greedy answers to rows that `out` does not hold yet.
+
+    Args:
+        as_device: ask with the device's system prompt, without the offer to hand off.
+        on_progress: called with rows done and rows in all.
+        price: of the backend's tokens; None records no cost.
+
+    Returns:
+        `id: error` of the rows that got no answer.
+    """
+    from selfroute.backends.recorded import record
+
+    template = template_of(task)
+    items = []
+    for row in rows:
+        messages = template.conversation(row.question)
+        items.append((row.id, template.device_messages(messages, offer_handoff=False) if as_device else messages))
+    failed: list[str] = []
+    done = 0
+    async with closing(backend):
+        cost = None if price is None else price.cost_usd
+        answers = record(backend, items, out, Sampling(max_tokens=max_tokens), concurrency=concurrency, cost_usd=cost)
+        async for recording in answers:
+            done += 1
+            on_progress(done, len(rows))
+            if not isinstance(recording.outcome, Completion):
+                failed.append(f"{recording.id}: {recording.outcome}")
+    return failed

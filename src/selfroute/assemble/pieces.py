@@ -1,0 +1,86 @@
+"""What every command puts together from a recipe: templates, rows, models that remember their answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+
+from selfroute.backends.base import Backend
+from selfroute.config import Spec, make_backend, suggest
+from selfroute.errors import ConfigError
+from selfroute.handoff import TEMPLATES, PromptTemplate
+from selfroute.tasks.base import Row, Task
+
+__all__ = [
+    "closing",
+    "first_rows",
+    "quiet_libraries",
+    "remembered",
+    "template_of",
+]
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to our own progress: no bars for loading and saving weights, no notes between libraries."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def template_of(task: Task) -> PromptTemplate:
+    """The prompt template that a task names.
+
+    Raises:
+        ConfigError: there is no such template.
+    """
+    if task.template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        raise ConfigError(
+            f"task '{task.name}': unknown template '{task.template}'{suggest(task.template, TEMPLATES)}; known: {known}"
+        )
+    return TEMPLATES[task.template]
+
+
+def first_rows(task: Task, split: str, limit: int | None) -> list[Row]:
+    """The first `limit` rows of a split, or all of them.
+
+    Raises:
+        ConfigError: the split is empty.
+    """
+    rows = list(islice(task.rows(split), limit))
+    if not rows:
+        raise ConfigError(f"split '{split}' of task '{task.name}' is empty; choose another split or check the data")
+    return rows
+
+
+def remembered(spec: Spec, cache: Path, *, where: str, requests_per_minute: float | None = None) -> Backend:
+    """A model whose answers are kept in `cache` and never asked for twice.
+
+    Args:
+        requests_per_minute: most calls a minute, if the model is behind an endpoint.
+    """
+    from selfroute.backends.cache import AnswerCache, cached
+
+    backend = make_backend(spec, where=where)
+    if requests_per_minute is not None and spec.name == "openai":
+        from selfroute.evaluation.flight import RateLimited
+
+        backend = RateLimited(backend, requests_per_minute=requests_per_minute)
+    return cached(backend, AnswerCache(cache))
+
+
+@asynccontextmanager
+async def closing(*backends: Backend) -> AsyncIterator[None]:
+    """Close the backends that can be closed, whatever happens."""
+    try:
+        yield
+    finally:
+        for backend in backends:
+            if aclose := getattr(backend, "aclose", None):
+                await aclose()

@@ -1,0 +1,182 @@
+"""`selfroute train`: from a recipe to a run of the trainer or of the warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from selfroute.assemble.pieces import first_rows, quiet_libraries, remembered, template_of
+from selfroute.backends.base import Backend, complete_all, run_sync
+from selfroute.config import TrainRecipe, WarmupRecipe, make_task, to_values
+from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.rewards import check_weights
+from selfroute.tasks.base import Task
+from selfroute.tasks.countdown import Countdown
+from selfroute.types import Sampling
+
+__all__ = [
+    "ask_ahead",
+    "model_files",
+    "train_recipe",
+    "warm_up_recipe",
+]
+
+ROWS_AHEAD = 256  # asked for at once before training
+
+
+def model_files(model: str) -> tuple[str, str]:
+    """Where weights and tokenizer of a trainable model lie: `embedded:name`, a folder, or a repository of the hub.
+
+    Raises:
+        ConfigError: a folder that holds no model, or a path that does not exist.
+    """
+    if model.startswith("embedded:"):
+        from selfroute.backends.embedded import asset_path
+
+        folder = asset_path(model.removeprefix("embedded:"))
+        return str(folder), str(folder.parent / "tokenizer")
+    path = Path(model).expanduser()
+    if path.exists() and not (path / "config.json").is_file():
+        raise ConfigError(f"model: '{model}' is not a model folder: it holds no config.json; name one that does")
+    if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
+        raise ConfigError(f"model: '{model}' does not exist; name a folder, a hub repository, or embedded:device")
+    place = str(path) if path.exists() else model
+    return place, place
+
+
+def check_cloud(cloud: Backend, task: Task, *, max_tokens: int) -> None:
+    """Ask the cloud for the first training row, as training would: a cloud that refuses must not cost a whole run.
+
+    Raises:
+        ConfigError: the cloud does not answer.
+    """
+    (row,) = first_rows(task, "train", 1)
+    prompt = template_of(task).conversation(row.question)
+    (answer,) = run_sync(complete_all(cloud, [prompt], Sampling(max_tokens=max_tokens)))
+    if isinstance(answer, SelfRouteError):
+        raise ConfigError(
+            f"cloud '{cloud.name}' does not answer: {answer}; check its address, key and model"
+        ) from answer
+
+
+def ask_ahead(
+    cloud: Backend,
+    task: Task,
+    *,
+    max_tokens: int,
+    concurrency: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Have a remembered cloud answer every training row; what it knows already costs nothing.
+
+    A row that fails is left for the training to ask again.
+
+    Args:
+        on_progress: called with rows answered and rows in all.
+    """
+    rows = first_rows(task, "train", None)
+    prompts = [template_of(task).conversation(row.question) for row in rows]
+    for start in range(0, len(prompts), ROWS_AHEAD):
+        some = prompts[start : start + ROWS_AHEAD]
+        run_sync(complete_all(cloud, some, Sampling(max_tokens=max_tokens), concurrency=concurrency))
+        if on_progress is not None:
+            on_progress(start + len(some), len(prompts))
+
+
+def train_recipe(
+    recipe: TrainRecipe, *, on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+) -> Path:
+    """Train what a recipe names; returns the folder of the trained model.
+
+    Args:
+        on_progress: called with step, steps, and the step's metrics.
+    """
+    check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
+    task = make_task(recipe.task, seed=recipe.seed)
+    template_of(task)
+    first_rows(task, "train", 1)
+    model, tokenizer = model_files(recipe.model)
+    # Task tuning never offers the hand-off, so it needs no cloud.
+    needs_cloud = recipe.algorithm != "task_tuning"
+    cloud = (
+        remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud") if needs_cloud else None
+    )
+
+    if cloud is not None:
+        most = max(512, recipe.max_new_tokens)
+        check_cloud(cloud, task, max_tokens=most)
+        if recipe.ask_ahead:
+
+            def on_answers(done: int, total: int) -> None:
+                if on_progress is not None:
+                    on_progress(0, recipe.steps, {"cloud/answered_ahead": done / total})
+
+            ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
+
+    from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
+
+    quiet_libraries()
+    train(
+        task=task,
+        model=model,
+        tokenizer=tokenizer,
+        cloud=cloud,
+        algorithm=recipe.algorithm,
+        share=recipe.share,
+        steps=recipe.steps,
+        max_minutes=recipe.max_minutes,
+        prompts_per_step=recipe.prompts_per_step,
+        group_size=recipe.group_size,
+        learning_rate=recipe.learning_rate,
+        temperature=recipe.temperature,
+        reward=asdict(recipe.reward),
+        max_new_tokens=recipe.max_new_tokens,
+        seed=recipe.seed,
+        save_steps=recipe.save_steps,
+        rows_per_pass=recipe.rows_per_pass,
+        bf16=recipe.bf16,
+        concurrency=recipe.concurrency,
+        out=recipe.out,
+        resume=recipe.resume,
+        config=to_values(recipe),
+        on_progress=on_progress,
+    )
+    return recipe.out / "checkpoint"
+
+
+def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
+    """Make a small model from nothing; returns its folder.
+
+    Raises:
+        ConfigError: the task is not Countdown, the only one with written searches.
+    """
+    task = make_task(recipe.task, seed=recipe.seed)
+    if not isinstance(task, Countdown):
+        raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use countdown")
+
+    from selfroute.train.tokenizer import build_tokenizer
+    from selfroute.train.traces import TraceStyle
+    from selfroute.train.warmup import warm_up
+
+    quiet_libraries()
+    warm_up(
+        out=recipe.out,
+        tokenizer=build_tokenizer(),
+        task=task,
+        style=TraceStyle(**asdict(recipe.traces)),
+        role=recipe.role,
+        hidden_size=recipe.hidden_size,
+        layers=recipe.layers,
+        steps=recipe.steps,
+        batch_tokens=recipe.batch_tokens,
+        learning_rate=recipe.learning_rate,
+        seed=recipe.seed,
+        start=None if recipe.start is None else model_files(recipe.start)[0],
+        workers=recipe.workers,
+        resume=recipe.resume,
+        config=to_values(recipe),
+        **options,
+    )
+    return recipe.out / "checkpoint"

@@ -1,0 +1,91 @@
+"""Names and YAML to typed recipes and objects.
+
+A recipe is a YAML file plus `key=value` arguments of the command line. It is checked against a frozen dataclass
+before any work starts: unknown keys, wrong types and values outside their range are `ConfigError`s that name the
+key, the value and the next step. Names of tasks, backends and strategies are plain dicts from a name to the
+place of its factory, which is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from selfroute.config.names import (
+    BACKEND_EXAMPLES,
+    BACKENDS,
+    DRAWN_TASKS,
+    LEARNED,
+    LEDGERS,
+    SCORED,
+    STRATEGIES,
+    TASKS,
+    construct,
+    make_backend,
+    make_budget,
+    make_ledger,
+    make_task,
+    resolve,
+)
+from selfroute.config.recipes import (
+    Algorithm,
+    BudgetOptions,
+    Count,
+    CountLimits,
+    EvaluateRecipe,
+    NotNegative,
+    Positive,
+    ReportOptions,
+    RewardOptions,
+    TraceOptions,
+    TrainRecipe,
+    UsdLimits,
+    WarmupRecipe,
+)
+from selfroute.config.values import (
+    Bounds,
+    Spec,
+    build,
+    load_recipe,
+    load_values,
+    parse_overrides,
+    parse_spec,
+    suggest,
+    to_values,
+)
+
+__all__ = [
+    "BACKENDS",
+    "BACKEND_EXAMPLES",
+    "DRAWN_TASKS",
+    "LEARNED",
+    "LEDGERS",
+    "SCORED",
+    "STRATEGIES",
+    "TASKS",
+    "Algorithm",
+    "Bounds",
+    "BudgetOptions",
+    "Count",
+    "CountLimits",
+    "EvaluateRecipe",
+    "NotNegative",
+    "Positive",
+    "ReportOptions",
+    "RewardOptions",
+    "Spec",
+    "TraceOptions",
+    "TrainRecipe",
+    "UsdLimits",
+    "WarmupRecipe",
+    "build",
+    "construct",
+    "load_recipe",
+    "load_values",
+    "make_backend",
+    "make_budget",
+    "make_ledger",
+    "make_task",
+    "parse_overrides",
+    "parse_spec",
+    "resolve",
+    "suggest",
+    "to_values",
+]
