@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import Estimate
 from selfroute.errors import BackendUnavailable, UnsupportedByBackend
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
-from selfroute.types import Delta, Message, Sampling, Usage
+from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 TEMPLATE = TEMPLATES["think"]
 SAMPLING = Sampling(max_tokens=100)
@@ -30,10 +31,16 @@ def offered(messages: Sequence[Message]) -> bool:
     return any(HANDOFF_TEXT in message.content for message in messages)
 
 
-def asks_when_hard(messages: Sequence[Message], sampling: Sampling) -> str:
-    """A trained device: hands off hard questions where that is offered and not forbidden."""
+def asks_when_hard(messages: Sequence[Message], sampling: Sampling) -> Completion | str:
+    """A trained device: hands off hard questions where that is offered and not forbidden, and is unsure of them."""
+    is_hard = "hard" in messages[-1].content
     may = offered(messages) and HANDOFF_TEXT not in sampling.forbid
-    return ASKING_TEXT if may and "hard" in messages[-1].content else DEVICE_TEXT
+    text = ASKING_TEXT if may and is_hard else DEVICE_TEXT
+    if sampling.top_logprobs is None:
+        return text
+    logprob = -2.0 if is_hard else -0.01
+    tokens = tuple(Token(word, logprob, {word: logprob}) for word in re.findall(r"\S+\s*", text))
+    return Completion(text, Usage(len(messages), len(tokens)), tokens=tokens)
 
 
 def down(messages: Sequence[Message], sampling: Sampling) -> str:
@@ -43,7 +50,7 @@ def down(messages: Sequence[Message], sampling: Sampling) -> str:
 class Recorder(FunctionBackend):
     """Remembers what it was asked."""
 
-    def __init__(self, name: str, fn: Callable[[Sequence[Message], Sampling], str]) -> None:
+    def __init__(self, name: str, fn: Callable[[Sequence[Message], Sampling], Completion | str]) -> None:
         super().__init__(name, fn)
         self.asked: list[tuple[list[Message], Sampling]] = []
 
