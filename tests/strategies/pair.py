@@ -31,16 +31,19 @@ def offered(messages: Sequence[Message]) -> bool:
     return any(HANDOFF_TEXT in message.content for message in messages)
 
 
+def spoken(text: str, sampling: Sampling, *, logprob: float) -> Completion | str:
+    """A text, with tokens of one log-probability each where they are asked for."""
+    if sampling.top_logprobs is None:
+        return text
+    tokens = tuple(Token(word, logprob, {word: logprob}) for word in re.findall(r"\S+\s*", text))
+    return Completion(text, Usage(1, len(tokens)), tokens=tokens)
+
+
 def asks_when_hard(messages: Sequence[Message], sampling: Sampling) -> Completion | str:
     """A trained device: hands off hard questions where that is offered and not forbidden, and is unsure of them."""
     is_hard = "hard" in messages[-1].content
     may = offered(messages) and HANDOFF_TEXT not in sampling.forbid
-    text = ASKING_TEXT if may and is_hard else DEVICE_TEXT
-    if sampling.top_logprobs is None:
-        return text
-    logprob = -2.0 if is_hard else -0.01
-    tokens = tuple(Token(word, logprob, {word: logprob}) for word in re.findall(r"\S+\s*", text))
-    return Completion(text, Usage(len(messages), len(tokens)), tokens=tokens)
+    return spoken(ASKING_TEXT if may and is_hard else DEVICE_TEXT, sampling, logprob=-2.0 if is_hard else -0.01)
 
 
 def down(messages: Sequence[Message], sampling: Sampling) -> str:

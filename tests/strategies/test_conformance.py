@@ -24,6 +24,7 @@ from tests.strategies.pair import (
     easy,
     hard,
     offered,
+    spoken,
 )
 
 from selfroute.backends.base import Backend
@@ -245,7 +246,7 @@ async def test_a_ledger_out_of_reach_means_a_forced_local_attempt(make: Make) ->
 
 @pytest.mark.parametrize("make", SENDING)
 async def test_a_forced_attempt_that_still_asks_is_an_empty_answer(make: Make) -> None:
-    stubborn = Plain("device", lambda messages, sampling: ASKING_TEXT)
+    stubborn = Recorder("device", lambda messages, sampling: spoken(ASKING_TEXT, sampling, logprob=-2.0))
     trace = await answer(Sides(device=stubborn).make(make).with_budget(NoCloud()), hard(), SAMPLING)
     assert (trace.source, trace.reason, trace.text) == ("device", "budget", "")
     assert trace.segments[-1].text == ASKING_TEXT
