@@ -2,8 +2,8 @@
 
     python benchmarks/recorded/run.py [--write] [NAME …] [key=value …]
 
-Runs `selfroute evaluate recipes/recorded/NAME.yaml` for each name, or for all of them, and writes `docs/results/` anew
-from every run whose summary lies in `out/recorded/`. Each row is judged by a fit on the other four folds (seed 0); all
+Runs `selfroute evaluate recipes/recorded/NAME.yaml` for each name, or for all of them, and writes each pair whose
+summary lies in `out/recorded/` into `docs/results/recorded.md`; the other pairs of the page stay. Each row is judged by a fit on the other four folds (seed 0); all
 choices of strength are made within those four.
 
 What was looked at before: leaf sizes, columns per split and the blend were chosen on Mixtral → GPT-4 and on
@@ -98,6 +98,12 @@ def binned_apgr(folder: Path) -> Mapping[str, float | None]:
     return found
 
 
+def sections(page: str) -> dict[str, str]:
+    """The pairs' tables of a written page, by title."""
+    parts = page.split("\n## ")[1:]
+    return {part.splitlines()[0]: f"## {part.rstrip()}\n" for part in parts}
+
+
 HEAD = """# Recorded pairs
 
 Written by `python benchmarks/recorded/run.py`. Five folds, seed 0, out-of-fold scores; intervals are bootstraps
@@ -109,8 +115,8 @@ The after-answer strategies were not set up blind: leaf sizes, columns per split
 Mixtral → GPT-4 and Llama-3.1-8B → gpt-4o, the list of features while looking at all pairs with texts, MATH
 included. Nothing was fitted on a row that it is judged on, but the rows are optimistic for a new pair.
 
-Where a simple baseline wins: on Qwen2-7B → gpt-4o the length of the prompt, with nothing fitted, is ahead of every
-learned prompt router. On MATH no router can know anything, and the after-answer strategies stay below the 0.60
+Where a simple baseline wins: on Qwen2-7B → gpt-4o and on Llama-3.1-8B → gpt-4o the length of the prompt, with
+nothing fitted, is ahead of every learned prompt router. On MATH no router can know anything, and the after-answer strategies stay below the 0.60
 aimed at. Among the after-answer strategies themselves the differences are within their intervals.
 
 """
@@ -124,9 +130,12 @@ def main() -> None:
     for name in names or ([] if "--write" in sys.argv else NAMES):
         print(name, flush=True)
         run(name, overrides)
-    folders = {name: ROOT / "out" / "recorded" / name for name in NAMES}
-    done = [section(name, folder) for name, folder in folders.items() if (folder / "summary.json").is_file()]
-    RESULTS.write_text(HEAD + "\n".join(done), encoding="utf-8")
+    shown = sections(RESULTS.read_text(encoding="utf-8"))
+    for name, title in NAMES.items():
+        folder = ROOT / "out" / "recorded" / name
+        if (folder / "summary.json").is_file():
+            shown[title] = section(name, folder)
+    RESULTS.write_text(HEAD + "\n".join(shown[title] for title in NAMES.values() if title in shown), encoding="utf-8")
 
 
 if __name__ == "__main__":
