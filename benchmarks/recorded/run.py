@@ -3,8 +3,8 @@
     python benchmarks/recorded/run.py [--write] [NAME …] [key=value …]
 
 Runs `selfroute evaluate recipes/recorded/NAME.yaml` for each name, or for all of them, and writes each pair whose
-summary lies in `out/recorded/` into `docs/results/recorded.md`; the other pairs of the page stay. Each row is judged by a fit on the other four folds (seed 0); all
-choices of strength are made within those four.
+summary lies in `out/recorded/` into `docs/results/recorded.md`; the other pairs of the page stay. Each row is judged
+by a fit on the other four folds (seed 0); all choices of strength are made within those four.
 
 What was looked at before: leaf sizes, columns per split and the blend were chosen on Mixtral → GPT-4 and on
 Llama-3.1-8B → gpt-4o (GSM8K), which makes their rows optimistic. The list of answer features was drawn up while
@@ -116,8 +116,9 @@ Mixtral → GPT-4 and Llama-3.1-8B → gpt-4o, the list of features while lookin
 included. Nothing was fitted on a row that it is judged on, but the rows are optimistic for a new pair.
 
 Where a simple baseline wins: on Qwen2-7B → gpt-4o and on Llama-3.1-8B → gpt-4o the length of the prompt, with
-nothing fitted, is ahead of every learned prompt router. On MATH no router can know anything, and the after-answer strategies stay below the 0.60
-aimed at. Among the after-answer strategies themselves the differences are within their intervals.
+nothing fitted, is ahead of every learned prompt router. On MATH no router can know anything, and the after-answer
+strategies stay below the 0.60 aimed at. Among the after-answer strategies themselves the differences are within
+their intervals.
 
 """
 
