@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -73,6 +74,19 @@ async def test_after_closing(smollm2_file: Path) -> None:
         assert (await complete(backend, ask("Hi"), Sampling(max_tokens=2))).text
     with pytest.raises(BackendUnavailable, match="the backend is closed"):
         await complete(backend, ask("Hi"), Sampling(max_tokens=2))
+
+
+def test_a_server_that_was_never_asked_closes(smollm2_file: Path) -> None:
+    """Built and closed at once: the server's loop may not have begun to run."""
+
+    def build_and_close() -> None:
+        for _ in range(3):
+            LlamaCppBackend(smollm2_file, slots=1, context_tokens=64, threads=1).close()
+
+    closing = threading.Thread(target=build_and_close, daemon=True)
+    closing.start()
+    closing.join(timeout=60)
+    assert not closing.is_alive()
 
 
 def test_it_is_found_by_name(smollm2_file: Path) -> None:

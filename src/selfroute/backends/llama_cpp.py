@@ -184,11 +184,16 @@ def _serve(path: Path, slots: int, context_tokens: int, threads: int | None, gpu
     params.cache_ram_mib = _CACHE_MIB
     params.verbosity = _ERRORS_ONLY
     params.ui = params.endpoint_slots = False
+    params.endpoint_metrics = True
     if threads is not None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"llama.cpp cannot load '{path}': {' '.join(str(error).split())}; is the file whole, and new enough for it?"
         ) from None
+    # The server is handed out before its loop runs, and closing one that has not begun to run waits for ever. The loop
+    # answers this question.
+    server.handle_metrics()
+    return server
