@@ -33,7 +33,8 @@ from selfroute.grading import Outcome
 from selfroute.rewards import hierarchical
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
-from selfroute.train.gapg import GAPGConfig, GAPGTrainer
+from selfroute.train.gapg import GAPGTrainer
+from selfroute.train.gapg_config import GAPGConfig
 from selfroute.train.outcomes import OutcomeGrader
 from selfroute.train.run import build_dataset
 from selfroute.train.tokenizer import build_tokenizer

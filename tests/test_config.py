@@ -254,7 +254,7 @@ def test_no_key_of_a_recipe_is_ignored(cls: type, reader: ModuleType) -> None:
 
 
 def test_the_algorithms_are_those_of_the_trainer() -> None:
-    from selfroute.train.gapg import ALGORITHMS
+    from selfroute.train.gapg_config import ALGORITHMS
 
     assert set(get_args(Algorithm)) == set(ALGORITHMS)
 

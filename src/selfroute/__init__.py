@@ -74,8 +74,8 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.tasks.gsm8k import GSM8K as GSM8K
     from selfroute.tasks.hendrycks_math import HendrycksMath as HendrycksMath
     from selfroute.tasks.jsonl import JsonLines as JsonLines
-    from selfroute.train.gapg import GAPGConfig as GAPGConfig
     from selfroute.train.gapg import GAPGTrainer as GAPGTrainer
+    from selfroute.train.gapg_config import GAPGConfig as GAPGConfig
     from selfroute.types import Completion as Completion
     from selfroute.types import Delta as Delta
     from selfroute.types import Event as Event
@@ -120,7 +120,8 @@ _MODULES: dict[str, str] = {
     "tasks.gsm8k": "GSM8K",
     "tasks.hendrycks_math": "HendrycksMath",
     "tasks.jsonl": "JsonLines",
-    "train.gapg": "GAPGConfig GAPGTrainer",
+    "train.gapg": "GAPGTrainer",
+    "train.gapg_config": "GAPGConfig",
     "types": "Completion Delta Event Finished HandOff Message Refusal Sampling Segment TextDelta Token Trace Usage",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 HANDOFF_TEXT = "<unknown> I need external assistance </unknown>"
+SHARE_SENTENCE = "You can ask for external assistance for {percent} of 100 problems."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,17 @@ class PromptTemplate:
         """The user's side alone: what the cloud sees."""
         return [Message("user", self.user.format(question=question))]
 
-    def device_messages(self, messages: Sequence[Message], *, offer_handoff: bool = True) -> list[Message]:
-        """The conversation with the device's system prompt in front, joined with the user's own if there is one."""
+    def device_messages(
+        self, messages: Sequence[Message], *, offer_handoff: bool = True, share: float | None = None
+    ) -> list[Message]:
+        """The conversation with the device's system prompt in front, joined with the user's own if there is one.
+
+        Args:
+            share: the wanted call share, said beside the offer to a policy that was trained for several.
+        """
         system = f"{self.system} {self.help}" if offer_handoff else self.system
+        if offer_handoff and share is not None:
+            system = f"{system} {SHARE_SENTENCE.format(percent=round(100 * share))}"
         if messages and messages[0].role in ("system", "developer"):
             own, *messages = messages
             system = f"{system}\n\n{own.content}"

@@ -10,7 +10,15 @@ from selfroute.grading import Outcome
 __all__ = ["check_weights", "hierarchical"]
 
 
-def hierarchical(outcome: Outcome, *, local: float = 1.0, cloud: float = 0.3, format: float = 0.0) -> float | None:
+def hierarchical(
+    outcome: Outcome,
+    *,
+    local: float = 1.0,
+    cloud: float = 0.3,
+    format: float = 0.0,
+    price: float = 0.0,
+    token_price: float = 0.0,
+) -> float | None:
     """The hierarchical reward of arXiv 2509.24050: a local solution pays more than one from the cloud.
 
     With `format=0` this is the paper's final form (V3, eq. 18): `local` for a correct answer of the device, `cloud`
@@ -20,13 +28,17 @@ def hierarchical(outcome: Outcome, *, local: float = 1.0, cloud: float = 0.3, fo
         local            device answered, correct, unformatted      format   device answered, wrong, formatted
         0                otherwise
 
-    A hand-off never earns the format reward.
+    A hand-off never earns the format reward. What it costs, right or wrong, is taken off: `price` for the call, the
+    λ of a share that is to be met (DA-GRPO, arXiv 2602.00166), and `token_price` for each token that the device
+    wrote before it gave up.
 
     Args:
         outcome: the facts.
         local: α_a, for a correct local answer.
         cloud: α_c, for a correct answer through the cloud; `cloud / local` is the confidence below which asking pays.
         format: α_f, for think and answer tags in a local answer.
+        price: of a hand-off; below 0 it is a bonus.
+        token_price: of one device token of a hand-off.
 
     Returns:
         The reward, or None if the cloud or the verifier failed: leave such a rollout out, do not count it as 0.
@@ -36,7 +48,8 @@ def hierarchical(outcome: Outcome, *, local: float = 1.0, cloud: float = 0.3, fo
     """
     check_weights(local=local, cloud=cloud, format=format)
     if outcome.wants_cloud:
-        return _paid(outcome.cloud_correct, cloud)
+        paid = _paid(outcome.cloud_correct, cloud)
+        return None if paid is None else paid - price - token_price * outcome.device_tokens
     base = _paid(outcome.device_correct, local)
     return base if base is None or not outcome.formatted else base + format
 

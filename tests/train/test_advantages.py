@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfroute.train.advantages import group_advantages
+from selfroute.train.advantages import group_advantages, split_advantages
 
 finite = st.floats(-10, 10, width=32)
 groups = st.integers(2, 9).flatmap(
@@ -140,3 +140,37 @@ def test_the_variance_falls_as_one_over_the_group_size() -> None:
         probability, estimates = every_group(size)
         traces.append(float((probability[:, None] * (estimates - true_gradient()) ** 2).sum()))
     assert traces[0] > 1.9 * traces[1] > 1.9 * 1.9 * traces[2]
+
+
+# --- forced attempts: the same parameters make a second policy, that of the prompt without the offer
+
+MIX = torch.tensor([[0.5, 0.2, -0.3], [0.1, -0.6, 0.4], [0.0, 0.3, 0.2]], dtype=torch.float64)
+SOLVED = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)  # asking without the offer is a wrong answer
+
+
+def both_objectives(theta: Tensor, weight: float) -> Tensor:
+    return (theta.softmax(0) * PAY).sum() + weight * ((MIX @ theta).softmax(0) * SOLVED).sum()
+
+
+@pytest.mark.parametrize(("free", "forced", "weight"), [(3, 2, 1.0), (2, 3, 0.5), (4, 2, 2.0)])
+def test_forced_attempts_estimate_the_sum_of_both_objectives(free: int, forced: int, weight: float) -> None:
+    theta = LOGITS.clone().requires_grad_()
+    both_objectives(theta, weight).backward()
+    plain = (MIX @ LOGITS).softmax(0)
+    forced_scores = (torch.eye(3, dtype=torch.float64) - plain) @ MIX
+    actions = torch.tensor(list(itertools.product(range(3), repeat=free + forced)))
+    first, last = actions[:, :free], actions[:, free:]
+    probability = LOGITS.softmax(0)[first].prod(1) * plain[last].prod(1)
+    weights = split_advantages(torch.cat([PAY[first], SOLVED[last]], dim=1), forced=forced, weight=weight)
+    gradients = torch.cat([scores()[first], forced_scores[last]], dim=1)
+    estimates = (weights[:, :, None] * gradients).sum(1)
+    assert theta.grad is not None
+    assert torch.allclose((probability[:, None] * estimates).sum(0), theta.grad, atol=1e-14)
+    solved = SOLVED[last].mean(1)
+    assert (probability * solved).sum().item() == pytest.approx(plain[0].item())  # q(x) itself
+
+
+def test_a_group_in_which_all_who_may_ask_do_still_teaches() -> None:
+    rewards = torch.tensor([[0.3] * 6 + [1.0, 0.0]])
+    assert not group_advantages(rewards[:, :6]).any()
+    assert split_advantages(rewards, forced=2, weight=1.0)[0].tolist() == [0.0] * 6 + [0.5, -0.5]

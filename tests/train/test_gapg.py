@@ -25,7 +25,9 @@ from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards import hierarchical
 from selfroute.train import gapg
-from selfroute.train.gapg import ALGORITHMS, CollapseWarning, GAPGConfig, GAPGTrainer
+from selfroute.train.alarms import CollapseWarning
+from selfroute.train.gapg import GAPGTrainer
+from selfroute.train.gapg_config import ALGORITHMS, GAPGConfig
 from selfroute.train.prompt_filter import classify
 
 Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
@@ -289,6 +291,95 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         assert distance(flat(two) - start, flat(one) - start) < 1e-6, name
 
 
+# --- beyond the paper
+
+
+def written(row_id: str, *, offer_handoff: bool, share: float | None) -> list[dict[str, str]]:
+    """A share of 0.3 is said by the word w3, an attempt without the offer by w7."""
+    told = "" if share is None else f"w{round(10 * share)} "
+    return [{"role": "user", "content": f"{told}{'' if offer_handoff else 'w7 '}{row_id.partition(':')[2]}"}]
+
+
+def never(row_ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
+    """Grades attempts for which there is no cloud."""
+    return [replace(o, cloud_correct=False if o.wants_cloud else None) for o in grade(row_ids, texts)]
+
+
+def test_forced_attempts_add_the_gradient_of_their_own_objective(tmp_path: Path) -> None:
+    look = step(
+        tmp_path, prompt_filter=False, forced_attempts=2, forced_weight=0.5, write_prompt=written, local_grader=never
+    )
+    model, words = policy(dtype=torch.float64, hidden=32, layers=2), tokenizer()
+    (batch,) = look.batches
+    parts: dict[str, list[tuple[list[int], list[int]]]] = {}
+    columns = [batch[f"{part}_{kind}"] for part in ("prompt", "completion") for kind in ("ids", "mask")]
+    for p, pm, c, cm in zip(*columns, strict=True):
+        parts.setdefault(words.decode(p[pm.bool()]), []).append((p[pm.bool()].tolist(), c[cm.bool()].tolist()))
+    assert sorted(parts) == sorted([*PROMPTS, *(f"w7 {prompt}" for prompt in PROMPTS)])
+    objective = torch.zeros((), dtype=torch.float64)
+    for told, rollouts in parts.items():
+        prompt = told.removeprefix("w7 ")
+        grader, weight, size = (grade, 1.0, 4) if told == prompt else (never, 0.5, 2)
+        texts = [words.decode(completion, skip_special_tokens=True) for _, completion in rollouts]
+        outcomes = grader([f"{PROMPTS.index(prompt)}:{prompt}"] * size, texts)
+        rewards = torch.tensor([hierarchical(outcome) for outcome in outcomes], dtype=torch.float64)
+        for reward, rollout in zip(rewards, rollouts, strict=True):
+            log_p = log_probability(model, *rollout)
+            objective = objective + weight / (size - 1) / len(PROMPTS) * (reward - rewards.mean()) * log_p
+    (-objective).backward()
+    assert distance(look.gradient, flat([p.grad for p in model.parameters() if p.grad is not None])) < 1e-6
+    assert look.trainer is not None
+    assert 0 <= look.trainer.state.log_history[0]["rollouts/forced_correct"] <= 1
+
+
+def test_the_filter_stands_in_front_of_trls_estimators_too(tmp_path: Path) -> None:
+    options = {name: value for name, value in ALGORITHMS["dr_grpo_filter"].items() if name != "offer_handoff"}
+    look = step(tmp_path, cloud_share=0.3, **options)
+    plain = step(tmp_path / "plain", cloud_share=0.3, **{**options, "prompt_filter": False})
+    ours, theirs = look.batches[0], plain.batches[0]
+    assert torch.equal(ours["completion_ids"], theirs["completion_ids"])
+    scale = ours["advantages"][theirs["advantages"] != 0] / theirs["advantages"][theirs["advantages"] != 0]
+    kinds = graded(look, grade)
+    kept = sum(min(len(of_kind(kinds, kind)), most) for kind, most in (("device", 6), ("cloud", 1)))
+    assert sorted({round(float(factor), 4) for factor in scale}) == [0.0, round(6 / kept, 4)]
+
+
+def test_each_group_is_told_one_of_the_shares_and_filtered_by_it(tmp_path: Path) -> None:
+    shares = [0.1, 0.3, 0.6]
+    look = step(tmp_path, told_shares=shares, handoff_reward="dual", write_prompt=written)
+    words = tokenizer()
+    told = {tuple(words.decode(p[m.bool()]).split(maxsplit=1)) for p, m in _prompts(look.batches[0])}
+    assert sorted(share for share, _ in told) == ["w1", "w1", "w3", "w3", "w6", "w6"]
+    assert sorted(prompt for _, prompt in told) == sorted(PROMPTS)
+    assert look.trainer is not None
+    log = look.trainer.state.log_history[0]
+    for share in shares:
+        price, gap = log[f"handoff/{share}/price"], log[f"handoff/{share}/gap"]
+        assert (price > 0) == (gap > 0)
+
+
+def test_a_multiplier_meets_the_share_where_the_fixed_reward_does_not(tmp_path: Path) -> None:
+    """Half the prompts are hopeless; at the fixed reward asking pays for all of them."""
+    options: dict[str, Any] = {"max_steps": 100, "learning_rate": 5e-3, "cloud_share": 0.25, "prompt_filter": False}
+    kept, asked = learn(tmp_path / "fixed", 0, **options)
+    assert (1 - kept + asked) / 2 > 0.45
+    kept, asked = learn(
+        tmp_path / "dual", 0, handoff_reward="dual", multiplier_rate=0.02, multiplier_damping=3.0, **options
+    )
+    assert abs((1 - kept + asked) / 2 - 0.25) < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64])
+def test_a_price_on_tokens_makes_long_hand_offs_worth_less(tmp_path: Path, dtype: torch.dtype) -> None:
+    look = step(tmp_path, prompt_filter=False, token_price=0.05, model=policy(dtype=dtype, hidden=32, layers=2))
+    assert look.trainer is not None
+    log = look.trainer.state.log_history[0]
+    outcomes = [outcome for group in graded(look, grade).values() for outcome in group if outcome.wants_cloud]
+    right = sum(bool(outcome.cloud_correct) for outcome in outcomes) / len(outcomes)
+    expected = 0.3 * right - 0.05 * log["device_tokens/handed_off"]
+    assert log["reward/handed_off"] == pytest.approx(expected, abs=1e-6)
+
+
 # --- learning
 
 
@@ -349,15 +440,15 @@ def test_five_steps_of_asking_only_raise_the_alarm_once_and_name_the_fix(tmp_pat
     made = trainer(tmp_path, grader=AlwaysAsks(), max_steps=7)
     with pytest.warns(CollapseWarning, match=r"every rollout asks .*lower reward\.cloud or use algorithm gapg") as seen:
         made.train()
-    assert len([w for w in seen if w.category is CollapseWarning]) == len(made.warnings) == 1
-    assert made.warnings[0].startswith("step 4:")
+    assert len([w for w in seen if w.category is CollapseWarning]) == len(made.alarms.messages) == 1
+    assert made.alarms.messages[0].startswith("step 4:")
 
 
 def test_a_policy_that_never_asks_is_named_where_asking_is_offered(tmp_path: Path) -> None:
     made = trainer(tmp_path, grader=AlwaysAsks())
     with pytest.warns(CollapseWarning, match=r"hardly any .* raise reward\.cloud, or warm up"):
         for _ in range(5):
-            made._watch_for_collapse(0.0)
+            made._raise_alarms(asked=0.0)
 
 
 def test_one_ordinary_step_resets_the_alarm(tmp_path: Path) -> None:
@@ -365,17 +456,22 @@ def test_one_ordinary_step_resets_the_alarm(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)
         for asked in [1.0] * 4 + [0.5] + [1.0] * 4 + [0.0] * 4:
-            made._watch_for_collapse(asked)
+            made._raise_alarms(asked=asked)
 
 
 def test_a_policy_without_the_offer_need_not_ask(tmp_path: Path) -> None:
     made = trainer(tmp_path)
     for _ in range(10):
-        made._watch_for_collapse(0.0)
-    assert made.warnings == []
+        made._raise_alarms(asked=0.0)
+    assert made.alarms.messages == []
 
 
 # --- options
+
+ALGORITHM_OPTIONS = {
+    name: {key: value for key, value in options.items() if key != "offer_handoff"}
+    for name, options in ALGORITHMS.items()
+}
 
 
 @pytest.mark.parametrize(
@@ -384,7 +480,6 @@ def test_a_policy_without_the_offer_need_not_ask(tmp_path: Path) -> None:
         ({"cloud_share": 0.0}, "share must lie between 0 and 1, not 0"),
         ({"cloud_share": 30}, "not 30"),
         ({"estimator": "rloo"}, "estimator must be 'group' or 'trl', not 'rloo'"),
-        ({"estimator": "trl"}, "set prompt_filter to false"),
         ({"loss_type": "grpo"}, "loss_type must be 'dr_grpo'"),
         ({"scale_rewards": "group"}, "scale_rewards must be 'none'"),
         ({"beta": 0.1}, "beta must be 0.0"),
@@ -394,12 +489,25 @@ def test_a_policy_without_the_offer_need_not_ask(tmp_path: Path) -> None:
         ({"steps_per_generation": 2}, "one update per batch of rollouts"),
         ({"local_reward": 0.2}, "local > cloud > format"),
         ({"format_reward": 0.3}, "local > cloud > format"),
+        ({"handoff_reward": "lagrange"}, "handoff_reward must be 'fixed' or 'dual', not 'lagrange'"),
+        ({"token_price": -1.0}, "token_price must not be negative, not -1"),
+        ({"forced_attempts": 1}, r"leave at least 2 .* group of 8 .* not 1"),
+        ({"forced_attempts": 7}, r"leave at least 2 .* group of 8 .* not 7"),
+        ({"told_shares": [0.1, 1.5]}, "share must lie between 0 and 1, not 1.5"),
+        ({"told_shares": [0.1, 0.1]}, "names a share twice"),
+        ({**ALGORITHM_OPTIONS["grpo"], "forced_attempts": 2}, "forced_attempts needs estimator 'group'"),
     ],
 )
 def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     fixed = {"output_dir": str(tmp_path), "activation_checkpointing": False, "use_cpu": True, "report_to": []}
     with pytest.raises(ConfigError, match=message):
         GAPGConfig(**{**fixed, **options})
+
+
+@pytest.mark.parametrize("options", [{"forced_attempts": 2}, {"told_shares": [0.1, 0.5]}])
+def test_what_writes_prompts_anew_needs_to_be_told_how(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="need write_prompt"):
+        trainer(tmp_path, **options)
 
 
 def test_data_without_row_ids_are_refused(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from selfroute.grading import Outcome
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.base import Row, Verdict
 from selfroute.tasks.countdown import Countdown
-from selfroute.train.gapg import STATE_FILE, CollapseWarning
+from selfroute.train.alarms import CollapseWarning
+from selfroute.train.gapg import STATE_FILE
 from selfroute.train.run import train
 from selfroute.train.tokenizer import build_tokenizer
 from selfroute.train.warmup import build_model
@@ -130,6 +131,20 @@ def test_a_run_leaves_checkpoint_metrics_config_and_provenance(straight: tuple[P
     assert summary["cloud_calls"] == metrics(out)[-1]["cloud/calls"]
 
 
+def test_rollouts_to_read(straight: tuple[Path, dict[str, Any]]) -> None:
+    samples = [json.loads(line) for line in (straight[0] / "rollouts.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {1, 2, 3, 4}
+    assert {sample["kind"] for sample in samples} == {"handed_off", "solved", "wrong"}
+    pays = {"handed_off": 0.3, "solved": 1.0, "wrong": 0.0}
+    assert all(sample["reward"] == pays[sample["kind"]] and sample["text"] for sample in samples)
+
+
+def test_a_tracker_that_is_not_installed_is_named(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"report_to: 'nonesuch' cannot be used here; installed: .*pip install"):
+        run(model, tmp_path / "run", report_to=["nonesuch"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_in_bfloat16_keeps_its_weights_in_float32(model: str, tmp_path: Path) -> None:
     run(model, tmp_path / "run", bf16=True, steps=1)
     assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
@@ -168,6 +183,33 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert seconds == sorted(seconds) and summary["wall_s"] == round(seconds[-1], 1)  # both parts together
     for ours, theirs in zip(metrics(out), metrics(straight[0]), strict=True):
         assert _comparable(ours) == _comparable(theirs)
+
+
+BEYOND: dict[str, Any] = {
+    "handoff_reward": "dual",
+    "told_shares": (0.2, 0.5),
+    "forced_attempts": 2,
+    "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0, "token_price": 0.01},
+}
+
+
+def test_a_stopped_run_with_everything_beyond_the_paper_goes_on_bit_for_bit(model: str, tmp_path: Path) -> None:
+    whole = run(model, tmp_path / "whole", **BEYOND)
+    with pytest.raises(Stop):
+        run(model, tmp_path / "parts", on_progress=stop_after(2), **BEYOND)
+    parts = run(model, tmp_path / "parts", resume=True, **BEYOND)
+    assert whole["targets"] == parts["targets"]
+    assert all(target["multiplier"][0] != 0 for target in whole["targets"])
+    one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    for ours, theirs in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True):
+        assert _comparable(ours) == _comparable(theirs)
+
+
+def test_a_run_for_other_shares_is_not_resumed(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path, steps=2, **BEYOND)
+    with pytest.raises(ConfigError, match=r"was trained for shares \[0\.2, 0\.5\], not \[0\.1, 0\.5\]"):
+        run(model, tmp_path, resume=True, **{**BEYOND, "told_shares": (0.1, 0.5)})
 
 
 def _comparable(line: dict[str, Any]) -> dict[str, Any]:
@@ -271,10 +313,11 @@ def test_a_step_is_shared_out_among_processes(model: str, tmp_path: Path, monkey
 
 
 def test_a_collapse_stands_in_the_runs_record(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfroute.train import gapg
+    from selfroute.train import alarms, gapg
 
-    monkeypatch.setattr(gapg, "COLLAPSE_STEPS", 2)
+    monkeypatch.setattr(alarms, "PATIENCE", 2)
     monkeypatch.setattr(gapg, "EXTREME", 0.0)
-    with pytest.warns(CollapseWarning, match="every rollout asks"):
+    with pytest.warns(CollapseWarning, match="rollout asks") as raised:
         summary = run(model, tmp_path / "run", steps=2)
-    assert len(summary["warnings"]) == 1
+    assert [str(warning.message) for warning in raised if warning.category is CollapseWarning] == summary["warnings"]
+    assert any("every rollout asks" in message for message in summary["warnings"])

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfroute.grading import Outcome
-from selfroute.train.gapg import GAPGConfig, GAPGTrainer
+from selfroute.train.gapg import GAPGTrainer
+from selfroute.train.gapg_config import GAPGConfig
 
 ASK = "ask"
 # The end of text is also what an answer stops with.
@@ -90,6 +91,8 @@ def trainer(
     rows_per_pass: int | None = None,
     tokens: int = 5,
     callbacks: Any = None,
+    write_prompt: Any = None,
+    local_grader: Any = None,
     **options: Any,
 ) -> GAPGTrainer:
     """A trainer that makes plain gradient steps: SGD, rate 1, no clipping."""
@@ -122,5 +125,7 @@ def trainer(
         data(prompts),
         tokenizer(),
         callbacks=callbacks,
+        write_prompt=write_prompt,
+        local_grader=local_grader,
     )
     return made

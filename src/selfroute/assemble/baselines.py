@@ -29,18 +29,24 @@ _THRESHOLD_ROWS = 200
 
 
 def make_policies(
-    policies: Mapping[str, Backend], *, cloud: Backend, template: PromptTemplate, alone: bool = False
+    policies: Mapping[str, Backend],
+    *,
+    cloud: Backend,
+    template: PromptTemplate,
+    alone: bool = False,
+    told_share: float | None = None,
 ) -> dict[str, Strategy]:
     """One self-routing strategy per device model, by its name in the report.
 
     Args:
         alone: add each model once more with the hand-off disabled.
+        told_share: as in `SelfRoute`.
     """
     self_route = resolve(STRATEGIES, "self_route", kind="strategy", where="policies")
     always_device = resolve(STRATEGIES, "always_device", kind="strategy", where="policies")
     made: dict[str, Strategy] = {}
     for name, device in policies.items():
-        made[name] = self_route(name=name, device=device, cloud=cloud, template=template)
+        made[name] = self_route(name=name, device=device, cloud=cloud, template=template, told_share=told_share)
     for name, device in policies.items() if alone else ():
         made[f"{name}, alone"] = always_device(name=f"{name}, alone", device=device, cloud=cloud, template=template)
     return made

@@ -85,7 +85,8 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
     if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
         raise ConfigError("strategies: self_consistency asks the device several times; a recording holds one answer")
     task, rows = _task_and_rows(recipe)
-    sampling = Sampling(temperature=0.0, max_tokens=recipe.max_tokens)
+    seed = recipe.seed if recipe.temperature else None
+    sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)
     cache, rate = recipe.cache or recipe.out / "answers.sqlite", recipe.requests_per_minute
     device = remembered(recipe.device, cache, where="device", requests_per_minute=rate)
     cloud = remembered(recipe.cloud, cache, where="cloud", requests_per_minute=rate)
@@ -109,7 +110,10 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
             encoder=recipe.encoder,
             embedding=recipe.embedding,
         )
-        strategies = baselines | make_policies(policies, cloud=cloud, template=template_of(task), alone=recipe.alone)
+        told = recipe.share if recipe.tell_share else None
+        strategies = baselines | make_policies(
+            policies, cloud=cloud, template=template_of(task), alone=recipe.alone, told_share=told
+        )
         yield Bench(
             strategies=list(strategies.values()),
             task=task,

@@ -32,16 +32,22 @@ Folds = Annotated[int, Bounds(2)]
 Positive = Annotated[float, Bounds(0, exclusive=True)]
 NotNegative = Annotated[float, Bounds(0)]
 Rate = Annotated[float, Bounds(0, 1)]
-Algorithm = Literal["gapg", "gapg_no_filter", "task_tuning", "grpo", "dr_grpo"]
+Algorithm = Literal["gapg", "gapg_no_filter", "task_tuning", "grpo", "dr_grpo", "grpo_filter", "dr_grpo_filter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardOptions:
-    """Hierarchical reward: correct on the device, correct through the cloud, and for the format (0: no such part)."""
+    """Hierarchical reward: correct on the device, correct through the cloud, and for the format (0: no such part).
+
+    Attributes:
+        token_price: taken off a hand-off's reward for each token that the device wrote before it; teaches to give up
+            early.
+    """
 
     local: Positive = 1.0
     cloud: NotNegative = 0.3
     format: NotNegative = 0.0
+    token_price: NotNegative = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,7 @@ class EvaluateRecipe:
         device: device model of the baselines.
         policies: name in the report -> device model that hands off by itself.
         alone: run each policy's model once more with the hand-off disabled.
+        tell_share: say `share` in the policies' prompts, as to one that was trained with `told_shares`.
         strategies: baselines, names of `STRATEGIES`.
         router_rows: rows of the train split that fit the strategies which learn, and set thresholds.
         folds: fit on the rows themselves in place of the train split, each judged by a fit without its fold.
@@ -107,6 +114,7 @@ class EvaluateRecipe:
         cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
         max_tokens: most tokens of one answer.
+        temperature: of all answers; 0 is greedy.
         requests_per_minute: most calls a minute to each model behind an endpoint; None sets no limit.
         solve_samples: sampled answers per row and device, for its solve rate; 0 for none.
         solve_temperature: of these samples.
@@ -127,6 +135,7 @@ class EvaluateRecipe:
     cloud: Spec = EMBEDDED_CLOUD
     policies: Mapping[str, Spec] = field(default_factory=dict)
     alone: bool = False
+    tell_share: bool = False
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     router_rows: Count = 1000
     folds: Folds | None = None
@@ -136,6 +145,7 @@ class EvaluateRecipe:
     cache: Path | None = None
     concurrency: Count = 256
     max_tokens: Count = 512
+    temperature: NotNegative = 0.0
     requests_per_minute: Positive | None = None
     solve_samples: Annotated[int, Bounds(0)] = 0
     solve_temperature: Positive = 1.0
@@ -171,6 +181,12 @@ class TrainRecipe:
         max_minutes: ends the run after the step in which this time is up; None sets no limit.
         prompts_per_step: prompts whose groups make one step.
         group_size: rollouts per prompt.
+        handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
+        multiplier_rate: step size of that price.
+        multiplier_damping: its part in proportion to the last step's distance from the share.
+        forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
+        forced_weight: of their objective beside the paper's.
+        told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
         save_steps: steps between checkpoints.
         rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
         bf16: compute in bfloat16, with weights and optimiser in float32; quicker where the processor has it.
@@ -178,6 +194,7 @@ class TrainRecipe:
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
         concurrency: cloud requests in flight.
+        report_to: trackers beside metrics.jsonl, such as `[tensorboard]` or `[wandb]`.
     """
 
     task: Spec
@@ -193,6 +210,12 @@ class TrainRecipe:
     learning_rate: Positive = 3e-4
     temperature: Positive = 1.0
     reward: RewardOptions = RewardOptions()
+    handoff_reward: Literal["fixed", "dual"] = "fixed"
+    multiplier_rate: NotNegative = 0.2
+    multiplier_damping: NotNegative = 2.0
+    forced_attempts: Annotated[int, Bounds(0)] = 0
+    forced_weight: NotNegative = 1.0
+    told_shares: tuple[Share, ...] = ()
     max_new_tokens: Count = 256
     seed: int = 0
     save_steps: Count = 20
@@ -201,6 +224,7 @@ class TrainRecipe:
     out: Path = Path("out/train")
     cache: Path | None = None
     concurrency: Count = 32
+    report_to: tuple[str, ...] = ()
     resume: bool = False
 
 

@@ -27,6 +27,8 @@ class SelfRoute:
     Args:
         scored: ask the device for log-probabilities, so that traces carry the hand-off's probability as score; a
             device that has none is asked again without.
+        told_share: the wanted call share to say in the prompt, for a policy that was trained for several; None says
+            none.
         context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
         device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
     """
@@ -38,6 +40,7 @@ class SelfRoute:
     prices: Prices = field(default_factory=Prices)
     name: str = "self_route"
     scored: bool = True
+    told_share: float | None = None
     context: Literal["prompt", "attempt"] = "prompt"
 
     def with_budget(self, budget: Budget) -> SelfRoute:
@@ -47,7 +50,7 @@ class SelfRoute:
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
         attempt, parser = Attempt("device", self.device, self.prices.device), StreamParser()
-        prompt = self.template.device_messages(messages)
+        prompt = self.template.device_messages(messages, share=self.told_share)
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
                 yield delta

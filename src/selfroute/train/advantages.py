@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["group_advantages"]
+__all__ = ["group_advantages", "split_advantages"]
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
@@ -22,7 +22,31 @@ def group_advantages(rewards: Tensor) -> Tensor:
         a group with fewer than two graded rollouts gets 0 throughout. Every row sums to 0.
     """
     graded = ~torch.isnan(rewards)
+    # Weights do not change with a shift. From the lowest reward on, a group of equal rewards is exactly 0 throughout,
+    # where the mean of eight times 0.3 is not 0.3 and its rows would take part in the backward pass for nothing.
+    rewards = rewards - torch.nan_to_num(rewards, nan=torch.inf).amin(dim=1, keepdim=True)
     count = graded.sum(dim=1, keepdim=True)
     mean = torch.nan_to_num(rewards).sum(dim=1, keepdim=True) / count.clamp(min=1)
     weights = (rewards - mean) / (count - 1).clamp(min=1)
     return torch.where(graded & (count > 1), weights, torch.zeros_like(weights))
+
+
+def split_advantages(rewards: Tensor, *, forced: int, weight: float) -> Tensor:
+    """Weights for groups whose last `forced` rollouts had no offer to hand off.
+
+    Two objectives share the weights of one network: J(θ), the expected reward with the offer, and q(θ), the expected
+    reward of an attempt without it. Each part of a group is a group estimator of its own, so that the sum is an
+    unbiased gradient of J + weight·q; see docs/beyond-the-paper.md for the proof.
+
+    Args:
+        rewards: shape (prompts, G), the forced rollouts last; NaN as in `group_advantages`.
+        forced: how many; 0, or at least 2, since a rollout is compared with its like.
+        weight: of the attempts without the offer.
+
+    Returns:
+        Shape (prompts, G).
+    """
+    if not forced:
+        return group_advantages(rewards)
+    free, kept = rewards[:, :-forced], rewards[:, -forced:]
+    return torch.cat([group_advantages(free), weight * group_advantages(kept)], dim=1)

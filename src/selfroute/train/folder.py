@@ -3,6 +3,7 @@
 OUT/checkpoint/      the trained model with its tokenizer
 OUT/checkpoints/     what a resumed run needs, newest last
 OUT/metrics.jsonl    one line per logged step
+OUT/rollouts.jsonl   a few rollouts of each step, to read
 OUT/config.yaml      the resolved recipe
 OUT/run.json         versions, seed, commit, hardware, wall time; written at the end
 """
@@ -11,17 +12,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import PrinterCallback, Trainer, TrainerCallback
+from transformers.integrations.integration_utils import get_available_reporting_integrations
 
 from selfroute.environment import provenance
 from selfroute.errors import ConfigError
 
-__all__ = ["CHECKPOINTS", "Progress", "TimeLimit", "Watcher", "begin", "can_resume", "finish", "start_from"]
+__all__ = [
+    "CHECKPOINTS",
+    "Progress",
+    "TimeLimit",
+    "Watcher",
+    "add_line",
+    "begin",
+    "can_resume",
+    "check_trackers",
+    "finish",
+    "start_from",
+]
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 CHECKPOINTS = "checkpoints"
@@ -69,18 +82,18 @@ def step_of_folder(checkpoint: Path) -> int:
 
 
 def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> dict[str, Any]:
-    """Write the recipe; when resuming, cut metrics of steps after the checkpoint, which will be written again.
+    """Write the recipe; when resuming, cut lines of steps after the checkpoint, which will be written again.
 
     Returns:
         Versions, commit and hardware as they are now, for `finish`: a checkout can move on while a run trains.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
-    file = out / "metrics.jsonl"
-    if checkpoint is not None and file.exists():
-        step = step_of_folder(Path(checkpoint))
-        kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-        file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    for file in (out / "metrics.jsonl", out / "rollouts.jsonl"):
+        if checkpoint is not None and file.exists():
+            step = step_of_folder(Path(checkpoint))
+            kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+            file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return provenance()
 
 
@@ -127,14 +140,32 @@ class Watcher(TrainerCallback):
             "wall_s": round(self.wall_s, 3),
             **{name: metrics.get(name) for name in logs},
         }
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
+        add_line(self.file, line)
         if self.on_progress is not None:
             self.on_progress(state.global_step, self.steps, metrics)
 
     def attach(self, trainer: Trainer) -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(self)
+
+
+def add_line(file: Path, line: Mapping[str, Any]) -> None:
+    """Append one JSON line."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that cannot work here.
+
+    Raises:
+        ConfigError: a name that transformers does not know, or whose package is missing.
+    """
+    here: list[str] = get_available_reporting_integrations()  # type: ignore[no-untyped-call]
+    for name in names:
+        if name not in here:
+            known = ", ".join(here) or "none"
+            raise ConfigError(f"report_to: '{name}' cannot be used here; installed: {known}; try: pip install {name}")
 
 
 def _seconds_before(metrics: Path) -> float:

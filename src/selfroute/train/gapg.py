@@ -7,6 +7,9 @@
    that TRL's `dr_grpo` loss is exactly the paper's update;
 3. rollouts come from our sampler, and rows without gradient leave the batch before the forward pass.
 
+Beyond the paper, each off by default (docs/beyond-the-paper.md): a call share that is met by a multiplier, attempts
+without the offer in every group, a price on the tokens of a hand-off, and several shares in one policy.
+
 Generation through vLLM, LoRA, multi-process training, logging and checkpoints are TRL's own.
 """
 
@@ -18,141 +21,43 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
 from selfroute.backends.sampler import sample
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
-from selfroute.rewards import check_weights, hierarchical
-from selfroute.train.advantages import group_advantages
+from selfroute.rewards import hierarchical
+from selfroute.train.advantages import split_advantages
+from selfroute.train.alarms import EXTREME, Alarms, CollapseWarning
+from selfroute.train.gapg_config import GAPGConfig
 from selfroute.train.outcomes import CloudAnswers
-from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
+from selfroute.train.prompt_filter import Selection
+from selfroute.train.rollout_metrics import kind_of, rollout_metrics
+from selfroute.train.share_target import ShareMultiplier, ShareTarget
 
-__all__ = ["ALGORITHMS", "STATE_FILE", "CollapseWarning", "GAPGConfig", "GAPGTrainer"]
+__all__ = ["STATE_FILE", "GAPGTrainer", "WritePrompt"]
 
 STATE_FILE = "gapg_state.json"  # written last and at once: a checkpoint that holds it is complete
 EPOCH_STRIDE = 1_000_003  # keeps the orders of neighbouring seeds apart
-EXTREME = 0.98  # share of rollouts from which a policy counts as one that no longer chooses
-COLLAPSE_STEPS = 5  # such steps in a row before the alarm is raised
-COLLAPSE_ADVICE = {
-    "all": (
-        "nearly every rollout asks for the cloud",
-        "lower reward.cloud or use algorithm gapg, whose filter caps it",
-    ),
-    "never": ("hardly any rollout asks for the cloud", "raise reward.cloud, or warm up a model that asks sometimes"),
-}
-
-# The paper's method and its baselines as settings of one class. "trl" leaves TRL's advantages and loss alone.
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "gapg": {"estimator": "group", "prompt_filter": True, "offer_handoff": True},
-    "gapg_no_filter": {"estimator": "group", "prompt_filter": False, "offer_handoff": True},
-    "dr_grpo": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": True,
-        "loss_type": "dr_grpo",
-        "scale_rewards": "none",
-    },
-    "grpo": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": True,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-    },
-    "task_tuning": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": False,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-    },
-}
-
-
-class CollapseWarning(UserWarning):
-    """The policy asks always or never; the message says what to change."""
-
-
-@dataclass
-class GAPGConfig(GRPOConfig):
-    """TRL's `GRPOConfig` with the options of GAPG.
-
-    The inherited defaults that differ from TRL's: `loss_type="dr_grpo"`, `scale_rewards="none"`, `beta=0`,
-    `temperature=1`, `num_generations=8` and `learning_rate=5e-6` are the paper's; `bf16=False` keeps the gradient
-    exact.
-
-    Attributes:
-        cloud_share: largest share of requests for the cloud, in (0, 1); ρ = share / (1 - share) is derived.
-        estimator: "group" is the paper's; "trl" keeps TRL's advantages, for baselines.
-        prompt_filter: whether prompts are filtered by the share.
-        local_reward: α_a.
-        cloud_reward: α_c; `cloud_reward / local_reward` is the confidence below which asking pays.
-        format_reward: α_f of the paper's first form; 0 is its final form.
-        fast_sampler: use our sampler where TRL would call `generate`.
-        drop_idle_rows: leave rows without gradient out of the forward pass.
-        length_chunks: parts, sorted by length, in which a micro-batch is computed; less padding, same gradient.
-    """
-
-    loss_type: str = field(default="dr_grpo", metadata={"help": "Loss of TRL; the group estimator needs dr_grpo."})
-    scale_rewards: str = field(default="none", metadata={"help": "No division by the group's deviation."})
-    beta: float = field(default=0.0, metadata={"help": "No KL term."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
-    num_generations: int | None = field(default=8, metadata={"help": "Group size G."})
-    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
-    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16."})
-    cloud_share: float = field(default=0.3, metadata={"help": "Largest share of requests for the cloud."})
-    estimator: str = field(default="group", metadata={"help": "group (the paper's) or trl (baselines)."})
-    prompt_filter: bool = field(default=True, metadata={"help": "Filter prompts by the cloud-device ratio."})
-    local_reward: float = field(default=1.0, metadata={"help": "Reward of a correct local answer (alpha_a)."})
-    cloud_reward: float = field(default=0.3, metadata={"help": "Reward of a correct cloud answer (alpha_c)."})
-    format_reward: float = field(default=0.0, metadata={"help": "Reward of a formatted wrong answer (alpha_f)."})
-    fast_sampler: bool = field(default=True, metadata={"help": "Use the sampler of selfroute for rollouts."})
-    drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
-    length_chunks: int = field(default=4, metadata={"help": "Length-sorted parts of a micro-batch."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ratio_from_share(self.cloud_share)
-        check_weights(local=self.local_reward, cloud=self.cloud_reward, format=self.format_reward)
-        if self.estimator not in ("group", "trl"):
-            raise ConfigError(f"estimator must be 'group' or 'trl', not '{self.estimator}'")
-        if self.prompt_filter and self.estimator != "group":
-            raise ConfigError("prompt_filter needs estimator 'group'; set prompt_filter to false for a TRL baseline")
-        if self.estimator == "group":
-            self._check_group_estimator()
-
-    def _check_group_estimator(self) -> None:
-        needed = {
-            "loss_type": "dr_grpo",
-            "scale_rewards": "none",
-            "beta": 0.0,
-            "num_iterations": 1,
-            "top_entropy_quantile": 1.0,
-            "mask_truncated_completions": False,
-        }
-        for name, value in needed.items():
-            if getattr(self, name) != value:
-                raise ConfigError(f"{name} must be {value!r} with estimator 'group', not {getattr(self, name)!r}")
-        if self.steps_per_generation != self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"steps_per_generation ({self.steps_per_generation}) must equal gradient_accumulation_steps "
-                f"({self.gradient_accumulation_steps}): GAPG makes one update per batch of rollouts"
-            )
-
 
 Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
+
+
+class WritePrompt(Protocol):
+    """The messages of a row's prompt, as TRL wants them."""
+
+    def __call__(self, row_id: str, *, offer_handoff: bool, share: float | None) -> list[dict[str, str]]: ...
 
 
 class GAPGTrainer(GRPOTrainer):
@@ -164,10 +69,14 @@ class GAPGTrainer(GRPOTrainer):
         args: options.
         train_dataset: columns `prompt` (messages) and `row_id`.
         processing_class: tokenizer; taken from the model's folder if None.
+        write_prompt: writes a row's prompt anew, without the offer or with a share; needed for `forced_attempts` and
+            `told_shares`.
+        local_grader: grades forced attempts, for which there is no cloud; needed for them.
+        on_sample: given one rollout of each kind per step, to read: `step`, `row_id`, `kind`, `reward` and `text`.
         **kwargs: anything else `GRPOTrainer` takes.
 
     Raises:
-        ConfigError: a data set without the columns.
+        ConfigError: a data set without the columns, or an option without what it needs.
     """
 
     args: GAPGConfig
@@ -179,18 +88,27 @@ class GAPGTrainer(GRPOTrainer):
         args: GAPGConfig,
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        write_prompt: WritePrompt | None = None,
+        local_grader: Grader | None = None,
+        on_sample: Callable[[Mapping[str, Any]], None] | None = None,
         **kwargs: Any,
     ) -> None:
         missing = {"prompt", "row_id"} - set(train_dataset.column_names)
         if missing:
             raise ConfigError(f"the training data lacks the column(s) {', '.join(sorted(missing))}")
+        if (args.forced_attempts or args.told_shares) and write_prompt is None:
+            raise ConfigError("forced_attempts and told_shares need write_prompt")
+        if args.forced_attempts and local_grader is None:
+            raise ConfigError("forced_attempts needs local_grader")
         self.grader = grader
-        self.filter = PromptFilter(ratio_from_share(args.cloud_share))
+        self.local_grader = local_grader
+        self.write_prompt = write_prompt
+        self.on_sample = on_sample
+        self.targets = {share: _target(share, args) for share in args.told_shares or [args.cloud_share]}
+        self.alarms = Alarms()
         self._outcomes: list[Outcome] = []
         self._may_ask = getattr(grader, "cloud", None) is not None
-        self._extreme_kind: str | None = None
-        self._extreme_steps = 0
-        self.warnings: list[str] = []
         super().__init__(
             model,
             self.hierarchical_reward,
@@ -207,20 +125,89 @@ class GAPGTrainer(GRPOTrainer):
         sampler = super()._get_train_sampler(dataset)
         return _EpochSampler(cast(RepeatSampler, sampler), lambda: int(self.state.epoch or 0))
 
+    def _written(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rollouts of this process with the share of their group, and with their prompts written for it."""
+        size, forced = self._group_size, self._forced
+        first = self.accelerator.process_index * len(inputs)
+        shares = self._shares(len(inputs) * self.accelerator.num_processes // size)
+        rows = []
+        for place, row in enumerate(inputs, start=first):
+            share, offered = shares[place // size], place % size < size - forced
+            written = {**row, "share": share, "offered": offered}
+            if self.write_prompt is not None and (self.args.told_shares or not offered):
+                told = share if self.args.told_shares and offered else None
+                written["prompt"] = self.write_prompt(row["row_id"], offer_handoff=offered, share=told)
+            rows.append(written)
+        return rows
+
+    def _shares(self, groups: int) -> list[float]:
+        """The wanted share of each group of a step: all shares equally often, in an order drawn from seed and step."""
+        shares = list(self.targets)
+        if len(shares) == 1 or not self._training:
+            return [self.args.cloud_share if self.args.cloud_share in shares else shares[0]] * groups
+        rng = random.Random(f"shares/{self.args.seed}/{self.state.global_step}")
+        rng.shuffle(shares)
+        drawn = [shares[i % len(shares)] for i in range(groups)]
+        rng.shuffle(drawn)
+        return drawn
+
+    @property
+    def _group_size(self) -> int:
+        return cast(int, self.num_generations if self._training else self.num_generations_eval)
+
+    @property
+    def _forced(self) -> int:
+        return self.args.forced_attempts if self._training else 0
+
     # --- rewards -------------------------------------------------------------------------------------------------
 
-    def hierarchical_reward(self, completions: Sequence[Any], row_id: Sequence[str], **_: Any) -> list[float | None]:
+    def hierarchical_reward(
+        self,
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        row_id: Sequence[str],
+        share: Sequence[float],
+        offered: Sequence[bool],
+        **_: Any,
+    ) -> list[float | None]:
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        self._outcomes = self.grader(row_id, texts)
-        return [
+        self._outcomes = [
+            replace(outcome, device_tokens=len(ids))
+            for outcome, ids in zip(self._graded(row_id, texts, offered), completion_ids, strict=True)
+        ]
+        rewards = [
             hierarchical(
                 outcome,
                 local=self.args.local_reward,
                 cloud=self.args.cloud_reward,
                 format=self.args.format_reward,
+                # An attempt without the offer that asks all the same is a wrong answer.
+                price=self.targets[wanted].price if may_ask else 0.0,
+                token_price=self.args.token_price if may_ask else 0.0,
             )
-            for outcome in self._outcomes
+            for outcome, wanted, may_ask in zip(self._outcomes, share, offered, strict=True)
         ]
+        self._show_samples(row_id, texts, rewards)
+        return rewards
+
+    def _show_samples(self, row_ids: Sequence[str], texts: Sequence[str], rewards: Sequence[float | None]) -> None:
+        if self.on_sample is None or not self._training or not self.accelerator.is_main_process:
+            return
+        firsts = {kind_of(outcome): i for i, outcome in reversed(list(enumerate(self._outcomes)))}
+        for kind, i in sorted(firsts.items()):
+            sample = {"step": self.state.global_step + 1, "row_id": row_ids[i], "kind": kind}
+            self.on_sample({**sample, "reward": rewards[i], "text": texts[i]})
+
+    def _graded(self, row_id: Sequence[str], texts: Sequence[str], offered: Sequence[bool]) -> list[Outcome]:
+        if all(offered) or self.local_grader is None:
+            return self.grader(row_id, texts)
+        free = [i for i, may_ask in enumerate(offered) if may_ask]
+        forced = [i for i, may_ask in enumerate(offered) if not may_ask]
+        graded: dict[int, Outcome] = {}
+        for grader, places in ((self.grader, free), (self.local_grader, forced)):
+            outcomes = grader([row_id[i] for i in places], [texts[i] for i in places])
+            graded.update(zip(places, outcomes, strict=True))
+        return [graded[i] for i in range(len(texts))]
 
     # --- advantages ----------------------------------------------------------------------------------------------
 
@@ -230,35 +217,76 @@ class GAPGTrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        batch: dict[str, Any] = super()._generate_and_score_completions(self._written(inputs))
         outcomes: list[Outcome] = gather_object(self._outcomes)
-        size = cast(int, self.num_generations if self._training else self.num_generations_eval)
+        size = self._group_size
         groups = [outcomes[i : i + size] for i in range(0, len(outcomes), size)]
-        self._log_outcomes(outcomes, groups)
-        if self._training and self.args.estimator == "group":
-            weights = self._update_weights(groups, self._rewards.view(-1, size))
+        shares = self._shares(len(groups))
+        rewards = self._rewards.view(-1, size)
+        self._log_rollouts(groups, rewards)
+        if self._training:
             start = self.accelerator.process_index * len(inputs)
-            batch["advantages"] = weights.view(-1)[start : start + len(inputs)].to(batch["advantages"])
+            mine = slice(start, start + len(inputs))
+            batch["advantages"] = self._advantages(groups, shares, rewards, batch["advantages"], mine)
+            self._meet_shares(groups, shares)
         return batch
 
-    def _update_weights(self, groups: Sequence[Sequence[Outcome]], rewards: Tensor) -> Tensor:
+    def _advantages(
+        self,
+        groups: Sequence[Sequence[Outcome]],
+        shares: Sequence[float],
+        rewards: Tensor,
+        trls: Tensor,
+        mine: slice,
+    ) -> Tensor:
+        """Advantages of this process's rows, under which TRL's loss is the chosen estimator over the chosen prompts."""
+        chosen = self._choose(groups, shares)
+        if self.args.estimator == "group":
+            return self._update_weights(chosen, rewards).view(-1)[mine].to(trls)
+        kept = torch.zeros(len(groups), device=trls.device, dtype=trls.dtype)
+        kept[chosen] = len(groups) / max(1, len(chosen))  # a mean over the prompts that are left
+        return trls * kept.repeat_interleave(rewards.shape[1])[mine]
+
+    def _update_weights(self, chosen: list[int], rewards: Tensor) -> Tensor:
         """Weights (prompts, G) under which TRL's loss is -1/|D1 ∪ D2| · Σ ĝ(x) over the chosen prompts."""
-        chosen = self._choose(groups)
         weights = torch.zeros_like(rewards)
         if chosen:
-            weights[chosen] = group_advantages(rewards[chosen]) / len(chosen)
+            advantages = split_advantages(rewards[chosen], forced=self._forced, weight=self.args.forced_weight)
+            weights[chosen] = advantages / len(chosen)
         # TRL's dr_grpo loss divides by rows x max_completion_length; undo it.
         return weights * rewards.numel() * cast(int, self.max_completion_length)
 
-    def _choose(self, groups: Sequence[Sequence[Outcome]]) -> list[int]:
+    def _choose(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> list[int]:
         if not self.args.prompt_filter:
             return list(range(len(groups)))
         # A generator made from seed and step is the same on every process and after a resume.
-        selection = self.filter.select(groups, random.Random(f"filter/{self.args.seed}/{self.state.global_step}"))
-        self._note("filter/device_prompts", len(selection.device))
-        self._note("filter/cloud_prompts", len(selection.cloud))
-        self._note("filter/cloud_prompts_seen", selection.cloud_seen)
-        return selection.prompts
+        rng = random.Random(f"filter/{self.args.seed}/{self.state.global_step}")
+        chosen, selections = [], []
+        for share, target in self.targets.items():
+            places = [i for i, wanted in enumerate(shares) if wanted == share]
+            selection = target.filter.select([groups[i] for i in places], rng)
+            chosen += [places[i] for i in selection.prompts]
+            selections.append(selection)
+        self._log_filter(selections)
+        return chosen
+
+    def _meet_shares(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> None:
+        """Move the price of a hand-off by how often this step's rollouts asked."""
+        if self.args.handoff_reward != "dual":
+            return
+        for share, target in self.targets.items():
+            mine = [self._free(group) for group, wanted in zip(groups, shares, strict=True) if wanted == share]
+            if target.multiplier is None or not mine:
+                continue
+            asked = sum(o.wants_cloud for group in mine for o in group) / sum(map(len, mine))
+            target.multiplier.update(asked)
+            name = "handoff" if len(self.targets) == 1 else f"handoff/{share:g}"
+            self._note(f"{name}/price", target.price)
+            self._note(f"{name}/gap", asked - share)
+
+    def _free(self, group: Sequence[Outcome]) -> Sequence[Outcome]:
+        """The rollouts of a group that could hand off."""
+        return group[: len(group) - self._forced]
 
     # --- generation ----------------------------------------------------------------------------------------------
 
@@ -339,31 +367,43 @@ class GAPGTrainer(GRPOTrainer):
     def _note(self, name: str, value: float) -> None:
         self._metrics["train" if self._training else "eval"][name].append(float(value))
 
-    def _log_outcomes(self, outcomes: Sequence[Outcome], groups: Sequence[Sequence[Outcome]]) -> None:
-        asked = sum(outcome.wants_cloud for outcome in outcomes) / len(outcomes)
-        solved = sum(bool(outcome.device_correct) for outcome in outcomes) / len(outcomes)
-        self._note("rollouts/call_share", asked)
-        self._note("rollouts/device_correct", solved)
-        self._note("rollouts/kept_and_wrong", 1.0 - asked - solved)
-        self._note("rollouts/all_asked_groups", sum(all(o.wants_cloud for o in g) for g in groups) / len(groups))
-        self._note("rollouts/ungraded", sum(_ungraded(outcome) for outcome in outcomes) / len(outcomes))
+    def _log_rollouts(self, groups: Sequence[Sequence[Outcome]], rewards: Tensor) -> None:
+        free = [self._free(group) for group in groups]
+        paid = rewards[:, : len(free[0])].tolist()
+        metrics = rollout_metrics(free, paid)
+        if self._forced:
+            forced = [outcome for group in groups for outcome in group[-self._forced :]]
+            metrics["rollouts/forced_correct"] = sum(bool(o.device_correct) for o in forced) / len(forced)
+        for name, value in metrics.items():
+            self._note(name, value)
+        asking = [o for group in free for o in group if o.wants_cloud]
         if self._cloud is not None:
-            self._note("cloud/calls", sum(gather_object([self._cloud.calls])))
-            self._note("cloud/failures", sum(gather_object([self._cloud.failures])))
+            calls, failures = (sum(gather_object([n])) for n in (self._cloud.calls, self._cloud.failures))
+            self._note("cloud/calls", calls)
+            self._note("cloud/failures", failures)
         if self._training:
-            self._watch_for_collapse(asked)
+            self._raise_alarms(
+                asked=metrics["rollouts/call_share"],
+                solved=any(o.device_correct for group in groups for o in group),
+                answered=not asking or any(o.cloud_correct is not None for o in asking),
+            )
 
-    def _watch_for_collapse(self, asked: float) -> None:
-        """Name a policy that no longer chooses, and what to change."""
-        kind = "all" if asked >= EXTREME else "never" if asked <= 1.0 - EXTREME and self._may_ask else None
-        self._extreme_steps = self._extreme_steps + 1 if kind and kind == self._extreme_kind else int(kind is not None)
-        self._extreme_kind = kind
-        if kind is None or self._extreme_steps != COLLAPSE_STEPS or not self.accelerator.is_main_process:
-            return
-        what, fix = COLLAPSE_ADVICE[kind]
-        message = f"step {self.state.global_step}: {what} for {COLLAPSE_STEPS} steps; {fix}"
-        self.warnings.append(message)
-        warnings.warn(message, CollapseWarning, stacklevel=2)
+    def _log_filter(self, selections: Sequence[Selection]) -> None:
+        self._note("filter/device_prompts", sum(len(selection.device) for selection in selections))
+        self._note("filter/cloud_prompts", sum(len(selection.cloud) for selection in selections))
+        self._note("filter/cloud_prompts_seen", sum(selection.cloud_seen for selection in selections))
+
+    def _raise_alarms(self, *, asked: float, solved: bool = True, answered: bool = True) -> None:
+        """Name what lasts too long, and what to change."""
+        found = {
+            "always asks": asked >= EXTREME,
+            "never asks": asked <= 1.0 - EXTREME and self._may_ask,
+            "nothing solved": self.args.prompt_filter and not solved and asked < EXTREME,
+            "cloud down": not answered,
+        }
+        for message in self.alarms.check(self.state.global_step, [kind for kind, is_so in found.items() if is_so]):
+            if self.accelerator.is_main_process:
+                warnings.warn(message, CollapseWarning, stacklevel=2)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -371,9 +411,8 @@ class GAPGTrainer(GRPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             state = {
-                "filter_carry": self.filter.carry,
-                "extreme": [self._extreme_kind, self._extreme_steps],
-                "warnings": self.warnings,
+                "targets": [target.state() for target in self.targets.values()],
+                "alarms": self.alarms.state(),
                 "clouds": clouds,
             }
             unfinished = folder / f"{STATE_FILE}.part"
@@ -386,9 +425,12 @@ class GAPGTrainer(GRPOTrainer):
         if not file.exists():
             raise ConfigError(f"'{resume_from_checkpoint}' has no {STATE_FILE}: not a finished checkpoint of GAPG")
         state = json.loads(file.read_text(encoding="utf-8"))
-        self.filter.carry = float(state["filter_carry"])
-        self._extreme_kind, self._extreme_steps = state["extreme"]
-        self.warnings = list(state["warnings"])
+        shares = [target["share"] for target in state["targets"]]
+        if shares != list(self.targets):
+            raise ConfigError(f"'{resume_from_checkpoint}' was trained for shares {shares}, not {list(self.targets)}")
+        for target in state["targets"]:
+            self.targets[target["share"]].restore(target)
+        self.alarms.restore(state["alarms"])
         if self._cloud is not None:
             # Every process learns all answers; what was counted is counted on, once.
             self._cloud.restore([s for s in state["clouds"] if s], count=self.accelerator.is_main_process)
@@ -426,8 +468,15 @@ class _EpochSampler(RepeatSampler):
         yield from super().__iter__()
 
 
-def _ungraded(outcome: Outcome) -> bool:
-    return (outcome.cloud_correct if outcome.wants_cloud else outcome.device_correct) is None
+def _target(share: float, args: GAPGConfig) -> ShareTarget:
+    if args.handoff_reward != "dual":
+        return ShareTarget(share, None)
+    # A hand-off is then worth between -α_a and α_a: beyond either, nothing more can be said to the policy.
+    lowest, highest = args.cloud_reward - args.local_reward, args.cloud_reward + args.local_reward
+    multiplier = ShareMultiplier(
+        share, rate=args.multiplier_rate, damping=args.multiplier_damping, lowest=lowest, highest=highest
+    )
+    return ShareTarget(share, multiplier)
 
 
 def _take_rows(inputs: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +19,35 @@ from selfroute.handoff import TEMPLATES
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.folder import CHECKPOINTS, Progress
-from selfroute.train.gapg import ALGORITHMS, STATE_FILE, GAPGConfig, GAPGTrainer
+from selfroute.train.gapg import STATE_FILE, GAPGTrainer, WritePrompt
+from selfroute.train.gapg_config import ALGORITHMS, GAPGConfig
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.prompt_filter import ratio_from_share
 
 __all__ = ["build_dataset", "train"]
 
 WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others on one batch's noise
-ROWS_PER_PASS = 64  # keeps the demo's memory under 2 GB
+ROWS_PER_PASS = 32  # keeps the demo's memory under 2 GB
+
+
+def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
+    """Writes the device's messages for a row, with or without the offer to hand off."""
+    template = TEMPLATES[task.template]
+    questions = {row.id: row.question for row in rows}
+
+    def write(row_id: str, *, offer_handoff: bool, share: float | None = None) -> list[dict[str, str]]:
+        conversation = template.conversation(questions[row_id])
+        messages = template.device_messages(conversation, offer_handoff=offer_handoff, share=share)
+        return [{"role": message.role, "content": message.content} for message in messages]
+
+    return write
 
 
 def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Dataset:
     """Columns `prompt` (the device's messages) and `row_id`."""
-    template = TEMPLATES[task.template]
+    write = prompt_writer(rows, task)
     return Dataset.from_list(
-        [
-            {
-                "prompt": [
-                    {"role": message.role, "content": message.content}
-                    for message in template.device_messages(
-                        template.conversation(row.question), offer_handoff=offer_handoff
-                    )
-                ],
-                "row_id": row.id,
-            }
-            for row in rows
-        ]
+        [{"prompt": write(row.id, offer_handoff=offer_handoff, share=None), "row_id": row.id} for row in rows]
     )
 
 
@@ -59,7 +64,7 @@ def train(
     group_size: int,
     learning_rate: float,
     temperature: float,
-    reward: Mapping[str, float],
+    reward: Mapping[str, Any],
     max_new_tokens: int,
     seed: int,
     save_steps: int,
@@ -67,23 +72,33 @@ def train(
     rows_per_pass: int | None = None,
     bf16: bool = False,
     max_minutes: float | None = None,
+    handoff_reward: str = "fixed",
+    multiplier_rate: float = 0.2,
+    multiplier_damping: float = 2.0,
+    forced_attempts: int = 0,
+    forced_weight: float = 1.0,
+    told_shares: Sequence[float] = (),
+    report_to: Sequence[str] = (),
     concurrency: int = 32,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train a device model and write `OUT/{checkpoint/, metrics.jsonl, config.yaml, run.json}`.
+    """Train a device model and write the folder that `selfroute.train.folder` describes.
 
     Args:
         model, tokenizer: folders or hub names.
         cloud: answers hand-offs; None for an algorithm that offers none.
         algorithm: a key of `selfroute.train.gapg.ALGORITHMS`.
         share: wanted call share, in (0, 1).
-        reward: weights `local`, `cloud` and `format`.
+        reward: weights `local`, `cloud` and `format`, and `token_price`.
         rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
-            takes the largest divisor that also divides 64.
+            takes the largest divisor that also divides 32.
         bf16: compute in bfloat16; weights and optimiser stay in float32.
         max_minutes: ends the run after the step in which this time is up.
+        handoff_reward, multiplier_rate, multiplier_damping, forced_attempts, forced_weight, told_shares: as in
+            `GAPGConfig`.
+        report_to: trackers of transformers, such as tensorboard or wandb.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
@@ -96,6 +111,7 @@ def train(
     """
     if algorithm not in ALGORITHMS:
         raise ConfigError(f"no algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
+    folder.check_trackers(report_to)
     options = dict(ALGORITHMS[algorithm])
     offer_handoff = options.pop("offer_handoff")
     if offer_handoff and cloud is None:
@@ -115,6 +131,13 @@ def train(
         local_reward=reward["local"],
         cloud_reward=reward["cloud"],
         format_reward=reward["format"],
+        handoff_reward=handoff_reward,
+        multiplier_rate=multiplier_rate,
+        multiplier_damping=multiplier_damping,
+        token_price=reward.get("token_price", 0.0),
+        forced_attempts=forced_attempts,
+        forced_weight=forced_weight,
+        told_shares=list(told_shares),
         save_steps=save_steps,
         save_total_limit=2,
         logging_steps=1,
@@ -122,7 +145,7 @@ def train(
         seed=seed,
         use_cpu=not accelerated,
         bf16=bf16,
-        report_to=[],
+        report_to=list(report_to),
         disable_tqdm=True,
         **options,
     )
@@ -137,13 +160,17 @@ def train(
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
     words = _tokenizer(tokenizer)
     answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
+    known = {row.id: row for row in rows}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
         network,
-        OutcomeGrader(task, {row.id: row for row in rows}, answers),
+        OutcomeGrader(task, known, answers),
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
+        write_prompt=prompt_writer(rows, task),
+        local_grader=OutcomeGrader(task, known, None),
+        on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
     )
     watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
     watcher.attach(trainer)
@@ -159,13 +186,14 @@ def train(
             "seed": seed,
             "steps": trainer.state.global_step,
             "share": share,
-            "rho": trainer.filter.ratio,
+            "rho": ratio_from_share(share),
+            "targets": [target.state() for target in trainer.targets.values()],
             "rows": len(rows),
             "wall_s": round(watcher.wall_s, 1),
             "resumed_from": None if checkpoint is None else Path(checkpoint).name,
             "cloud_calls": 0 if answers is None else answers.calls,
             "cloud_failures": 0 if answers is None else answers.failures,
-            "warnings": trainer.warnings,
+            "warnings": trainer.alarms.messages,
         },
         origin,
     )

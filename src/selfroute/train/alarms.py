@@ -1,0 +1,65 @@
+"""What a run says about itself when it goes wrong: a policy that no longer chooses, prompts that teach nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Alarms", "CollapseWarning"]
+
+EXTREME = 0.98  # share of rollouts from which a policy counts as one that no longer chooses
+PATIENCE = 5  # such steps in a row before an alarm is raised
+# What is the matter, and what to change.
+ADVICE = {
+    "always asks": (
+        "nearly every rollout asks for the cloud",
+        "lower reward.cloud or use algorithm gapg, whose filter caps it",
+    ),
+    "never asks": (
+        "hardly any rollout asks for the cloud",
+        "raise reward.cloud, or warm up a model that asks sometimes",
+    ),
+    "nothing solved": (
+        "the device solves no prompt of a batch, so that the filter lets nothing in",
+        "take easier prompts, a larger group_size, or a device that is warmed up longer",
+    ),
+    "cloud down": (
+        "the cloud answers no call",
+        "check its address, key and limits; rollouts that ask are left out meanwhile",
+    ),
+}
+
+
+class CollapseWarning(UserWarning):
+    """A run that learns nothing any more; the message says what to change."""
+
+
+class Alarms:
+    """Counts bad steps in a row, and speaks once per stretch of them.
+
+    Attributes:
+        messages: all that was said.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self._steps: dict[str, int] = {}
+
+    def check(self, step: int, found: Sequence[str]) -> list[str]:
+        """Note what is the matter in this step, keys of `ADVICE`; returns the messages of what has lasted too long."""
+        self._steps = {kind: self._steps.get(kind, 0) + 1 for kind in found}
+        new = [
+            f"step {step}: {ADVICE[kind][0]} for {PATIENCE} steps; {ADVICE[kind][1]}"
+            for kind, steps in self._steps.items()
+            if steps == PATIENCE
+        ]
+        self.messages += new
+        return new
+
+    def state(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"messages": self.messages, "steps": self._steps}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.messages, self._steps = list(state["messages"]), dict(state["steps"])

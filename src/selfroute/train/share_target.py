@@ -1,0 +1,81 @@
+"""A wanted call share in training: the filter that caps it, and the multiplier that meets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
+
+__all__ = ["ShareMultiplier", "ShareTarget"]
+
+
+class ShareMultiplier:
+    """The price λ of a hand-off, moved until rollouts ask as often as wanted (DA-GRPO, arXiv 2602.00166).
+
+    DA-GRPO takes λ ← max(0, λ + η·(J_c - τ)) with the measured share J_c and the wanted one τ, which can only make
+    asking dearer. Here λ may be negative: the share is met from both sides. A multiplier alone and a policy that
+    follows it with a delay swing around the target, so the price has a second part, in proportion to the last step's
+    violation (a PI controller; Stooke et al., arXiv 2007.03964). Smoothing the violation would take away the noise of a
+    step's prompts, but also the part's use: it has to answer at once.
+
+    Attributes:
+        share: τ.
+        value: λ without the second part.
+        violation: J_c - τ of the last step.
+    """
+
+    def __init__(self, share: float, *, rate: float, damping: float, lowest: float, highest: float) -> None:
+        self.share = share
+        self.rate = rate
+        self.damping = damping
+        self.lowest = lowest
+        self.highest = highest
+        self.value = 0.0
+        self.violation = 0.0
+
+    @property
+    def price(self) -> float:
+        """What a hand-off costs now, whether or not the cloud is right."""
+        return self._within(self.value + self.damping * self.violation)
+
+    def update(self, measured: float) -> None:
+        """Take in the share of one step's rollouts."""
+        self.violation = measured - self.share
+        # Bounds hold λ itself too, or it would have to come all the way back after a long stretch beyond them.
+        self.value = self._within(self.value + self.rate * self.violation)
+
+    def _within(self, value: float) -> float:
+        return min(self.highest, max(self.lowest, value))
+
+
+class ShareTarget:
+    """One wanted share with what enforces it; a run over several shares has one of these for each.
+
+    Args:
+        multiplier: None where hand-offs are paid at a fixed rate.
+    """
+
+    def __init__(self, share: float, multiplier: ShareMultiplier | None) -> None:
+        self.share = share
+        self.filter = PromptFilter(ratio_from_share(share))
+        self.multiplier = multiplier
+
+    @property
+    def price(self) -> float:
+        """What a hand-off costs beside its reward."""
+        return 0.0 if self.multiplier is None else self.multiplier.price
+
+    def state(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        multiplier = self.multiplier
+        return {
+            "share": self.share,
+            "filter_carry": self.filter.carry,
+            "multiplier": None if multiplier is None else [multiplier.value, multiplier.violation],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.filter.carry = float(state["filter_carry"])
+        if self.multiplier is not None and state["multiplier"] is not None:
+            self.multiplier.value, self.multiplier.violation = map(float, state["multiplier"])
