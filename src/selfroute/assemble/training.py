@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,9 @@ __all__ = [
 ]
 
 ROWS_AHEAD = 256  # asked for at once before training
+# On a CPU, oneDNN keeps code for up to 1,024 shapes of products; batches of rollouts have more than that, and it takes
+# 0.4 GB in the first steps alone. Read when the first product is made.
+ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
 def model_files(model: str) -> tuple[str, str]:
@@ -93,6 +97,7 @@ def train_recipe(
     Args:
         on_progress: called with step, steps, and the step's metrics.
     """
+    os.environ.setdefault(*ONEDNN_CACHE)
     check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)

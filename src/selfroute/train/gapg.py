@@ -471,8 +471,9 @@ class _EpochSampler(RepeatSampler):
 def _target(share: float, args: GAPGConfig) -> ShareTarget:
     if args.handoff_reward != "dual":
         return ShareTarget(share, None)
-    # A hand-off is then worth between -α_a and α_a: beyond either, nothing more can be said to the policy.
-    lowest, highest = args.cloud_reward - args.local_reward, args.cloud_reward + args.local_reward
+    # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
+    # asking has to pay as much as an answer known to be right.
+    lowest, highest = args.cloud_reward - 2 * args.local_reward, args.cloud_reward + args.local_reward
     multiplier = ShareMultiplier(
         share, rate=args.multiplier_rate, damping=args.multiplier_damping, lowest=lowest, highest=highest
     )
