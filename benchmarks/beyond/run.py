@@ -1,0 +1,227 @@
+"""What goes beyond the paper, on embedded Countdown: docs/beyond-the-paper.md says what each experiment asks.
+
+    python benchmarks/beyond/run.py                    # all, about three hours on two cores
+    python benchmarks/beyond/run.py share seeds=1,2    # one of them
+
+Experiments: share, any, early, forced. Each run is one `selfroute train` of recipes/countdown/gapg.yaml, and all are
+judged on the same 1,000 held-out problems. Stopped and started again it goes on where it was. Writes `results.json` and
+`results.md` beside this file, of every experiment whose runs are there; the runs lie under `out/beyond`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfroute.environment import provenance
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OUT = Path("out/beyond")
+CACHE = OUT / "answers.sqlite"
+JOBS = 2  # runs at a time, one thread each
+PROBLEMS = 1000
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+PRICES = (0.0, 0.001, 0.002, 0.004)
+TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and the shares that it is judged at."""
+
+    name: str
+    model: str
+    steps: int
+    options: tuple[str, ...]
+    shares: tuple[float, ...] = (0.3,)
+    told: bool = False
+
+    def folder(self, seed: int) -> Path:
+        return OUT / f"{self.name}-{seed}"
+
+
+EXPERIMENTS: dict[str, list[Run]] = {
+    "share": [
+        Run(f"share-{share:g}", TRAINED, 60, ("handoff_reward=dual", f"share={share:g}"), (share,)) for share in SHARES
+    ],
+    "any": [
+        Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*SHARES, 0.6]}"), (*SHARES, 0.6), told=True)
+    ],
+    "early": [Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES],
+    "forced": [
+        Run("plain", WARM, 80, ()),
+        Run("forced", WARM, 80, ("forced_attempts=2",)),
+    ],
+}
+
+
+def selfroute(*words: str) -> list[str]:
+    return [sys.executable, "-m", "selfroute.cli", *words]
+
+
+def training(run: Run, seed: int) -> list[str]:
+    """The command that trains a run, or goes on with it."""
+    out = run.folder(seed)
+    begun = any((out / "checkpoints").glob("checkpoint-*/gapg_state.json"))
+    return selfroute(
+        "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
+        "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
+        f"out={out}", *run.options, *(["--resume"] if begun else []),
+    )  # fmt: skip
+
+
+def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature: float) -> tuple[Path, list[str]]:
+    """The command that judges all runs at a share, and its folder."""
+    policies = {f"{run.name}-{seed}": f"transformers:{run.folder(seed)}/checkpoint" for run in runs for seed in seeds}
+    told = any(run.told for run in runs)
+    if not told:  # the shipped policy has never been told a share
+        policies["shipped"] = TRAINED
+    out = OUT / f"judged-{'-'.join(run.name for run in runs)}-{share:g}-{temperature:g}"
+    given = ", ".join(f"{name}: '{model}'" for name, model in policies.items())
+    return out, selfroute(
+        "evaluate", "recipes/countdown/evaluate.yaml", "seed=1000", f"limit={PROBLEMS}", f"share={share:g}",
+        f"temperature={temperature:g}", f"policies={{{given}}}", "strategies=[always_device]",
+        f"alone={str(temperature == 0).lower()}", f"tell_share={str(told).lower()}", f"cache={CACHE}", f"out={out}",
+    )  # fmt: skip
+
+
+def in_parallel(commands: Sequence[tuple[str, list[str]]]) -> None:
+    """Run commands, `JOBS` at a time; the first that fails ends all."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    waiting = list(commands)
+    while waiting or running:
+        while waiting and len(running) < JOBS:
+            name, command = waiting.pop(0)
+            print(name, flush=True)
+            log = (OUT / f"{name}.log").open("ab")
+            running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+        for name, process in list(running.items()):
+            try:
+                code = process.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                continue
+            del running[name]
+            if code:
+                raise SystemExit(f"{name} failed with exit code {code}; see {OUT / name}.log; start again to go on")
+
+
+def judged(runs: Sequence[Run], seeds: Sequence[int], share: float, temperature: float) -> dict[str, Any]:
+    """Figures of every policy at a share, by name; runs the evaluation if it is not there yet."""
+    folder, command = judging(runs, seeds, share, temperature)
+    if not (folder / "summary.json").exists():
+        in_parallel([(folder.name, command)])
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    figures: dict[str, Any] = {entry["name"]: entry for entry in summary["strategies"]}
+    for name, tokens in tokens_handed_off(folder / "records.jsonl").items():
+        figures[name]["tokens_handed_off"] = tokens
+    return figures
+
+
+def tokens_handed_off(records: Path) -> dict[str, float]:
+    """Mean device tokens of the requests that each strategy wants to hand off."""
+    found: dict[str, list[float]] = {}
+    for line in records.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["wants_cloud"]:
+            found.setdefault(record["strategy"], []).append(record["device_tokens"])
+    return {name: float(np.mean(tokens)) for name, tokens in found.items()}
+
+
+def rows_of(name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """One row per run and share: every figure of every seed."""
+    rows = []
+    runs = EXPERIMENTS[name]
+    groups = [[run] for run in runs] if len({run.shares for run in runs}) > 1 else [runs]
+    for group in groups:
+        for share in group[0].shares:
+            greedy = judged(group, seeds, share, 0.0)
+            sampled = judged(group, seeds, share, 1.0)
+            for run in group:
+                mine = [f"{run.name}-{seed}" for seed in seeds]
+                figure = partial(_figures, names=mine)
+                rows.append(
+                    {
+                        "run": run.name,
+                        "share": share,
+                        "sampled_share": figure(sampled, key="raw_call_share"),
+                        "greedy_share": figure(greedy, key="raw_call_share"),
+                        "overall": figure(greedy, key="overall_accuracy"),
+                        "as_run": figure(greedy, key="raw_overall_accuracy"),
+                        "alone": [greedy[f"{one}, alone"]["local_accuracy"] for one in mine],
+                        "tokens_handed_off": figure(greedy, key="tokens_handed_off"),
+                        "shipped": greedy.get("shipped", {}).get("overall_accuracy"),
+                    }
+                )
+    return rows
+
+
+def _figures(summary: dict[str, Any], *, names: Sequence[str], key: str) -> list[float | None]:
+    return [summary[name].get(key) for name in names]
+
+
+def markdown(name: str, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
+    heads = ("run", "wanted", "asks, sampled", "asks, greedy", "right at the share", "right as run",
+             "hand-off disabled", "tokens before a hand-off", "shipped policy cut by score")  # fmt: skip
+    lines = [
+        f"## {name}",
+        "",
+        f"n = {PROBLEMS} held-out problems, training seeds {', '.join(map(str, seeds))}; mean ± standard deviation over "
+        "seeds, in %.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "---|" * len(heads),
+    ]
+    for row in rows:
+        percents = ("sampled_share", "greedy_share", "overall", "as_run", "alone")
+        cells = [row["run"], f"{100 * row['share']:.0f}", *(_cell(row[key], 100) for key in percents)]
+        cells += [_cell(row["tokens_handed_off"], 1), _cell([row["shipped"]], 100)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float | None], scale: float) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {scale * np.std(known, ddof=1):.1f}" if len(known) > 1 else ""
+    return f"{scale * np.mean(known):.1f}{spread}"
+
+
+def main() -> None:
+    words = [word for word in sys.argv[1:] if "=" not in word] or list(EXPERIMENTS)
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    seeds = [int(seed) for seed in options.pop("seeds", "1,2,3").split(",")]
+    if unknown := [*options, *(word for word in words if word not in EXPERIMENTS)]:
+        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3")
+    OUT.mkdir(parents=True, exist_ok=True)
+    file = HERE / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for name in words:
+        missing = [
+            (f"{run.name}-{seed}", training(run, seed))
+            for seed in seeds
+            for run in EXPERIMENTS[name]
+            if not (run.folder(seed) / "run.json").exists()
+        ]
+        in_parallel(missing)
+        command = f"python benchmarks/beyond/run.py {name} seeds={','.join(map(str, seeds))}"
+        results[name] = {"command": command, "seeds": seeds, **provenance(), "rows": rows_of(name, seeds)}
+        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        tables = [markdown(known, results[known]["rows"], results[known]["seeds"]) for known in results]
+        (HERE / "results.md").write_text("\n".join(tables), encoding="utf-8")
+        print(tables[list(results).index(name)], flush=True)
+
+
+if __name__ == "__main__":
+    main()
