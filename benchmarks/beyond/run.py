@@ -176,8 +176,8 @@ def markdown(name: str, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) ->
     lines = [
         f"## {name}",
         "",
-        f"n = {PROBLEMS} held-out problems, training seeds {', '.join(map(str, seeds))}; mean ± standard deviation over "
-        "seeds, in %.",
+        f"n = {PROBLEMS} held-out problems, training seeds {', '.join(map(str, seeds))}; mean ± standard deviation "
+        "over seeds, in %.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),

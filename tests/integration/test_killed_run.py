@@ -15,8 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "countdown" / "gapg.yaml"
-SMALL = ("steps=6", "prompts_per_step=3", "group_size=4", "save_steps=1", "max_new_tokens=48",
-         "task={countdown: {limit: 12}}", "cloud={embedded: {name: cloud, samples: 1}}")  # fmt: skip
+SMALL = (
+    "steps=6", "prompts_per_step=3", "group_size=6", "save_steps=1", "max_new_tokens=48",
+    "handoff_reward=dual", "forced_attempts=2",
+    "task={countdown: {limit: 12}}", "cloud={embedded: {name: cloud, samples: 1}}",
+)  # fmt: skip
 
 
 def command(out: Path, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
 from selfroute.backends.base import Backend, complete_all
@@ -35,18 +35,21 @@ def make_policies(
     template: PromptTemplate,
     alone: bool = False,
     told_share: float | None = None,
+    context: Literal["prompt", "attempt"] = "prompt",
 ) -> dict[str, Strategy]:
     """One self-routing strategy per device model, by its name in the report.
 
     Args:
         alone: add each model once more with the hand-off disabled.
-        told_share: as in `SelfRoute`.
+        told_share, context: as in `SelfRoute`.
     """
-    self_route = resolve(STRATEGIES, "self_route", kind="strategy", where="policies")
+    self_route = partial(
+        resolve(STRATEGIES, "self_route", kind="strategy", where="policies"), told_share=told_share, context=context
+    )
     always_device = resolve(STRATEGIES, "always_device", kind="strategy", where="policies")
     made: dict[str, Strategy] = {}
     for name, device in policies.items():
-        made[name] = self_route(name=name, device=device, cloud=cloud, template=template, told_share=told_share)
+        made[name] = self_route(name=name, device=device, cloud=cloud, template=template)
     for name, device in policies.items() if alone else ():
         made[f"{name}, alone"] = always_device(name=f"{name}, alone", device=device, cloud=cloud, template=template)
     return made

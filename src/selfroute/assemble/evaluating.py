@@ -112,7 +112,12 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
         )
         told = recipe.share if recipe.tell_share else None
         strategies = baselines | make_policies(
-            policies, cloud=cloud, template=template_of(task), alone=recipe.alone, told_share=told
+            policies,
+            cloud=cloud,
+            template=template_of(task),
+            alone=recipe.alone,
+            told_share=told,
+            context=recipe.context,
         )
         yield Bench(
             strategies=list(strategies.values()),

@@ -106,6 +106,7 @@ class EvaluateRecipe:
         policies: name in the report -> device model that hands off by itself.
         alone: run each policy's model once more with the hand-off disabled.
         tell_share: say `share` in the policies' prompts, as to one that was trained with `told_shares`.
+        context: what the cloud sees of a hand-off: the conversation (`prompt`), or also the device's `attempt`.
         strategies: baselines, names of `STRATEGIES`.
         router_rows: rows of the train split that fit the strategies which learn, and set thresholds.
         folds: fit on the rows themselves in place of the train split, each judged by a fit without its fold.
@@ -136,6 +137,7 @@ class EvaluateRecipe:
     policies: Mapping[str, Spec] = field(default_factory=dict)
     alone: bool = False
     tell_share: bool = False
+    context: Literal["prompt", "attempt"] = "prompt"
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     router_rows: Count = 1000
     folds: Folds | None = None
