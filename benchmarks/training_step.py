@@ -3,8 +3,9 @@
 Same model, prompts, group size, longest completion, reward function, optimiser, thread and precision; the two take
 turns in one process, so that whatever else the machine does meets both::
 
-    python benchmarks/training_step.py                                # under two minutes on one idle core
-    python benchmarks/training_step.py --prompts 32 --group 8 --pairs 5
+    python benchmarks/training_step.py                             # the shipped recipe's step; about four minutes
+    python benchmarks/training_step.py --prompts 8 --tokens 128    # a small one
+    python benchmarks/training_step.py --memory                    # peak memory of each, in a process of its own
 
 Device and cloud are the embedded pair where it is installed; elsewhere a random model of 128 x 4 with a made-up
 reward. Both start every pair from the same weights. The optimiser is AdamW with rate 0, so that every step sees the
@@ -14,7 +15,10 @@ same policy and the work does not drift.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -243,23 +247,50 @@ def in_turn(trainers: Sequence[Trainer]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=8, help="prompts per step")
+    parser.add_argument("--prompts", type=int, default=32, help="prompts per step")
     parser.add_argument("--group", type=int, default=8, help="rollouts per prompt")
-    parser.add_argument("--tokens", type=int, default=128, help="longest completion")
+    parser.add_argument("--tokens", type=int, default=256, help="longest completion")
     parser.add_argument("--pairs", type=int, default=5, help="measured steps of each, after one that is not counted")
     parser.add_argument("--hidden", type=int, default=128, help="width of the random model")
     parser.add_argument("--layers", type=int, default=4, help="layers of the random model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--memory", action="store_true", help="measure peak memory in place of time")
+    parser.add_argument("--alone", choices=("ours", "stock"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
+    if given.memory:
+        compare_memory()
+        return
     turns = Turns(given)
+    if given.alone:
+        alone(turns, given.alone)
+        return
     with tempfile.TemporaryDirectory() as folder:
         ours, our_times = turns.ours(f"{folder}/ours")
         stock, stock_times = turns.stock(f"{folder}/stock")
         in_turn([ours, stock])
     report(given, our_times.steps[1:], stock_times.steps[1:], installed=turns.installed)
+
+
+def alone(turns: Turns, which: str) -> None:
+    """Run one of the two and print the process's peak memory in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, _ = getattr(turns, which)(folder)
+        trainer.train()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def compare_memory() -> None:
+    """Both, one after the other, each in a process of its own with the same arguments."""
+    arguments = [argument for argument in sys.argv if argument != "--memory"]
+    peaks = {}
+    for which, name in (("ours", "GAPG"), ("stock", "TRL GRPO")):
+        command = [sys.executable, *arguments, "--alone", which]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[name] = int(done.stdout.split()[-1])
+    Console().print(", ".join(f"{name}: {peak:,} MB at most" for name, peak in peaks.items()))
 
 
 def report(

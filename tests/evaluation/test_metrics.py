@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -269,3 +270,30 @@ def test_auroc_against_rates_is_that_of_repeated_prompts() -> None:
     repeated = [(s, k < 4 * r) for s, r in zip(score, rate, strict=True) for k in range(4)]
     found = metrics.auroc(np.array([s for s, _ in repeated]), np.array([p for _, p in repeated]))
     assert metrics.auroc_of_rates(score, rate) == pytest.approx(found)
+
+
+# --- the threshold rule
+
+rates = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+@given(rates, st.floats(0.05, 0.95), st.randoms(use_true_random=False))
+def test_the_rule_itself_has_no_regret_and_nobody_beats_it_where_the_cloud_knows_all(
+    values: list[float], threshold: float, rng: Any
+) -> None:
+    rate = np.array(values)
+    cloud = np.ones(len(rate), bool)
+    own = metrics.threshold_rule(rate, rate < threshold, cloud, threshold)
+    assert (own.agreement, own.regret) == (1.0, 0.0)
+    wants = np.array([rng.random() < 0.5 for _ in values])
+    other = metrics.threshold_rule(rate, wants, cloud, threshold)
+    assert other.regret >= 0
+    assert other.agreement == np.mean(wants == (rate < threshold))
+
+
+def test_regret_is_what_wrong_decisions_cost() -> None:
+    rate, cloud = np.array([0.0, 0.2, 0.9, 0.1]), np.array([True, True, True, False])
+    wants = np.array([True, False, True, True])  # the second should be handed off, the third kept
+    found = metrics.threshold_rule(rate, wants, cloud, 0.5)
+    assert found.agreement == 0.5
+    assert found.regret == pytest.approx(((0.5 - 0.2) + (0.9 - 0.5)) / 4)

@@ -24,6 +24,7 @@ __all__ = [
     "MIN_LEAD",
     "Bin",
     "Matched",
+    "ThresholdRule",
     "accuracy_at",
     "aiq",
     "apgr",
@@ -53,6 +54,7 @@ __all__ = [
     "risk_coverage",
     "routellm_points",
     "send_order",
+    "threshold_rule",
     "weighted_mean",
 ]
 
@@ -354,6 +356,38 @@ def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, 
 
 
 # --- reliability -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRule:
+    """Decisions beside the rule that is best under a reward: ask where the device's solve rate is below α_c/α_a.
+
+    Attributes:
+        threshold: α_c/α_a.
+        agreement: share of prompts on which both decide alike.
+        regret: how much less the decisions are worth than the rule's, per prompt, in units of α_a. The rule sees the
+            very samples that it is judged by, so this is an upper bound.
+    """
+
+    threshold: float
+    agreement: float
+    regret: float
+
+
+def threshold_rule(rate: Floats, wants: Bools, cloud: Bools, threshold: float) -> ThresholdRule:
+    """Compare decisions with the threshold rule of arXiv 2509.24050 (section 2.3).
+
+    A kept prompt is worth its solve rate, one that is handed off `threshold` if the cloud solves it.
+
+    Args:
+        rate: q(x), shape (n,).
+        wants: which prompts are handed off.
+        cloud: which the cloud solves.
+    """
+    rule = rate < threshold
+    worth = threshold * cloud - rate  # of asking, above keeping
+    regret = np.where(rule, worth, 0.0) - np.where(wants, worth, 0.0)
+    return ThresholdRule(threshold, float((rule == wants).mean()), float(regret.mean()))
 
 
 @dataclass(frozen=True, slots=True)

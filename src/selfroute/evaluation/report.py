@@ -204,9 +204,19 @@ def _solve_rates(top: Mapping[str, Any], number: int) -> str:
     note = (
         f"{top['name']}: how often it hands off prompts of each solve rate ({found['samples']} samples of the device "
         f"per prompt, {found['n']} prompts, mean {percent(found['mean'])}). A good policy falls from left to right; "
-        f"AUROC against the solve rates {fixed_point(found['auroc'], digits=2)}."
+        f"AUROC against the solve rates {fixed_point(found['auroc'], digits=2)}. {_rule(found['threshold_rule'])}"
     )
     return f"<figure>{figure}<figcaption>{escape(note)}</figcaption></figure>"
+
+
+def _rule(compared: Sequence[Mapping[str, float]]) -> str:
+    """The rule that comes nearest to the decisions."""
+    nearest = max(compared, key=lambda rule: rule["agreement"])
+    return (
+        f"Nearest to it is the rule to ask below a solve rate of {nearest['threshold']:.1f}, the best one for hand-offs "
+        f"worth {nearest['threshold']:.1f} of a local answer: both agree on {percent(nearest['agreement'])} of the "
+        f"prompts, and the rule is worth {nearest['regret']:.3f} of a local answer more per prompt."
+    )
 
 
 def _sentence(text: str) -> str:

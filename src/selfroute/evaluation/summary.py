@@ -332,6 +332,9 @@ def _reliability(view: _View) -> dict[str, Any]:
     }
 
 
+_THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
+
+
 def _by_solve_rate(split: Split, rate: Floats, sampled: Bools) -> dict[str, Any]:
     """The decision against the sampled solve rates q(x) of its device."""
     q, wants = rate[sampled], split.wants[sampled]
@@ -345,6 +348,9 @@ def _by_solve_rate(split: Split, rate: Floats, sampled: Bools) -> dict[str, Any]
         "auroc": _number(float(metrics.auroc_of_rates(score, 1 - q))),
         "brier": float(((chance - (1 - q)) ** 2).mean()) if is_chance else None,
         "levels": [asdict(found) for found in metrics.reliability(q, wants.astype(np.float64))],
+        "threshold_rule": [
+            asdict(metrics.threshold_rule(q, wants, split.cloud[sampled], threshold)) for threshold in _THRESHOLDS
+        ],
     }
 
 
