@@ -62,7 +62,7 @@ def serve(
 
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port), ("workers", workers)) if v is not None]
-    serving.serve(serving.load_serve_recipe(file, overrides), say=_say, check=check)
+    serving.serve(serving.load_serve_recipe(file, overrides), file=file, say=_say, check=check)
 
 
 def cloud(
@@ -79,7 +79,7 @@ def cloud(
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port)) if v is not None]
     spec = parse_spec(_yaml(backend), "--backend")
-    serving.serve(serving.load_serve_recipe(file, overrides), backend=spec, say=_say, check=check)
+    serving.serve(serving.load_serve_recipe(file, overrides), backend=spec, file=file, say=_say, check=check)
 
 
 def ask(
@@ -97,7 +97,7 @@ def ask(
     async def talk(service: Service) -> None:
         await _turn(service, [_user(question)], max_tokens, mode)
 
-    asyncio.run(_with_service(recipe, talk))
+    asyncio.run(_with_service(recipe, config, talk))
 
 
 def chat(
@@ -125,7 +125,7 @@ def chat(
                 continue
             said.append(Message("assistant", answer))
 
-    asyncio.run(_with_service(recipe, talk))
+    asyncio.run(_with_service(recipe, config, talk))
 
 
 def key(name: Annotated[str, typer.Argument(help="What to call the client, e.g. app.")]) -> None:
@@ -152,7 +152,7 @@ def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str
 
 def _recipe(config: Path | None, device: str | None, cloud: str | None, template: str | None) -> ServeRecipe:
     from selfroute.config import load_values, parse_overrides
-    from selfroute.serving import build_recipe
+    from selfroute.serving import build_recipe, naming
 
     values: dict[str, Any] = parse_overrides([]) if config is None else load_values(config)
     values |= {name: _yaml(text) for name, text in (("device", device), ("cloud", cloud)) if text is not None}
@@ -160,7 +160,8 @@ def _recipe(config: Path | None, device: str | None, cloud: str | None, template
         prompt = dict(values.get("prompt") or {})
         # A question typed without a recipe is put in the template's words, whatever the device.
         values["prompt"] = {**prompt, **({"template": template} if template else {}), "wrap": prompt.get("wrap", True)}
-    return build_recipe(values, where=str(config or "ask"))
+    with naming(config):
+        return build_recipe(values, where=str(config or "ask"))
 
 
 def _yaml(text: str) -> Any:
@@ -183,10 +184,11 @@ def _read_line() -> str:
         return ""
 
 
-async def _with_service(recipe: ServeRecipe, talk: Callable[[Service], Awaitable[None]]) -> None:
-    from selfroute.serving import make_service
+async def _with_service(recipe: ServeRecipe, config: Path | None, talk: Callable[[Service], Awaitable[None]]) -> None:
+    from selfroute.serving import make_service, naming
 
-    service = make_service(recipe)
+    with naming(config):
+        service = make_service(recipe)
     try:
         for _, guard in service.guards():
             await guard.load()

@@ -13,14 +13,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from selfroute.backends.base import Backend
 from selfroute.config import (
-    BACKENDS,
     STRATEGIES,
     Bounds,
     BudgetOptions,
@@ -31,10 +31,9 @@ from selfroute.config import (
     build,
     construct,
     load_values,
-    make_backend,
     make_budget,
     parse_overrides,
-    parse_spec,
+    prepare_backend,
     resolve,
     suggest,
     to_values,
@@ -57,6 +56,7 @@ __all__ = [
     "load_serve_recipe",
     "make_gateway",
     "make_service",
+    "naming",
     "serve",
     "worker",
 ]
@@ -168,7 +168,19 @@ def load_serve_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Serve
         ConfigError: a key, value or combination is wrong; names it.
     """
     values = parse_overrides(overrides) if path is None else load_values(path, overrides)
-    return build_recipe(values, where=str(path or "serve"))
+    with naming(path):
+        return build_recipe(values, where=str(path or "serve"))
+
+
+@contextmanager
+def naming(file: Path | None) -> Iterator[None]:
+    """Let errors of the configuration say which file they come from."""
+    try:
+        yield
+    except ConfigError as error:
+        if file is None or str(error).startswith(f"{file}:"):
+            raise
+        raise ConfigError(f"{file}: {error}") from error
 
 
 def build_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
@@ -239,13 +251,13 @@ def _guard(spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | No
 
 def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
     """A light model at once, as its faults should show before the port opens; a heavy one when it is loaded."""
-    if spec.name in _LIGHT or spec.name not in BACKENDS:
-        backend = make_backend(spec, where=role)
-        if check_key := getattr(backend, "check_key", None):
-            check_key()
-        return backend
-    resolve(BACKENDS, spec.name, kind="backend", where=role)
-    return lambda: make_backend(spec, where=role)
+    load = prepare_backend(spec, where=role)
+    if spec.name not in _LIGHT:
+        return load
+    backend = load()
+    if check_key := getattr(backend, "check_key", None):
+        check_key()
+    return backend
 
 
 def _strategy(recipe: ServeRecipe, device: Guard, cloud: Guard | None) -> Any:
@@ -324,26 +336,50 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
 # --- Serving --------------------------------------------------------------------------------------------------------
 
 
-def serve(recipe: ServeRecipe, *, backend: Spec | None = None, say: Callable[[str], None], check: bool = False) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """What one process serves: a recipe's pair or one model alone, and the file that errors name."""
+
+    recipe: ServeRecipe
+    backend: Spec | None = None
+    file: Path | None = None
+
+    def app(self, **options: Any) -> Gateway:
+        with naming(self.file):
+            if self.backend is not None:
+                return backend_gateway(self.backend, self.recipe, **options)
+            return make_gateway(self.recipe, **options)
+
+
+def serve(
+    recipe: ServeRecipe,
+    *,
+    backend: Spec | None = None,
+    file: Path | None = None,
+    say: Callable[[str], None],
+    check: bool = False,
+) -> None:
     """Serve until a signal ends it; streams that are under way come to their end.
 
     Args:
         backend: serve this model alone instead of the recipe's pair.
+        file: where the recipe comes from; errors name it.
         say: gets the lines for the terminal.
         check: load everything, and stop there.
 
     Raises:
         ConfigError: something is wrong with the recipe, a model cannot be loaded, or the port is in use.
     """
+    job = _Job(recipe=recipe, backend=backend, file=file)
     if check:
-        _check(recipe, backend)
+        _check(job)
         say("the configuration is right and its models load")
         return
     sock = _bind(recipe.host, recipe.port)
     with sock:
         address = f"http://{_in_url(recipe.host)}:{sock.getsockname()[1]}"
         if recipe.workers > 1:
-            _serve_many(recipe, backend, sock, lambda: say(_banner(recipe, backend, address)))
+            _serve_many(job, sock, lambda: say(_banner(recipe, backend, address)))
             return
         _quiet_logs(recipe.log)
         failures: list[SelfRouteError] = []
@@ -353,7 +389,7 @@ def serve(recipe: ServeRecipe, *, backend: Spec | None = None, say: Callable[[st
             failures.append(failure)
             server.should_exit = True
 
-        app = _app(recipe, backend, on_load_failure=stop)
+        app = job.app(on_load_failure=stop)
         say(_banner(recipe, backend, address))
         server = _uvicorn().Server(_server_config(app, recipe))
         with _calm_signals():
@@ -362,14 +398,8 @@ def serve(recipe: ServeRecipe, *, backend: Spec | None = None, say: Callable[[st
         raise failures[0]
 
 
-def _app(recipe: ServeRecipe, backend: Spec | None, **options: Any) -> Gateway:
-    if backend is not None:
-        return backend_gateway(backend, recipe, **options)
-    return make_gateway(recipe, **options)
-
-
-def _check(recipe: ServeRecipe, backend: Spec | None) -> None:
-    app = _app(recipe, backend)
+def _check(job: _Job) -> None:
+    app = job.app()
 
     async def load() -> None:
         for _, guard in app.service.guards():
@@ -452,19 +482,19 @@ class _calm_signals:
 # --- Several workers ------------------------------------------------------------------------------------------------
 
 
-def _serve_many(recipe: ServeRecipe, backend: Spec | None, sock: socket.socket, ready: Callable[[], None]) -> None:
+def _serve_many(job: _Job, sock: socket.socket, ready: Callable[[], None]) -> None:
     """Worker processes over one socket; a worker that dies is replaced."""
     from uvicorn.supervisors import Multiprocess
 
     with tempfile.TemporaryDirectory(prefix="selfroute-") as folder:
         (Path(folder) / "metrics").mkdir()
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = f"{folder}/metrics"
-        told = {"recipe": to_values(recipe), "backend": to_values(backend), "folder": folder}
+        told = {**to_values(job), "folder": folder}
         os.environ[_WORKER] = json.dumps(told)
         try:
             _check_in_child()
             ready()
-            config = _server_config("selfroute.serving:worker", recipe, factory=True, workers=recipe.workers)
+            config = _server_config("selfroute.serving:worker", job.recipe, factory=True, workers=job.recipe.workers)
             with _calm_signals():
                 Multiprocess(config, sockets=[sock]).run()
         finally:
@@ -482,18 +512,17 @@ def _check_in_child() -> None:
         raise SelfRouteError(f"a worker cannot start: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
 
 
-def _told() -> tuple[ServeRecipe, Spec | None, Path]:
+def _told() -> tuple[_Job, Path]:
     told = json.loads(os.environ[_WORKER])
-    recipe = build(ServeRecipe, told["recipe"], where="worker")
-    backend = None if told["backend"] is None else parse_spec(told["backend"], "backend")
-    return recipe, backend, Path(told["folder"])
+    folder = Path(told.pop("folder"))
+    return build(_Job, told, where="worker"), folder
 
 
 def check_worker() -> None:
     """What a child process of `serve` does to see whether a worker could start."""
-    recipe, backend, _ = _told()
+    job, _ = _told()
     try:
-        _check(recipe, backend)
+        _check(job)
     except ConfigError as error:
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         raise SystemExit(2) from None
@@ -501,6 +530,6 @@ def check_worker() -> None:
 
 def worker() -> Gateway:
     """The application of one worker process."""
-    recipe, backend, folder = _told()
-    _quiet_logs(recipe.log)
-    return _app(recipe, backend, activity=Activity(folder))
+    job, folder = _told()
+    _quiet_logs(job.recipe.log)
+    return job.app(activity=Activity(folder))

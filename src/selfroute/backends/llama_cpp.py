@@ -20,7 +20,7 @@ from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.types import Delta, Message, Sampling
 
-__all__ = ["LlamaCppBackend", "find_smollm2", "smollm2"]
+__all__ = ["LlamaCppBackend", "check_file", "find_smollm2", "smollm2"]
 
 _MAGIC = b"GGUF"
 _CACHE_MIB = 256  # for prompts of finished answers; llama.cpp's own default is 8 GiB
@@ -66,7 +66,8 @@ class LlamaCppBackend(OpenAICompatibleBackend):
         timeout_s: float = 600.0,
     ) -> None:
         path = Path(path)
-        _check(path, slots=slots, context_tokens=context_tokens, threads=threads)
+        _check_counts(slots=slots, context_tokens=context_tokens, threads=threads)
+        check_file(path)
         self.path = path
         self.slots = slots
         self._closing = threading.Lock()
@@ -170,13 +171,21 @@ def _lacks(address: str) -> tuple[str, ...]:
     return _MEDIA if has.get("supports_tools") else (*_TOOLS, *_MEDIA)
 
 
-def _check(path: Path, *, slots: int, context_tokens: int, threads: int | None) -> None:
+def _check_counts(*, slots: int, context_tokens: int, threads: int | None) -> None:
     if slots < 1:
         raise ConfigError(f"slots: {slots} is below 1; give how many answers may be written at once")
     if context_tokens < 1:
         raise ConfigError(f"context_tokens: {context_tokens} is below 1")
     if threads is not None and threads < 1:
         raise ConfigError(f"threads: {threads} is below 1")
+
+
+def check_file(path: Path) -> None:
+    """See that a file can be read and is GGUF.
+
+    Raises:
+        ConfigError: it cannot, or is none.
+    """
     try:
         with path.open("rb") as file:
             magic = file.read(len(_MAGIC))

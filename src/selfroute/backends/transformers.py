@@ -429,7 +429,7 @@ def load_model(
     Raises:
         ConfigError: there is no such model, or it cannot be loaded.
     """
-    _check_folder(path_or_repo)
+    check_folder(path_or_repo)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -466,8 +466,12 @@ def _without_bar(path_or_repo: str | Path) -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _check_folder(path_or_repo: str | Path) -> None:
-    """Refuse what is clearly a path but no model folder, before the hub is asked for it."""
+def check_folder(path_or_repo: str | Path) -> None:
+    """Refuse what is clearly a path but no model folder, before the hub is asked for it.
+
+    Raises:
+        ConfigError: it is one.
+    """
     text, path = str(path_or_repo), Path(path_or_repo).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():

@@ -22,6 +22,7 @@ from selfroute.config.names import (
     make_budget,
     make_ledger,
     make_task,
+    prepare_backend,
     resolve,
 )
 from selfroute.config.recipes import (
@@ -85,6 +86,7 @@ __all__ = [
     "make_task",
     "parse_overrides",
     "parse_spec",
+    "prepare_backend",
     "resolve",
     "suggest",
     "to_values",

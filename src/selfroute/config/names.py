@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
@@ -31,6 +32,7 @@ __all__ = [
     "make_budget",
     "make_ledger",
     "make_task",
+    "prepare_backend",
     "resolve",
 ]
 
@@ -64,6 +66,12 @@ BACKEND_EXAMPLES: dict[str, str] = {
     "smollm2": "smollm2",
     "openai": "{openai: {base_url: http://127.0.0.1:8080/v1, model: name, api_key_env: NAME}}",
     "recorded": "recorded:answers.jsonl",
+}
+# What can be said of a model's name or path before anything heavy is imported.
+_BACKEND_CHECKS: dict[str, str] = {
+    "embedded": "selfroute.backends.embedded:asset_path",
+    "transformers": "selfroute.backends.transformers:check_folder",
+    "llama_cpp": "selfroute.backends.llama_cpp:check_file",
 }
 STRATEGIES: dict[str, str] = {
     "always_device": "selfroute.strategies.always:AlwaysDevice",
@@ -135,6 +143,15 @@ def make_backend(spec: Spec, *, where: str = "backend") -> Backend:
     Raises:
         ConfigError: an unknown name or option, or a model that cannot be found.
     """
+    return prepare_backend(spec, where=where)()
+
+
+def prepare_backend(spec: Spec, *, where: str = "backend") -> Callable[[], Backend]:
+    """Check what can be checked of a model that a spec names, and give the function that loads it.
+
+    Raises:
+        ConfigError: an unknown name or option, a value of the wrong type, or a file that is not there.
+    """
     factory = resolve(BACKENDS, spec.name, kind="backend", where=where)
     where = f"{where}.{spec.name}"
     options = dict(spec.options)
@@ -144,8 +161,14 @@ def make_backend(spec: Spec, *, where: str = "backend") -> Backend:
     if "name" in parameters and "name" not in options:
         # The name tells answers of different models apart in traces and in the cache.
         options["name"] = str(options.get("model") or f"{spec.name}:{spec.value or options.get('path', '')}")
-    backend: Backend = _call(factory, options, where)
-    return backend
+    load = _bind(factory, options, where)
+    if spec.name in _BACKEND_CHECKS:
+        check = resolve(_BACKEND_CHECKS, spec.name, kind="backend", where=where)
+        try:
+            check(load.keywords[_value_parameter(parameters.values())])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return lambda: _installed(load, where)
 
 
 def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:
@@ -233,6 +256,13 @@ def construct(factory: Callable[..., Any], options: Mapping[str, Any], where: st
 def _call(
     factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
 ) -> Any:
+    return _installed(_bind(factory, options, where, given=given), where)
+
+
+def _bind(
+    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
+) -> partial[Any]:
+    """The factory with its arguments, all checked."""
     given = given or {}
     parameters = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in given}
     check_keys(options, parameters, where)
@@ -240,8 +270,13 @@ def _call(
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}: option '{name}' is missing; write {{{where.split('.')[-1]}: {{{name}: …}}}}")
     hints = _hints(factory)
+    converted = {k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()}
+    return partial(factory, **given, **converted)
+
+
+def _installed(make: partial[Any], where: str) -> Any:
     try:
-        return factory(**given, **{k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()})
+        return make()
     except ModuleNotFoundError as error:
         raise _not_installed(error, where) from error
 

@@ -131,8 +131,9 @@ class Gateway:
                 if isinstance(error, SelfRouteError)
                 else SelfRouteError(f"a model cannot be loaded: {type(error).__name__}: {error}")
             )
-            _log.error("%s", failure)
-            if self.on_load_failure is not None:
+            if self.on_load_failure is None:
+                _log.error("%s", failure)
+            else:
                 self.on_load_failure(failure)
 
     # --- requests
