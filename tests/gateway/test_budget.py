@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import openai
 import pytest
 import yaml
 from tests.backends.chat_server import ChatServer, answer
-from tests.gateway.live import CLOUD_TEXT, HARD, ask, gateway, service
+from tests.gateway.live import CLOUD_TEXT, DEVICE_TEXT, HARD, ask, gateway, service
 from tests.gateway.test_faults import DEVICE_ANSWER, unused_port
 from tests.redis_server import RedisServer
 
@@ -94,10 +96,16 @@ async def test_a_ledger_out_of_reach_keeps_the_answer_on_the_device(redis_server
 class Served:
     """`selfroute serve` in a process of its own."""
 
-    def __init__(self, recipe: Path) -> None:
+    def __init__(self, recipe: Path, workers: int = 1) -> None:
         self.port = unused_port()
+        self.folder, self.workers = recipe.parent, workers
         command = [sys.executable, "-m", "selfroute.cli", "serve", str(recipe), "--port", str(self.port)]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, "--workers", str(workers)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"TMPDIR": str(self.folder)},
+        )
 
     async def ready(self) -> None:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{self.port}") as http:
@@ -112,17 +120,24 @@ class Served:
                 await asyncio.sleep(0.05)
         raise TimeoutError("the gateway does not come up")
 
-    async def ask(self, times: int) -> list[str]:
+    async def all_workers(self) -> None:
+        """Wait until each worker has answered, on the device: one that has keeps a ring of records."""
+        while len(list(self.folder.glob("selfroute-*/*.ring"))) < self.workers:
+            await self.ask(4, mode="device")
+
+    async def ask(self, times: int, mode: str = "auto") -> list[str]:
         """Who answered each of so many requests at once; "lost" where the gateway was killed."""
+        headers = {"x-selfroute-mode": mode}
 
         async def one(http: aiohttp.ClientSession) -> str:
             try:
-                async with http.post("/v1/chat/completions", json=ask(HARD)) as response:
+                async with http.post("/v1/chat/completions", json=ask(HARD), headers=headers) as response:
                     return response.headers["x-selfroute-reason"] if response.status == 200 else str(response.status)
             except aiohttp.ClientError:
                 return "lost"
 
-        async with aiohttp.ClientSession(f"http://127.0.0.1:{self.port}") as http:
+        every_one_at_once = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{self.port}", connector=every_one_at_once) as http:
             return await asyncio.gather(*(one(http) for _ in range(times)))
 
     def stop(self, how: int = signal.SIGTERM) -> None:
@@ -141,18 +156,16 @@ async def two_gateways(recipe: Path) -> AsyncIterator[list[Served]]:
             each.stop(signal.SIGKILL)
 
 
-def recipe_over(device: ChatServer, cloud: ChatServer, ledger: str, cap: int, folder: Path) -> Path:
+def recipe_over(cloud: ChatServer, ledger: str, cap: int, folder: Path) -> Path:
     """Every request wants the cloud, and the cap is all there is."""
-
-    def remote(server: ChatServer) -> dict[str, Any]:
-        return {"openai": {"base_url": server.url, "model": "m", "api_key_env": None}}
-
+    device = folder / "device.jsonl"
+    device.write_text(json.dumps({"prompt": HARD, "text": DEVICE_TEXT}), encoding="utf-8")
     values = {
-        "device": remote(device),
-        "cloud": remote(cloud),
+        "device": f"recorded:{device}",
+        "cloud": {"openai": {"base_url": cloud.url, "model": "m", "api_key_env": None}},
         "strategy": "always_cloud",
         "budget": {"calls": {"total": cap}, "ledger": ledger},
-        "limits": {"concurrent": 256},
+        "limits": {"concurrent": 1000},
     }
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -174,11 +187,7 @@ def ledger(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_two_gateways_spend_one_budget_to_the_call(ledger: str, tmp_path: Path) -> None:
     cap, each = 40, 100
-    async with (
-        ChatServer() as device,
-        ChatServer() as cloud,
-        two_gateways(recipe_over(device, cloud, ledger, cap, tmp_path)) as gateways,
-    ):
+    async with ChatServer() as cloud, two_gateways(recipe_over(cloud, ledger, cap, tmp_path)) as gateways:
         # One at a time first: among many at once the faster gateway may take the whole budget.
         firsts = [await one.ask(1) for one in gateways]
         answers = await asyncio.gather(*(one.ask(each - 1) for one in gateways))
@@ -189,11 +198,27 @@ async def test_two_gateways_spend_one_budget_to_the_call(ledger: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_1000_at_once_spend_no_call_too_many(ledger: str, tmp_path: Path, workers: int) -> None:
+    cap = 100
+    async with ChatServer() as cloud:
+        gateway = Served(recipe_over(cloud, ledger, cap, tmp_path), workers)
+        try:
+            await gateway.ready()
+            await gateway.all_workers()
+            reasons = await gateway.ask(1000)
+        finally:
+            gateway.stop()
+    assert len(cloud.requests) == cap
+    assert (reasons.count("always"), reasons.count("budget")) == (cap, 1000 - cap)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_a_killed_gateway_takes_its_open_calls_along(ledger: str, tmp_path: Path) -> None:
     cap = 40
-    async with ChatServer() as device, ChatServer() as cloud:
+    async with ChatServer() as cloud:
         cloud.script.extend([slowly] * 20)
-        recipe = recipe_over(device, cloud, ledger, cap, tmp_path)
+        recipe = recipe_over(cloud, ledger, cap, tmp_path)
         async with two_gateways(recipe) as gateways:
             asking = [asyncio.ensure_future(one.ask(10)) for one in gateways]
             while len(cloud.requests) < 20:
