@@ -1,4 +1,4 @@
-"""Draws dashboard.png: the embedded pair behind `selfroute serve`, after some Countdown questions.
+"""Draws dashboard.png: the embedded pair behind `selfroute serve` under a budget, after some Countdown questions.
 
     python docs/figures/dashboard.py [--width 1180] [--dark] [--out docs/figures/dashboard.png]
 
@@ -22,6 +22,10 @@ from selfroute.config import Spec, make_task
 from selfroute.serving import build_recipe, make_gateway
 
 QUESTIONS = 12
+RECIPE = {
+    "prices": {"cloud": {"prompt_usd": 2, "completion_usd": 8}},
+    "budget": {"share": 0.3, "usd": {"per_month": 5}, "ledger": "memory"},
+}
 
 
 def main() -> None:
@@ -33,7 +37,7 @@ def main() -> None:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    recipe = build_recipe({"prices": {"cloud": {"prompt_usd": 2, "completion_usd": 8}}}, where="dashboard")
+    recipe = build_recipe(RECIPE, where="dashboard")
     server = uvicorn.Server(uvicorn.Config(make_gateway(recipe), log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()

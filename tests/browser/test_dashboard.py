@@ -29,7 +29,7 @@ class Told(Unlimited):
         return await super().reserve(estimate, score=score)
 
     async def status(self) -> list[LimitState]:
-        return [LimitState("calls_per_day", 25, 1, 100, 7200.0)]
+        return [LimitState("calls_per_day", 25, 1, 100, 7200.0), LimitState("usd_per_month", 1.5, 0, 5, 500_000.0)]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -65,7 +65,8 @@ async def test_a_request_that_was_made_is_a_request_shown(browser: Browser) -> N
         await expect(page.locator("#share")).to_have_text("50.0 %")
         await expect(page.locator("#share-note")).to_contain_text("target 30.0 %")
         await expect(page.locator("#budget")).to_contain_text("75 left")
-        await expect(page.locator("#budget")).to_contain_text("resets in 2.0 h")
+        await expect(page.locator("#budget")).to_contain_text("calls per day: 25 of 100; resets in 2.0 h")
+        await expect(page.locator("#budget")).to_contain_text("usd per month: $1.50 of $5.00; resets in 5.8 days")
         await expect(page.locator("#models")).to_contain_text("small")
         await expect(page.locator("#models .ready")).to_have_count(2)
         assert seen == []
@@ -109,7 +110,7 @@ async def test_the_keyboard_reaches_everything(browser: Browser) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("width", [360, 760, 1280])
 async def test_it_fits_a_phone_and_the_dark(browser: Browser, scheme: Any, width: int) -> None:
     with gateway(service(budget=Told())) as live:
         async with live.async_client() as client:
@@ -118,6 +119,9 @@ async def test_it_fits_a_phone_and_the_dark(browser: Browser, scheme: Any, width
         await page.goto(live.url)
         await expect(page.locator("#requests tr")).to_have_count(1)
         assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        # No column is cut off.
+        table = await page.evaluate("(e => [e.scrollWidth, e.clientWidth])(document.querySelector('.scroll'))")
+        assert table[0] <= table[1]
         ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
         dark = sum(int(part) for part in ground[4:-1].split(",")) < 3 * 128
         assert dark == (scheme == "dark")
