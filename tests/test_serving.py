@@ -122,6 +122,7 @@ def test_the_default_is_the_embedded_pair_with_its_own_prompt() -> None:
     service = make_service(load_serve_recipe(None))
     assert [guard.name for _, guard in service.guards()] == ["embedded:device-gapg", "embedded:cloud"]
     assert (service.wrap, service.strip_cloud_tags, service.strategy.name) == (True, True, "self_route")
+    assert service.last_turn
     assert not any(guard.is_loaded for _, guard in service.guards())
 
 
@@ -136,6 +137,7 @@ def test_options_reach_the_pair(recorded: dict[str, Any]) -> None:
         8,
     )
     assert (service.wrap, service.strip_cloud_tags, service.modes) == (False, False, {"auto", "private"})
+    assert not service.last_turn
 
 
 def test_without_a_cloud_the_device_is_alone(recorded: dict[str, Any]) -> None:

@@ -76,12 +76,15 @@ class PromptOptions:
     Attributes:
         template: its system prompt, with the sentence that offers the hand-off.
         wrap: put the last user turn into the template's words, as in training; null does so for embedded devices.
+        turns: what the models see of a conversation, all of it or the last question; null keeps the last question for
+            the embedded pair, which was trained on one.
         cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; null strips those of the
             embedded cloud.
     """
 
     template: str = "think"
     wrap: bool | None = None
+    turns: Literal["all", "last"] | None = None
     cloud_tags: Literal["keep", "strip"] | None = None
 
 
@@ -219,9 +222,12 @@ def make_service(recipe: ServeRecipe) -> Service:
         cloud = _guard(recipe.cloud, "cloud", recipe, recipe.wait.cloud_first_token_s)
     elif recipe.strategy.name == "self_route":
         recipe = replace(recipe, strategy=Spec("always_device"))
-    wrap = recipe.device.name == "embedded" if recipe.prompt.wrap is None else recipe.prompt.wrap
+    embedded_device = recipe.device.name == "embedded"
     embedded_cloud = recipe.cloud is not None and recipe.cloud.name == "embedded"
+    both = embedded_device and (embedded_cloud or recipe.cloud is None)
+    wrap = embedded_device if recipe.prompt.wrap is None else recipe.prompt.wrap
     tags = recipe.prompt.cloud_tags or ("strip" if embedded_cloud else "keep")
+    turns = recipe.prompt.turns or ("last" if both else "all")
     return Service(
         strategy=_strategy(recipe, device, cloud),
         device=device,
@@ -233,6 +239,7 @@ def make_service(recipe: ServeRecipe) -> Service:
         on_budget=recipe.on_budget,
         on_device_error=recipe.on_device_error,
         wrap=wrap,
+        last_turn=turns == "last",
         strip_cloud_tags=tags == "strip",
     )
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from tests.gateway.live import CLOUD_TEXT, EASY, HARD, Live, ask, gateway, logprob_device, service
+from tests.gateway.live import CLOUD_TEXT, DEVICE_TEXT, EASY, HARD, Live, ask, gateway, logprob_device, service
 
-from selfroute.types import Completion, Usage
+from selfroute.types import Completion, Message, Usage
 
 
 def said(chunks: list[Any], field: str = "content", index: int = 0) -> str:
@@ -60,6 +60,23 @@ def test_a_hand_over_in_mid_stream(pair: Live) -> None:
     assert [bool(chunk.usage) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
     assert chunks[-1].choices == [] and chunks[-1].selfroute["source"] == "cloud"
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_a_pair_for_single_questions_sees_the_last_one_alone() -> None:
+    seen: list[list[Message]] = []
+
+    def device(messages: Any, sampling: Any) -> str:
+        seen.append(list(messages))
+        return DEVICE_TEXT
+
+    turns = [("system", "be brief"), ("user", "first"), ("assistant", "1"), ("user", "second")]
+    body = ask("") | {"messages": [{"role": role, "content": text} for role, text in turns]}
+    for last in (False, True):
+        with gateway(service(device, last_turn=last)) as live, live.client() as client:
+            client.chat.completions.create(**body)
+    whole, alone = ([(m.role, m.content) for m in messages if m.role != "system"] for messages in seen)
+    assert whole == turns[1:] and alone == turns[-1:]
+    assert all("be brief" in messages[0].content for messages in seen)
 
 
 async def test_the_async_client_streams_the_same(pair: Live) -> None:

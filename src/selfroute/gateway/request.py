@@ -13,7 +13,7 @@ from selfroute.gateway.errors import ApiError, bad_request
 from selfroute.handoff import PromptTemplate
 from selfroute.types import Message, Role, Sampling
 
-__all__ = ["ChatRequest", "Limits", "chat_request", "json_object", "wrap_question"]
+__all__ = ["ChatRequest", "Limits", "chat_request", "json_object", "last_question", "wrap_question"]
 
 _ROLES = get_args(Role)
 # Fields with a place of their own; everything else goes to the backend as it is.
@@ -115,6 +115,12 @@ def chat_request(body: Mapping[str, Any], limits: Limits, *, temperature: float 
         n=int(_number(body, "n", 1, 1, limits.n, whole=True)),
         top_logprobs=top_logprobs,
     )
+
+
+def last_question(messages: Sequence[Message]) -> list[Message]:
+    """The last user turn and what comes behind it, and the instructions, which hold for every turn."""
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
+    return [m for i, m in enumerate(messages) if i >= last or m.role in ("system", "developer")]
 
 
 def wrap_question(messages: Sequence[Message], template: PromptTemplate) -> list[Message]:

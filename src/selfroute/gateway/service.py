@@ -11,7 +11,7 @@ from selfroute.budget.base import Budget, Estimate, Lease, Unlimited
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
 from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
-from selfroute.gateway.request import ChatRequest, wrap_question
+from selfroute.gateway.request import ChatRequest, last_question, wrap_question
 from selfroute.handoff import PromptTemplate
 from selfroute.strategies.sides import Attempt, Price, Prices, answer_on_device, ask_cloud, closing
 from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Trace, Usage
@@ -134,6 +134,7 @@ class Service:
         on_budget: when the budget refuses, the device answers, or the client gets a 429.
         on_device_error: when the device fails, the cloud answers under the same budget, or the client is told.
         wrap: put the last user turn into the template's words.
+        last_turn: show the models the last question alone, without the turns before it.
         strip_cloud_tags: read the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
     """
 
@@ -147,6 +148,7 @@ class Service:
     on_budget: Literal["device", "reject"] = "device"
     on_device_error: Literal["cloud", "error"] = "cloud"
     wrap: bool = False
+    last_turn: bool = False
     strip_cloud_tags: bool = False
 
     def gate(self) -> Gate:
@@ -182,7 +184,8 @@ class Service:
             BackendError: no side could answer.
             Rejected: the budget refused, and `on_budget` is "reject".
         """
-        messages = wrap_question(request.messages, self.template) if self.wrap else request.messages
+        messages = last_question(request.messages) if self.last_turn else request.messages
+        messages = wrap_question(messages, self.template) if self.wrap else messages
         async with closing(self._plan(messages, request.sampling, mode, gate)) as events:
             async for event in events:
                 yield event
