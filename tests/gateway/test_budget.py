@@ -64,6 +64,7 @@ async def test_a_used_up_budget_can_be_a_429_that_says_when_to_come_back(streame
     error: Any = caught.value.body
     assert (error["code"], error["limit"], error["spent"], error["cap"]) == ("budget_exceeded", "calls_per_day", 1, 1)
     assert 0 < error["reset_s"] <= 86_400
+    assert error["reset_at"] == pytest.approx(time.time() + error["reset_s"], abs=30)
     if not streamed:
         assert isinstance(caught.value, openai.RateLimitError)
         seconds = int(caught.value.response.headers["Retry-After"])

@@ -77,7 +77,7 @@ class BudgetOptions:
     """Limits on cloud use; every one has to let a call pass. See docs/budget.md.
 
     Attributes:
-        share: most cloud calls per request, which is also the target that scores compete for; None sets no limit.
+        share: most cloud calls per request, which is also the target that scores compete for; null sets no limit.
         burst: calls that may run ahead of the share.
         calls: per window; likewise `tokens` (prompt and completion together) and `usd` (by the cloud's price).
         ledger: where it is kept: `memory`, `sqlite`, `sqlite:FILE`, `redis:redis://HOST:6379`, or

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from selfroute.errors import (
-    BackendError,
     BackendStatusError,
     BackendTimeout,
     BackendUnavailable,
@@ -18,7 +18,10 @@ from selfroute.errors import (
     UnsupportedByBackend,
 )
 
-__all__ = ["CODES", "ApiError", "Rejected", "api_error", "bad_request"]
+__all__ = ["CODES", "REFUSED", "ApiError", "Rejected", "api_error", "bad_request", "refusal_fields"]
+
+# HTTP statuses by which a model's server says that the request is wrong, not the server.
+REFUSED = frozenset({400, 413, 415, 422})
 
 # Every `code` a client can meet: HTTP status, `type`, and what it means. The reference page is made from this table.
 CODES: dict[str, tuple[int, str, str]] = {
@@ -26,11 +29,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "invalid_value": (400, "invalid_request_error", "a field has a wrong type or value; `param` names it"),
     "limit_exceeded": (400, "invalid_request_error", "the request asks for more than the gateway's limits allow"),
     "unsupported_by_backend": (400, "invalid_request_error", "no model that may answer has what the request asks for"),
-    "mode_not_allowed": (
-        400,
-        "invalid_request_error",
-        "`x-selfroute-mode` is not among the modes that the config allows",
-    ),
+    "mode_not_allowed": (400, "invalid_request_error", "`x-selfroute-mode` is not a mode that the config allows"),
     "upstream_refused": (400, "invalid_request_error", "the model's server found the request wrong"),
     "invalid_api_key": (401, "authentication_error", "the client's key is missing or unknown"),
     "origin_not_allowed": (403, "permission_error", "a web page of another origin, or a foreign Host header"),
@@ -38,11 +37,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "recording_missing": (404, "not_found_error", "a replayed model has no answer to this prompt"),
     "method_not_allowed": (405, "invalid_request_error", "the address exists, with another method"),
     "body_too_large": (413, "invalid_request_error", "the body is larger than `limits.body_bytes`"),
-    "budget_exceeded": (
-        429,
-        "insufficient_quota",
-        "the cloud budget is used up, and the device does not answer",
-    ),
+    "budget_exceeded": (429, "insufficient_quota", "the cloud budget is used up, and the device does not answer"),
     "too_many_requests": (429, "rate_limit_error", "`limits.concurrent` requests are being answered"),
     "upstream_rate_limited": (429, "rate_limit_error", "the model's server asks to slow down"),
     "internal_error": (500, "server_error", "a fault of the gateway; the log has it under the trace id"),
@@ -98,46 +93,55 @@ def bad_request(param: str, message: str, *, code: str = "invalid_value") -> Api
     return ApiError(code, f"{param}: {message}", param=param)
 
 
+# Kinds of failure that always have the same code, the special before the general.
+_CODE_OF: tuple[tuple[type[Exception], str], ...] = (
+    (UnsupportedByBackend, "unsupported_by_backend"),
+    (RecordingMissing, "recording_missing"),
+    (BudgetUnavailable, "budget_unavailable"),
+    (BackendTimeout, "upstream_timeout"),
+    (BackendUnavailable, "upstream_unavailable"),
+    (SelfRouteError, "upstream_error"),
+)
+_SOON_OVER = frozenset({"budget_unavailable", "upstream_rate_limited", "upstream_unavailable"})
+
+
 def api_error(failure: Exception) -> ApiError:
     """What a client is told about a failure."""
+    if isinstance(failure, Rejected):
+        failure = failure.refusal
     if isinstance(failure, ApiError):
         return failure
-    if isinstance(failure, Rejected):
-        return api_error(failure.refusal)
-    if isinstance(failure, BudgetExceeded):
-        return _budget(failure)
-    if isinstance(failure, BudgetUnavailable):
-        return ApiError("budget_unavailable", str(failure), headers={"Retry-After": "1"})
-    if isinstance(failure, UnsupportedByBackend):
-        return ApiError("unsupported_by_backend", str(failure))
-    if isinstance(failure, RecordingMissing):
-        return ApiError("recording_missing", str(failure))
-    if isinstance(failure, BackendError):
-        return _backend(failure)
-    if isinstance(failure, SelfRouteError):
-        return ApiError("upstream_error", str(failure))
-    return ApiError("internal_error", "the gateway failed; its log says more under this response's trace id")
-
-
-def _backend(failure: BackendError) -> ApiError:
     message = "; ".join([str(failure), *getattr(failure, "__notes__", [])])
+    if isinstance(failure, BudgetExceeded):
+        return ApiError("budget_exceeded", message, headers=_retry(failure), details=refusal_fields(failure))
+    code = _code(failure)
+    if code == "internal_error":
+        return ApiError(code, "the gateway failed; its log says more under this response's trace id")
+    return ApiError(code, message, headers={"Retry-After": "1"} if code in _SOON_OVER else None)
+
+
+def refusal_fields(refusal: BudgetExceeded) -> dict[str, Any]:
+    """Which limit refused and when it opens, for an error and for the `selfroute` object."""
+    reset_at = None if refusal.reset_s is None else round(time.time() + refusal.reset_s, 3)
+    return {
+        "limit": refusal.limit,
+        "spent": refusal.spent,
+        "cap": refusal.cap,
+        "reset_s": refusal.reset_s,
+        "reset_at": reset_at,
+    }
+
+
+def _retry(refusal: BudgetExceeded) -> dict[str, str]:
+    # OpenAI's own clients repeat a 429 by themselves; before the reset that is no use.
+    never = {"x-should-retry": "false"}
+    return never if refusal.reset_s is None else {**never, "Retry-After": str(math.ceil(refusal.reset_s))}
+
+
+def _code(failure: Exception) -> str:
     if isinstance(failure, BackendStatusError):
         if failure.status_code == 429:
-            return ApiError("upstream_rate_limited", message, headers={"Retry-After": "1"})
+            return "upstream_rate_limited"
         # What the server says of the request itself is the client's to know; 401, 403 and 404 are the operator's.
-        refused = failure.status_code in (400, 413, 415, 422)
-        return ApiError("upstream_refused" if refused else "upstream_error", message)
-    if isinstance(failure, BackendTimeout):
-        return ApiError("upstream_timeout", message)
-    if isinstance(failure, BackendUnavailable):
-        return ApiError("upstream_unavailable", message, headers={"Retry-After": "1"})
-    return ApiError("upstream_error", message)
-
-
-def _budget(refusal: BudgetExceeded) -> ApiError:
-    # OpenAI's own clients repeat a 429 by themselves; before the reset that is no use.
-    headers = {"x-should-retry": "false"}
-    if refusal.reset_s is not None:
-        headers["Retry-After"] = str(math.ceil(refusal.reset_s))
-    details = {"limit": refusal.limit, "spent": refusal.spent, "cap": refusal.cap, "reset_s": refusal.reset_s}
-    return ApiError("budget_exceeded", str(refusal), headers=headers, details=details)
+        return "upstream_refused" if failure.status_code in REFUSED else "upstream_error"
+    return next((code for kind, code in _CODE_OF if isinstance(failure, kind)), "internal_error")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from selfroute.errors import BackendError, BudgetExceeded
-from selfroute.gateway.errors import ApiError
+from selfroute.gateway.errors import ApiError, refusal_fields
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
 from selfroute.gateway.thinking import ThinkSplitter
@@ -280,13 +280,7 @@ class Exchange:
             about = {"source": trace.source, "reason": trace.reason, "wants_cloud": trace.wants_cloud}
             about |= {"score": trace.score, "error": trace.error}
         if isinstance(refusal, BudgetExceeded):
-            about["budget"] = {
-                "limit": refusal.limit,
-                "spent": refusal.spent,
-                "cap": refusal.cap,
-                "reset_s": refusal.reset_s,
-                "reset_at": None if refusal.reset_s is None else round(time.time() + refusal.reset_s, 3),
-            }
+            about["budget"] = refusal_fields(refusal)
         elif refusal is not None:
             about["budget"] = {"limit": "ledger", "error": str(refusal)}
         return about

@@ -10,6 +10,7 @@ from typing import Any
 
 from selfroute.backends.base import Backend
 from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable
+from selfroute.gateway.errors import REFUSED
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["Guard", "Health"]
@@ -196,7 +197,7 @@ class Guard:
         self._failed += 1
         if self.on_failure is not None:
             self.on_failure(failure)
-        if isinstance(failure, BackendStatusError) and failure.status_code in (400, 413, 415, 422):
+        if isinstance(failure, BackendStatusError) and failure.status_code in REFUSED:
             return
         self._error = str(failure)
         self._in_a_row += 1
