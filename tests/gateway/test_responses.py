@@ -72,6 +72,7 @@ def test_instructions_history_and_length() -> None:
     assert [(m.role, m.content) for m in messages[1:]] == [("user", "a"), ("assistant", "b"), ("user", "c")]
     assert messages[0].content.endswith("be brief") and sampling.max_tokens == 2
     assert (answer.status, answer.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (answer.output[0].status, answer.output_text, answer.temperature) == ("incomplete", "one two", None)
 
 
 async def test_schema_and_image_go_to_the_cloud_in_chats_form() -> None:
@@ -112,6 +113,8 @@ async def test_a_stream_that_breaks_off_ends_in_failed() -> None:
         ({"instructions": 5}, "instructions"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "function", "name": "f", "parameters": {}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"background": True}, "background"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"text": "plain"}, "text"),
@@ -122,3 +125,6 @@ def test_what_it_cannot_do_is_named(pair: Live, fields: dict[str, Any], param: s
     with pair.client() as client, pytest.raises(openai.BadRequestError) as caught:
         client.post("/responses", cast_to=object, body={"model": "m", "input": "x", **fields})
     assert caught.value.param == param
+    if "tool" in param:
+        assert caught.value.code == "unsupported_by_backend"
+        assert "/v1/chat/completions takes tools" in str(caught.value)

@@ -154,7 +154,7 @@ def _response(
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "store": False,
-        "temperature": exchange.request.sampling.temperature,
+        "temperature": _known_temperature(exchange),
         "text": body.get("text") or {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
@@ -175,8 +175,16 @@ def _response(
     return response
 
 
-def _said(exchange: Exchange, text: str, *, state: str = "completed") -> dict[str, Any]:
-    parts = [_text_part(text)] if state == "completed" else []
+def _known_temperature(exchange: Exchange) -> float | None:
+    """None where it is the model's server that chooses it."""
+    sampling = exchange.request.sampling
+    return None if sampling.extra.get("temperature", 0) is None else sampling.temperature
+
+
+def _said(exchange: Exchange, text: str, *, state: str | None = None) -> dict[str, Any]:
+    cut = exchange.choices[0].finish_reason == "length"
+    parts = [] if state == "in_progress" else [_text_part(text)]
+    state = state or ("incomplete" if cut else "completed")
     return {"id": f"msg_{exchange.id}", "type": "message", "status": state, "role": "assistant", "content": parts}
 
 
