@@ -12,6 +12,52 @@ import pytest
 from selfroute.gateway.exchange import REASONS
 from selfroute.types import Reason
 
+# The tests that show each row of the table of faults in serving.md.
+FAULTS = {
+    "cloud refuses the connection, 401, 500, malformed, empty": (
+        "a_dead_cloud_leaves_the_device_to_answer",
+        "a_broken_cloud_leaves_the_device_to_answer_and_says_so",
+        "a_stream_that_ends_in_an_error_of_the_server_is_malformed",
+    ),
+    "cloud 429": (
+        "a_busy_cloud_is_asked_again_when_it_says",
+        "a_broken_cloud_leaves_the_device_to_answer_and_says_so",
+    ),
+    "cloud slower than `wait.cloud_first_token_s`": ("a_broken_cloud_leaves_the_device_to_answer_and_says_so",),
+    "cloud cut before any of its answer was shown": ("a_cloud_that_only_thought_before_it_was_cut_is_replaced",),
+    "cloud cut in mid-answer, not streamed": ("a_cloud_cut_in_mid_answer_is_replaced_where_nothing_was_shown",),
+    "cloud cut in mid-answer, streamed": ("a_cloud_cut_in_mid_stream_is_one_error_and_no_second_answer",),
+    "cloud fails `breaker.failures` times in a row": ("a_cloud_that_keeps_failing_is_left_alone_for_a_while",),
+    "cloud says that the request is wrong (400, 413, 415, 422)": (
+        "a_cloud_that_finds_the_request_wrong_leaves_a_device_that_does_not",
+        "what_the_cloud_says_of_a_wrong_request_is_told",
+    ),
+    "device refuses the connection, fails, is too slow, or is cut while thinking": (
+        "a_broken_device_leaves_the_cloud_to_answer_and_says_so",
+    ),
+    "device cut in mid-answer": (
+        "a_device_cut_in_mid_answer_is_one_error_and_no_second_answer",
+        "a_device_cut_in_mid_answer_is_an_error_where_nothing_was_shown_too",
+    ),
+    "device still loading": (
+        "a_device_that_loads_is_waited_for_and_readiness_says_so",
+        "a_device_that_loads_too_long_leaves_the_cloud_to_answer",
+    ),
+    "both fail": ("two_dead_models_are_one_error_that_names_both",),
+    "budget refuses": (
+        "a_used_up_budget_is_told_in_headers_body_and_metrics",
+        "a_used_up_budget_can_be_a_429_that_says_when_to_come_back",
+    ),
+    "budget's ledger out of reach": ("a_ledger_out_of_reach_keeps_the_answer_on_the_device",),
+    "client leaves": (
+        "a_client_that_leaves_stops_generation_within_200_ms",
+        "a_client_that_leaves_before_the_first_token_costs_nothing",
+        "the_clouds_server_sees_the_client_leave",
+    ),
+    "request longer than `limits.request_s`": ("a_request_that_takes_too_long_is_an_error_in_time",),
+    "more than `limits.concurrent` at once": ("too_many_at_once_are_told_to_come_back",),
+    "gateway told to stop": ("a_shutdown_lets_streams_end",),
+}
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 pytestmark = pytest.mark.docs
 
@@ -42,10 +88,24 @@ def test_every_reason_is_explained() -> None:
     assert set(REASONS) == set(get_args(Reason))
 
 
-def test_every_fault_is_a_reason_or_an_error() -> None:
+def faults() -> list[list[str]]:
+    """The rows of the table of faults."""
     page = (DOCS / "serving.md").read_text(encoding="utf-8").partition("## Faults")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return rows[1:]
+
+
+def test_every_fault_is_a_reason_or_an_error() -> None:
     known = set(REASONS) | set(script().CODES) | {"client-gone"}
-    for row in page.splitlines():
-        if row.startswith("| ") and "---" not in row and not row.startswith("| fault"):
-            for name in re.findall(r"`([^`]+)`", row.split(" | ")[-1]):
-                assert name in known, name
+    for *_, reason in faults():
+        for name in re.findall(r"`([^`]+)`", reason):
+            assert name in known, name
+
+
+def test_every_fault_is_shown_by_a_test() -> None:
+    gateway = DOCS.parent / "tests" / "gateway"
+    code = "".join((gateway / name).read_text(encoding="utf-8") for name in ("test_faults.py", "test_budget.py"))
+    assert [fault for fault, *_ in faults()] == list(FAULTS)
+    for tests in FAULTS.values():
+        for test in tests:
+            assert f"def test_{test}(" in code, test
