@@ -17,9 +17,11 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from tests.gateway.live import running
 from typer.testing import CliRunner
 
 from selfroute.cli import app
+from selfroute.config import LEARNED, SCORED, STRATEGIES
 from selfroute.errors import ConfigError
 from selfroute.serving import build_recipe, load_serve_recipe, make_gateway, make_service
 
@@ -53,7 +55,9 @@ def recorded(tmp_path: Path) -> dict[str, Any]:
         ({"strategy": "self_route:fast"}, "'self_route: fast' has no option name"),
         ({"strategy": {"random_offload": {"share": 2}}}, "share: 2.0 is not in [0, 1]"),
         ({"strategy": "random_offload"}, "option 'share' is missing"),
-        ({"strategy": "prompt_router"}, "option 'scorer' is missing"),
+        ({"strategy": "prompt_router"}, "strategy.prompt_router: key 'threshold' is missing; add threshold: …"),
+        ({"strategy": {"mean_logprob": {"treshold": 1}}}, "unknown key 'treshold'; did you mean 'threshold'?"),
+        ({"strategy": {"tfidf_ridge": {"threshold": 1, "scorer": "no.npz"}}}, "cannot read 'no.npz'"),
         ({"strategy": "always_cloud", "handoff": {"context": "attempt"}}, "makes no attempt"),
         ({"cloud": None, "strategy": "always_cloud"}, "'always_cloud' needs a cloud"),
         ({"prompt": {"template": "thnk"}}, "did you mean 'think'?"),
@@ -138,6 +142,57 @@ def test_options_reach_the_pair(recorded: dict[str, Any]) -> None:
     )
     assert (service.wrap, service.strip_cloud_tags, service.modes) == (False, False, {"auto", "private"})
     assert not service.last_turn
+
+
+@pytest.fixture(scope="module")
+def scorers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files of fitted scores: one that reads questions, one that reads answers too."""
+    from selfroute.train.router import Examples, fit_scorer
+
+    questions, answers = [f"add {n}" for n in range(20)], [f"it is {n}" for n in range(20)]
+    examples = Examples.of(questions, [n % 2 == 0 for n in range(20)], [True] * 20, answers)
+    files = {}
+    for reads, name in (("question", "tfidf_ridge"), ("answer", "quality_gap")):
+        file = tmp_path_factory.mktemp("scorers") / f"{name}.npz"
+        fit_scorer(name, examples, seed=0).save(file)
+        files[reads] = str(file)
+    return files
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_can_be_served(
+    name: str, recorded: dict[str, Any], scorers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"share": 0.5} if name == "random_offload" else {}
+    if name in LEARNED or name in SCORED:
+        options["threshold"] = 0.5
+    if name in LEARNED:
+        options["scorer"] = scorers[LEARNED[name]]
+    if name == "encoder_router":
+        monkeypatch.setattr("selfroute.train.encoder.EncoderScorer.load", lambda folder: lambda question: 0.0)
+    spec = {name: options} if options else name
+    gateway = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+    strategy = gateway.service.strategy
+    assert strategy.name == name
+    assert strategy.with_budget(gateway.service.budget).name == name
+
+
+def test_a_score_of_answers_is_no_score_of_questions(recorded: dict[str, Any], scorers: dict[str, str]) -> None:
+    spec = {"prompt_router": {"threshold": 0.5, "scorer": scorers["answer"]}}
+    with pytest.raises(ConfigError, match=r"judges the device's answer; use it with quality_gap"):
+        make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+
+
+@pytest.mark.parametrize(("threshold", "source"), [(-1e9, "cloud"), (float("inf"), "device")])
+def test_a_fitted_cascade_decides_by_its_score(
+    recorded: dict[str, Any], scorers: dict[str, str], threshold: Any, source: str
+) -> None:
+    spec = {"quality_gap": {"threshold": threshold, "scorer": scorers["answer"]}}
+    app = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+    with running(app) as url:
+        answer = ask(url)["selfroute"]
+    assert (answer["source"], answer["strategy"]) == (source, "quality_gap")
+    assert isinstance(answer["score"], float)
 
 
 def test_without_a_cloud_the_device_is_alone(recorded: dict[str, Any]) -> None:

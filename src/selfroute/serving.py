@@ -30,11 +30,13 @@ from selfroute.config import (
     Spec,
     build,
     construct,
+    is_scored,
     load_values,
     make_budget,
     parse_overrides,
     prepare_backend,
     resolve,
+    scored_options,
     suggest,
     to_values,
 )
@@ -275,29 +277,16 @@ def _strategy(recipe: ServeRecipe, device: Guard, cloud: Guard | None) -> Any:
     if recipe.strategy.value is not None:
         raise ConfigError(f"strategy: '{name}: {recipe.strategy.value}' has no option name; write {{{name}: {{…}}}}")
     options = dict(recipe.strategy.options)
-    if name in _SCORED:
-        options = _with_scorer(name, options)
+    if is_scored(name):
+        options = scored_options(name, options, where=f"strategy.{name}")
     if recipe.handoff.context != "prompt":
         if "context" not in inspect.signature(factory).parameters:
             raise ConfigError(f"handoff.context: '{name}' makes no attempt before it asks the cloud; use prompt")
         options["context"] = recipe.handoff.context
     sides = {"device": device, "cloud": cloud, "template": TEMPLATES[recipe.prompt.template], "prices": recipe.prices}
+    if is_scored(name):
+        return factory(**options, **sides)
     return construct(factory, options, f"strategy.{name}", given=sides)
-
-
-_SCORED = ("prompt_router", "cascade")  # strategies that decide by a fitted score
-
-
-def _with_scorer(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The scorer that `scorer` names, a file of `selfroute.strategies.scorers.Scorer.save`."""
-    path = options.pop("scorer", None)
-    if not isinstance(path, str):
-        raise ConfigError(
-            f"strategy.{name}: option 'scorer' is missing; name a file saved by Scorer.save, and a threshold"
-        )
-    from selfroute.strategies.scorers import Scorer
-
-    return {**options, "score": Scorer.load(Path(path))}
 
 
 def make_gateway(

@@ -40,6 +40,7 @@ from selfroute.config.recipes import (
     UsdLimits,
     WarmupRecipe,
 )
+from selfroute.config.scored import is_scored, scored_options
 from selfroute.config.values import (
     Bounds,
     Spec,
@@ -78,6 +79,7 @@ __all__ = [
     "WarmupRecipe",
     "build",
     "construct",
+    "is_scored",
     "load_recipe",
     "load_values",
     "make_backend",
@@ -88,6 +90,7 @@ __all__ = [
     "parse_spec",
     "prepare_backend",
     "resolve",
+    "scored_options",
     "suggest",
     "to_values",
 ]
