@@ -88,6 +88,14 @@ def test_a_budget_that_refuses_says_which_limit_and_when(on_budget: Any, status:
     assert (limit["limit"], limit["spent"], limit["cap"], limit["reset_s"]) == ("calls", 0, 0, None)
 
 
+def test_thoughts_of_two_attempts_are_told_apart() -> None:
+    with gateway(service(budget=NoCloud())) as live, live.client() as client:
+        answer = client.chat.completions.create(**ask(HARD))
+        easy = client.chat.completions.create(**ask(EASY))
+    assert answer.choices[0].message.reasoning_content == "no idea\n\nthat is simple"
+    assert easy.choices[0].message.reasoning_content == "that is simple"
+
+
 def test_a_decision_costs_no_call_and_agrees_with_the_answer() -> None:
     calls: list[str] = []
 

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Estimate, Lease
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
-from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser
+from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser, parse
 from selfroute.types import (
     Delta,
     Event,
@@ -303,7 +303,8 @@ async def answer_on_device(
 ) -> AsyncIterator[Event]:
     """Let the device answer alone: no hand-off is offered, and it is kept from writing one where the backend can.
 
-    A device that hands off all the same is served as an empty answer.
+    A device that hands off all the same is served as an empty answer. What it thought in an attempt before is set off
+    by a blank line.
 
     Args:
         wants_cloud, reason, score, error, refusal: for the trace.
@@ -315,9 +316,13 @@ async def answer_on_device(
     attempt, parser = Attempt("device", side.device, side.prices.device), StreamParser()
     prompt = side.template.device_messages(messages, offer_handoff=False)
     muzzled = replace(sampling, forbid=(*sampling.forbid, HANDOFF_TEXT))
+    thought_before = any(parse(segment.text).reasoning for segment in before if segment.source == "device")
     try:
         async with closing(speak(attempt, parser, prompt, muzzled, sampling)) as deltas:
             async for delta in deltas:
+                if thought_before and delta.kind == "reasoning":
+                    yield TextDelta("\n\n", "device", "reasoning")
+                    thought_before = False
                 yield delta
     except BackendError as failure:
         if error is not None:
