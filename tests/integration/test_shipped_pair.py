@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
+import openai
 import pytest
+from tests.gateway.live import running
 from typer.testing import CliRunner
 
 from selfroute.backends.base import complete_all, run_sync
@@ -14,6 +18,7 @@ from selfroute.backends.embedded import asset_path, embedded, provenance
 from selfroute.cli import app
 from selfroute.grading import judge
 from selfroute.handoff import TEMPLATES, parse
+from selfroute.serving import load_serve_recipe, make_gateway
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Message, Sampling
@@ -67,6 +72,29 @@ def test_training_taught_the_device_to_ask_where_it_fails() -> None:
     kept = [(row, text) for row, text in zip(ROWS, after, strict=True) if not parse(text).wants_cloud]
     assert len(ROWS) * 0.5 < len(kept) < len(ROWS) * 0.9
     assert right([row for row, _ in kept], [text for _, text in kept]) > right(ROWS, forced) + 0.1
+
+
+async def test_the_gateway_serves_the_trained_policy() -> None:
+    """As it comes, `selfroute serve` with no argument, to the official client: both sides answer, most are right."""
+    rows = ROWS[:24]
+    with running(make_gateway(load_serve_recipe(None))) as url:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=120) as client:
+
+            async def ask(row: Row) -> tuple[Any, str]:
+                asked = [{"role": "user", "content": row.question}]
+                made = await client.chat.completions.create(model="selfroute", messages=asked, stream=True, seed=0)
+                chunks = [chunk async for chunk in made]
+                text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+                return chunks[-1].selfroute, text
+
+            answers = await asyncio.gather(*(ask(row) for row in rows))
+    assert {(about["source"], about["reason"]) for about, _ in answers} == {
+        ("device", "answered"),
+        ("cloud", "hand-off"),
+    }
+    assert 0.1 < mean(about["source"] == "cloud" for about, _ in answers) < 0.6
+    assert not any("assistance" in text or "<" in text for _, text in answers)
+    assert right(rows, [f"<answer>{text}</answer>" for _, text in answers]) >= 0.6
 
 
 @pytest.mark.slow
