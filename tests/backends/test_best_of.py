@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -119,6 +120,36 @@ async def test_a_failure_is_an_error_not_an_answer() -> None:
         await complete(BestOfN(Down(), 2, accept), EASY, Sampling())
     [answer] = await complete_all(BestOfN(Down(), 2, accept), [EASY], Sampling())
     assert isinstance(answer, BackendUnavailable)
+
+
+async def test_a_reader_that_leaves_ends_every_attempt() -> None:
+    class Hanging(Batching):
+        """Never ends an attempt after the first; batches must not be used, as nothing stops one under way."""
+
+        running = ended = 0
+
+        async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+            if sampling.temperature == 0:
+                yield Delta("no", (), "stop", Usage(1, 1))
+                return
+            self.running += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.ended += 1
+
+        def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
+            raise AssertionError("a batch cannot be left")
+
+    backend = Hanging()
+    reading = asyncio.ensure_future(complete(BestOfN(backend, 4, accept), HOPELESS, Sampling()))
+    while backend.running < 3:
+        await asyncio.sleep(0)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await asyncio.sleep(0)
+    assert (backend.running, backend.ended) == (3, 3)
 
 
 async def test_closing_reaches_the_backend() -> None:

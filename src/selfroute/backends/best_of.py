@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +12,10 @@ from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 __all__ = ["BestOfN"]
+
+
+# Draws so many further attempts for each prompt, after so many before: (prompts, count, drawn, sampling).
+_Draw = Callable[[Sequence[Sequence[Message]], int, int, Sampling], Awaitable[list[list[Completion]]]]
 
 
 @runtime_checkable
@@ -67,9 +72,9 @@ class BestOfN:
         return f"{inner}/best-of-{self.n}/temperature={self.temperature:g}/seed={self.seed}"
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        """The whole answer in one piece: which one it is shows only at the end."""
+        """The whole answer in one piece: which one it is shows only at the end. A reader that leaves ends them all."""
         first = await complete(self.backend, messages, sampling)
-        (answer,) = await self._improved([messages], [first], sampling)
+        (answer,) = await self._improved([messages], [first], sampling, self._draw_as_streams)
         yield Delta(answer.text, answer.tokens, answer.finish_reason, answer.usage)
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
@@ -80,7 +85,8 @@ class BestOfN:
         """
 
         async def answer() -> list[Completion]:
-            return await self._improved(prompts, await _all(self.backend, prompts, sampling), sampling)
+            firsts = await _all(self.backend, prompts, sampling)
+            return await self._improved(prompts, firsts, sampling, self._draw)
 
         return run_sync(answer())
 
@@ -90,7 +96,7 @@ class BestOfN:
             await self.backend.aclose()
 
     async def _improved(
-        self, prompts: Sequence[Sequence[Message]], firsts: Sequence[Completion], sampling: Sampling
+        self, prompts: Sequence[Sequence[Message]], firsts: Sequence[Completion], sampling: Sampling, draw: _Draw
     ) -> list[Completion]:
         """The answers to give, after as many rounds of further attempts as it takes."""
         written = [[first] for first in firsts]
@@ -98,7 +104,7 @@ class BestOfN:
         drawn = 0
         while open_ and drawn < self.n - 1:
             count = min(max(drawn + 1, self.round_rows // len(open_)), self.n - 1 - drawn)
-            more = await self._draw([prompts[i] for i in open_], count, drawn, sampling)
+            more = await draw([prompts[i] for i in open_], count, drawn, sampling)
             for i, attempts in zip(open_, more, strict=True):
                 written[i].extend(attempts)
             open_ = [
@@ -111,20 +117,45 @@ class BestOfN:
         self, prompts: Sequence[Sequence[Message]], count: int, drawn: int, sampling: Sampling
     ) -> list[list[Completion]]:
         """`count` attempts for each prompt after the `drawn` ones before."""
-        seed = (self.seed if sampling.seed is None else sampling.seed) + 1 + drawn
-        sampling = replace(sampling, temperature=self.temperature, seed=seed)
+        sampling = self._further(sampling, drawn)
         if isinstance(self.backend, BatchBackend):
             flat = await _all(self.backend, [prompt for prompt in prompts for _ in range(count)], sampling)
             return [flat[i : i + count] for i in range(0, len(flat), count)]
         # One call per attempt: only a seed of its own makes it differ from the others.
-        rounds = [await _all(self.backend, prompts, replace(sampling, seed=seed + k)) for k in range(count)]
+        rounds = [await _all(self.backend, prompts, _reseeded(sampling, k)) for k in range(count)]
         return [list(attempts) for attempts in zip(*rounds, strict=True)]
+
+    async def _draw_as_streams(
+        self, prompts: Sequence[Sequence[Message]], count: int, drawn: int, sampling: Sampling
+    ) -> list[list[Completion]]:
+        """As `_draw`; attempts of several readers share a batch, and each ends when its reader leaves."""
+        sampling = self._further(sampling, drawn)
+        tasks = [
+            asyncio.ensure_future(complete(self.backend, messages, _reseeded(sampling, k)))
+            for messages in prompts
+            for k in range(count)
+        ]
+        try:
+            flat = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [flat[i : i + count] for i in range(0, len(flat), count)]
+
+    def _further(self, sampling: Sampling, drawn: int) -> Sampling:
+        """How the next attempt after so many is sampled."""
+        seed = self.seed if sampling.seed is None else sampling.seed
+        return replace(sampling, temperature=self.temperature, seed=seed + 1 + drawn)
 
     def _choose(self, attempts: Sequence[Completion]) -> Completion:
         first = attempts[0]
         chosen = next((attempt for attempt in attempts if self.accept(attempt.text)), first)
         usage = Usage(first.usage.prompt_tokens, sum(attempt.usage.completion_tokens for attempt in attempts))
         return replace(chosen, usage=usage, seconds=sum(attempt.seconds for attempt in attempts))
+
+
+def _reseeded(sampling: Sampling, by: int) -> Sampling:
+    return replace(sampling, seed=(sampling.seed or 0) + by)
 
 
 async def _all(backend: Backend, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
