@@ -140,8 +140,10 @@ def test_metrics_count_what_was_answered() -> None:
     with gateway() as live, live.client() as client:
         for question in (EASY, HARD):
             client.chat.completions.create(**ask(question))
+            client.post("/route", cast_to=object, body=ask(question))
         text = httpx.get(f"{live.url}/metrics").text
     assert 'selfroute_requests_total{mode="auto",reason="hand-off",source="cloud",status="200"} 1.0' in text
+    assert 'selfroute_decisions_total{mode="auto",reason="hand-off",source="cloud",status="200"} 1.0' in text
     for name in ("selfroute_handoffs_total 1.0", "selfroute_cloud_calls_total 1.0", 'backend_up{side="cloud"} 1.0'):
         assert name in text
     assert "question" not in text

@@ -146,6 +146,7 @@ async def test_a_cloud_cut_in_mid_stream_is_one_error_and_no_second_answer() -> 
                     got.append(each.choices[0].delta.content or "")
             await until(lambda: app.activity.last(1))
             (record,) = app.activity.last(1)
+    assert b"selfroute_cloud_calls_total 1.0" in app.metrics.render()
     assert "".join(got) == "half an answer"
     assert caught.value.code == "answer_interrupted"
     ((usage, cost_usd),) = ledger.settled

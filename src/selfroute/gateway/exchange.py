@@ -81,6 +81,13 @@ class Choice:
     handed_off: bool = False
 
     @property
+    def used_cloud(self) -> bool:
+        """Whether the cloud wrote for it; of a choice that broke off, whether the budget has booked a call."""
+        if self.trace is None:
+            return self.gate.booked
+        return any(segment.source == "cloud" for segment in self.trace.segments)
+
+    @property
     def finish_reason(self) -> str:
         return self.trace.segments[-1].finish_reason if self.trace and self.trace.segments else "stop"
 
@@ -223,10 +230,7 @@ class Exchange:
 
     @property
     def used_cloud(self) -> bool:
-        return any(
-            any(segment.source == "cloud" for segment in choice.trace.segments) if choice.trace else choice.gate.booked
-            for choice in self.choices
-        )
+        return any(choice.used_cloud for choice in self.choices)
 
     def tokens(self, source: Source) -> tuple[int, int]:
         """Prompt and completion tokens of one side; of a choice that broke off, what the budget has booked."""

@@ -19,11 +19,12 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 # Name, kind, labels, meaning. The reference page is made from this table.
 METRICS: tuple[tuple[str, type, tuple[str, ...], str], ...] = (
     ("selfroute_requests", Counter, ("source", "reason", "mode", "status"), "Requests answered, by who and why."),
+    ("selfroute_decisions", Counter, ("source", "reason", "mode", "status"), "Decisions of `/v1/route`, as requests."),
     ("selfroute_request_seconds", Histogram, ("source",), "Time from the request to the end of its answer."),
     ("selfroute_first_token_seconds", Histogram, ("source",), "Time from the request to the first piece."),
     ("selfroute_tokens", Counter, ("side", "kind"), "Tokens of both models; kind is prompt or completion."),
     ("selfroute_cost_usd", Counter, (), "What answers cost, at the configured prices."),
-    ("selfroute_cloud_calls", Counter, (), "Answers that used the cloud."),
+    ("selfroute_cloud_calls", Counter, (), "Answers that used the cloud, those that broke off included."),
     ("selfroute_handoffs", Counter, (), "Times that the strategy wanted the cloud, whether or not it got it."),
     ("selfroute_budget_refusals", Counter, ("limit",), "Cloud calls that the budget refused."),
     ("selfroute_backend_failures", Counter, ("side", "error"), "Failed requests to a model, by kind of error."),
@@ -58,21 +59,29 @@ class Metrics:
 
     def count(self, exchange: Exchange, status: int, reason: str) -> None:
         """Book a finished request."""
-        source = exchange.source
-        self._child("selfroute_requests", source, reason, exchange.mode, str(status)).inc()
-        self._child("selfroute_request_seconds", source).observe(exchange.seconds)
-        if exchange.first_token_s is not None:
-            self._child("selfroute_first_token_seconds", source).observe(exchange.first_token_s)
+        name = "selfroute_decisions" if exchange.dry else "selfroute_requests"
+        self._child(name, exchange.source, reason, exchange.mode, str(status)).inc()
+        self._count_use(exchange)
+        if not exchange.dry:
+            self._count_answer(exchange)
+
+    def _count_use(self, exchange: Exchange) -> None:
+        """Tokens and money; the device may have written some for a decision too."""
         for side in ("device", "cloud"):
             prompt, completion = exchange.tokens(side)
             if prompt or completion:
                 self._child("selfroute_tokens", side, "prompt").inc(prompt)
                 self._child("selfroute_tokens", side, "completion").inc(completion)
         self._of["selfroute_cost_usd"].inc(exchange.cost_usd)
+
+    def _count_answer(self, exchange: Exchange) -> None:
+        self._child("selfroute_request_seconds", exchange.source).observe(exchange.seconds)
+        if exchange.first_token_s is not None:
+            self._child("selfroute_first_token_seconds", exchange.source).observe(exchange.first_token_s)
         for choice in exchange.choices:
             if choice.trace is not None and choice.trace.wants_cloud:
                 self._of["selfroute_handoffs"].inc()
-            if choice.trace is not None and any(s.source == "cloud" for s in choice.trace.segments):
+            if choice.used_cloud:
                 self._of["selfroute_cloud_calls"].inc()
             if choice.gate.refusal is not None:
                 limit = getattr(choice.gate.refusal, "limit", "ledger")  # which nobody could ask
