@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import socket
+import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import httpx2 as httpx
@@ -122,25 +123,42 @@ def test_a_decision_of_a_device_that_hands_off(pair: Live) -> None:
     assert (hard["source"], hard["reason"], hard["model"]) == ("cloud", "hand-off", "large")
 
 
+class Watch:
+    """Where this process goes: what it connects or sends to, in any family of sockets, and names it looks up."""
+
+    def __init__(self) -> None:
+        self.seen: set[Any] = set()
+        self.on = False
+        sys.addaudithook(self._note)  # for ever, so there is one
+
+    def _note(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            address = arguments[1]
+            self.seen.add(address[1] if isinstance(address, tuple) and address[0] == "127.0.0.1" else address)
+        elif event == "socket.getaddrinfo" and arguments[0] not in ("127.0.0.1", b"127.0.0.1"):
+            self.seen.add(arguments[0])
+
+
+@lru_cache(maxsize=1)
+def watch() -> Watch:
+    return Watch()
+
+
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[int]]:
-    """Ports that this process connects to."""
-    seen: set[int] = set()
-    connect = socket.socket.connect
-
-    def noted(self: socket.socket, address: Any) -> Any:
-        if self.family == socket.AF_INET:
-            seen.add(address[1])
-        return connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", noted)
-    yield seen
+def connections() -> Iterator[set[Any]]:
+    """Ports of this machine that this process connects to, and everything else that it does, as it is."""
+    watch().seen.clear()
+    watch().on = True
+    yield watch().seen
+    watch().on = False
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("broken", [False, True])
 async def test_private_mode_opens_no_connection_but_the_devices(
-    connections: set[int], stream: bool, broken: bool
+    connections: set[Any], stream: bool, broken: bool
 ) -> None:
     class Remote:
         """A budget on another machine."""
@@ -176,7 +194,7 @@ async def _gone(server: Any, request: Any, body: Any) -> Any:
     return web.Response(status=500)
 
 
-async def test_the_watch_of_the_private_test_sees_a_cloud_that_is_asked(connections: set[int]) -> None:
+async def test_the_watch_of_the_private_test_sees_a_cloud_that_is_asked(connections: set[Any]) -> None:
     async with ChatServer() as cloud:
         backend = OpenAICompatibleBackend("large", cloud.url, "m")
         with running(Gateway(service(device_fn, backend, strategy=AlwaysCloud)), loop="asyncio") as url:
