@@ -113,6 +113,16 @@ async def test_a_conversation_with_tool_results_and_parts_survives_unchanged() -
     assert "temperature" not in sent  # the server's own default stands
 
 
+async def test_a_request_cannot_name_the_server_that_is_asked() -> None:
+    async with ChatServer() as cloud, ChatServer() as other:
+        with gateway(service(device_fn, remote(cloud.url))) as live:
+            headers = {"x-selfroute-mode": "cloud", "x-base-url": other.url, "x-forwarded-host": other.url}
+            async with live.async_client(default_headers=headers) as client:
+                fields = dict.fromkeys(("base_url", "api_base", "url", "endpoint", "proxy"), other.url)
+                await client.chat.completions.create(**ask(EASY) | {"model": other.url}, extra_body=fields)
+    assert not other.requests and [request["model"] for request in cloud.requests] == ["m"]
+
+
 @pytest.mark.parametrize(
     ("mode", "fields", "name"),
     [("device", {"tools": TOOLS}, "tools"), ("private", {"functions": [{"name": "f"}]}, "functions"),
