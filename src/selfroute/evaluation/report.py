@@ -213,9 +213,9 @@ def _rule(compared: Sequence[Mapping[str, float]]) -> str:
     """The rule that comes nearest to the decisions."""
     nearest = max(compared, key=lambda rule: rule["agreement"])
     return (
-        f"Nearest to it is the rule to ask below a solve rate of {nearest['threshold']:.1f}, the best one for "
-        f"hand-offs worth {nearest['threshold']:.1f} of a local answer: both agree on {percent(nearest['agreement'])} of "
-        f"the prompts, and the rule is worth {nearest['regret']:.3f} of a local answer more per prompt."
+        f"Nearest to it is the rule to ask below a solve rate of {nearest['threshold']:.1f}, best where a hand-off is "
+        f"worth as much of a local answer: both agree on {percent(nearest['agreement'])} of the prompts, and the rule "
+        f"is worth {nearest['regret']:.3f} of a local answer more per prompt."
     )
 
 
