@@ -129,6 +129,31 @@ def test_without_network_and_path_both_ways_are_named(monkeypatch: pytest.Monkey
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [GSM8K, HendrycksMath])
+def test_a_repository_of_the_hub_is_read_through_datasets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[GSM8K] | type[HendrycksMath]
+) -> None:
+    """A folder with a repository's name and configurations is what `datasets` takes for the repository."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    source = kind(limit=3).source
+    assert source.repository is not None
+    rows = gsm8k_rows(10) if kind is GSM8K else math_rows(10)
+    for split in ("train", "test"):
+        write(tmp_path / source.repository / "files" / f"{split}.parquet", rows)
+    (tmp_path / source.repository / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {source.config}\n  data_files:\n"
+        "  - {split: train, path: files/train.parquet}\n  - {split: test, path: files/test.parquet}\n---\n"
+    )
+    task = kind(limit=3)
+    first = next(iter(task.rows("test")))
+    assert len(list(task.rows("test"))) == 3
+    assert first.id == "test-1" and first.question
+    assert task.verify(first, f"<answer>\\boxed{{{first.gold}}}</answer>").correct
+    assert list(task.rows("train"))
+
+
 def test_a_gsm8k_answer_without_a_number_is_named(tmp_path: Path) -> None:
     rows = [*gsm8k_rows(2), {"question": "?", "answer": "so it is five"}]
     with pytest.raises(TaskError, match=r"test\.jsonl:3: field 'answer' must end in '#### number'"):
