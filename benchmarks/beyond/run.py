@@ -52,7 +52,7 @@ class Run:
 
 EXPERIMENTS: dict[str, list[Run]] = {
     "share": [
-        Run(f"share-{share:g}", TRAINED, 60, ("handoff_reward=dual", f"share={share:g}"), (share,)) for share in SHARES
+        Run(f"share-{share:g}", TRAINED, 80, ("handoff_reward=dual", f"share={share:g}"), (share,)) for share in SHARES
     ],
     "any": [
         Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*SHARES, 0.6]}"), (*SHARES, 0.6), told=True)

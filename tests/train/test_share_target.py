@@ -15,7 +15,7 @@ shares = st.floats(0.05, 0.95)
 
 
 def multiplier(share: float, **options: float) -> ShareMultiplier:
-    return ShareMultiplier(share, **{"rate": 0.05, "damping": 2.0, "lowest": -0.5, "highest": 1.5, **options})
+    return ShareMultiplier(share, **{"rate": 0.05, "damping": 0.4, "lowest": -0.5, "highest": 1.5, **options})
 
 
 @given(shares, st.lists(st.floats(0, 1), max_size=200))

@@ -185,7 +185,7 @@ class TrainRecipe:
         group_size: rollouts per prompt.
         handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
         multiplier_rate: step size of that price.
-        multiplier_damping: its part in proportion to the last step's distance from the share.
+        multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
         forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
         forced_weight: of their objective beside the paper's.
         told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
@@ -213,8 +213,8 @@ class TrainRecipe:
     temperature: Positive = 1.0
     reward: RewardOptions = RewardOptions()
     handoff_reward: Literal["fixed", "dual"] = "fixed"
-    multiplier_rate: NotNegative = 0.2
-    multiplier_damping: NotNegative = 2.0
+    multiplier_rate: NotNegative = 0.15
+    multiplier_damping: NotNegative = 0.4
     forced_attempts: Annotated[int, Bounds(0)] = 0
     forced_weight: NotNegative = 1.0
     told_shares: tuple[Share, ...] = ()

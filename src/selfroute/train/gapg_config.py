@@ -61,7 +61,7 @@ class GAPGConfig(GRPOConfig):
         handoff_reward: "fixed" is the paper's α_c; "dual" takes a price off it that is moved until the rollouts'
             call share is `cloud_share`.
         multiplier_rate: η_λ of that price, per step.
-        multiplier_damping: its part in proportion to the last step's distance from the share.
+        multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
         token_price: taken off the reward of a hand-off for each token that the device wrote before.
         forced_attempts: rollouts of each group that are not offered the hand-off; 0 or at least 2.
         forced_weight: of their objective beside the paper's.
@@ -86,8 +86,8 @@ class GAPGConfig(GRPOConfig):
     cloud_reward: float = field(default=0.3, metadata={"help": "Reward of a correct cloud answer (alpha_c)."})
     format_reward: float = field(default=0.0, metadata={"help": "Reward of a formatted wrong answer (alpha_f)."})
     handoff_reward: str = field(default="fixed", metadata={"help": "fixed (the paper's) or dual (meets the share)."})
-    multiplier_rate: float = field(default=0.2, metadata={"help": "Step size of the price of a hand-off."})
-    multiplier_damping: float = field(default=2.0, metadata={"help": "Proportional part of that price."})
+    multiplier_rate: float = field(default=0.15, metadata={"help": "Step size of the price of a hand-off."})
+    multiplier_damping: float = field(default=0.4, metadata={"help": "Proportional part of that price."})
     token_price: float = field(default=0.0, metadata={"help": "Price of a device token of a hand-off."})
     forced_attempts: int = field(default=0, metadata={"help": "Rollouts of a group without the offer to hand off."})
     forced_weight: float = field(default=1.0, metadata={"help": "Weight of their objective."})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
 
 __all__ = ["ShareMultiplier", "ShareTarget"]
+
+_FARTHEST = 2.0  # of the violation in log-odds: a step without one hand-off says no more than one with few
 
 
 class ShareMultiplier:
@@ -15,13 +18,16 @@ class ShareMultiplier:
     DA-GRPO takes λ ← max(0, λ + η·(J_c - τ)) with the measured share J_c and the wanted one τ, which can only make
     asking dearer. Here λ may be negative: the share is met from both sides. A multiplier alone and a policy that
     follows it with a delay swing around the target, so the price has a second part, in proportion to the last step's
-    violation (a PI controller; Stooke et al., arXiv 2007.03964). Smoothing the violation would take away the noise of a
-    step's prompts, but also the part's use: it has to answer at once.
+    violation (a PI controller; Stooke et al., arXiv 2007.03964).
+
+    Two measures keep a small share from being overshot, after which hardly a rollout asks and nothing is learnt about
+    asking: the second part takes the violation in log-odds, in which a policy moves about evenly, and λ takes at most
+    min(τ, 1 - τ) of it in a step, as far as it can lie on the other side.
 
     Attributes:
         share: τ.
         value: λ without the second part.
-        violation: J_c - τ of the last step.
+        violation: log-odds of J_c minus those of τ, of the last step.
     """
 
     def __init__(self, share: float, *, rate: float, damping: float, lowest: float, highest: float) -> None:
@@ -40,12 +46,18 @@ class ShareMultiplier:
 
     def update(self, measured: float) -> None:
         """Take in the share of one step's rollouts."""
-        self.violation = measured - self.share
+        self.violation = min(_FARTHEST, max(-_FARTHEST, _log_odds(measured) - _log_odds(self.share)))
+        reach = min(self.share, 1.0 - self.share)
         # Bounds hold λ itself too, or it would have to come all the way back after a long stretch beyond them.
-        self.value = self._within(self.value + self.rate * self.violation)
+        self.value = self._within(self.value + self.rate * min(reach, measured - self.share))
 
     def _within(self, value: float) -> float:
         return min(self.highest, max(self.lowest, value))
+
+
+def _log_odds(share: float) -> float:
+    share = min(1.0 - 1e-6, max(1e-6, share))
+    return math.log(share / (1.0 - share))
 
 
 class ShareTarget:
