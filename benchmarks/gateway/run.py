@@ -107,7 +107,9 @@ def theirs(folder: Path, venv: Path, upstream: str, port: int) -> list[str]:
         "model_name": "stub",
         "litellm_params": {"model": "openai/stub", "api_base": f"{upstream}/v1", "api_key": "x"},
     }
-    (folder / "litellm.yaml").write_text(json.dumps({"model_list": [model]}))
+    # It does not start without a key of its own; ours has none to check either.
+    settings = {"dangerously_permit_weak_or_unset_master_key": True}
+    (folder / "litellm.yaml").write_text(json.dumps({"model_list": [model], "general_settings": settings}))
     return [str(venv / "bin" / "litellm"), "--config", str(folder / "litellm.yaml"), "--port", str(port),
             "--host", "127.0.0.1", "--num_workers", "1"]  # fmt: skip
 
