@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from selfroute.assemble import ask_ahead, evaluate_recipe, make_task, remembered, train_recipe
-from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, parse_overrides
+from selfroute.assemble import ask_ahead, evaluate_recipe, remembered, train_recipe
+from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.train.folder import can_resume
 from selfroute.train.gapg import STATE_FILE
