@@ -14,6 +14,8 @@ from scipy.stats import binomtest
 
 from selfroute.errors import ConfigError
 from selfroute.evaluation import metrics
+from selfroute.evaluation.resampling import percentiles, resample
+from selfroute.evaluation.split import Split
 
 ROUTELLM = Path(__file__).parents[3] / "shared" / "data" / "routellm"
 NAN = math.nan
@@ -178,9 +180,18 @@ def test_blocks_do_not_change_the_number_of_samples() -> None:
     assert [len(block) for block in blocks] == [3, 3, 1]
 
 
+def interval(values: Any, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of a mean over prompts."""
+    n = len(values)
+    no, yes = np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
+    prompts = Split("s", no, np.zeros(n), device=no, cloud=yes, order=np.arange(n), numbers={}, errors=0)
+    drawn = resample([prompts], lambda *_: {}, [{"mean": values.astype(float)}], resamples=resamples, seed=seed)
+    return drawn.band(0, "mean")
+
+
 def test_interval_agrees_with_the_normal_one() -> None:
     hits = np.arange(400) < 240
-    low, high = metrics.intervals(lambda w: {"mean": metrics.weighted_mean(hits, w)}, 400, seed=1)["mean"]
+    low, high = interval(hits, seed=1)
     half = 1.96 * math.sqrt(0.6 * 0.4 / 400)
     assert (low, high) == (pytest.approx(0.6 - half, abs=0.006), pytest.approx(0.6 + half, abs=0.006))
 
@@ -189,16 +200,13 @@ def test_a_paired_difference_is_narrower() -> None:
     rng = np.random.default_rng(0)
     first = rng.random(500) < 0.6
     second = first ^ (rng.random(500) < 0.05)
-    low, high = metrics.intervals(
-        lambda w: {"d": metrics.weighted_mean(first.astype(float) - second, w)}, 500, resamples=500
-    )["d"]
+    low, high = interval(first.astype(float) - second, resamples=500)
     assert high - low < 0.05 < 2 * 1.96 * math.sqrt(2 * 0.24 / 500)
-    same = metrics.intervals(lambda w: {"d": metrics.weighted_mean(np.zeros(500), w)}, 500, resamples=50)["d"]
-    assert same == (0, 0)
+    assert interval(np.zeros(500), resamples=50) == (0, 0)
 
 
 def test_interval_of_something_undefined_is_nan() -> None:
-    low, high = metrics.intervals(lambda w: {"x": np.full(len(w), NAN)}, 5, resamples=3)["x"]
+    low, high = percentiles(np.full(5, NAN))
     assert np.isnan(low) and np.isnan(high)
 
 

@@ -11,7 +11,7 @@ place of its ten bins; `apgr_routellm` is its own binned variant, for comparison
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,6 @@ __all__ = [
     "excess_risk",
     "filled_score",
     "holm",
-    "intervals",
     "match_share",
     "matched_accuracy",
     "mcnemar",
@@ -499,38 +498,6 @@ def bootstrap_weights(n: int, *, resamples: int, seed: int, cells: int = 1_000_0
         size = min(block, resamples - start)
         drawn = rng.integers(n, size=(size, n)) + n * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n)
-
-
-def intervals(
-    statistics: Callable[[npt.NDArray[Any]], Mapping[str, Floats]],
-    n: int,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, tuple[float, float]]:
-    """Percentile bootstrap intervals over prompts.
-
-    Args:
-        statistics: maps weights of shape (b, n) to named arrays of shape (b,).
-
-    Returns:
-        Low and high end by name; NaN if the statistic is undefined in every sample. A difference of two
-        strategies computed inside `statistics` is a paired one.
-    """
-    drawn: dict[str, list[Floats]] = {}
-    for weights in bootstrap_weights(n, resamples=resamples, seed=seed):
-        for name, values in statistics(weights).items():
-            drawn.setdefault(name, []).append(values)
-    return {name: _percentiles(np.concatenate(values), level) for name, values in drawn.items()}
-
-
-def _percentiles(values: Floats, level: float) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def apgr_refusal(device: float, cloud: float, band: tuple[float, float]) -> str | None:

@@ -20,7 +20,7 @@ from selfroute.evaluation import metrics
 from selfroute.evaluation.metrics import Floats, Ints
 from selfroute.evaluation.split import Split
 
-__all__ = ["Band", "Counts", "Resampled", "exact_counts", "resample"]
+__all__ = ["Band", "Counts", "Resampled", "exact_counts", "percentiles", "resample"]
 
 _PIECES = 1000
 _CELLS = 8_000_000  # of weights in memory at once
@@ -72,6 +72,7 @@ class Resampled:
 
 
 def percentiles(values: Floats, *, level: float = 0.95) -> Band:
+    """The middle `level` of samples; those in which the statistic is undefined are left out, NaN if all are."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.nan, np.nan
