@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -17,6 +19,7 @@ from selfroute.errors import ConfigError, TaskError
 from selfroute.tasks.check import check
 from selfroute.tasks.code import HumanEval, OutputPrediction, literal_in, same_literal
 from selfroute.tasks.sandbox import run_tests
+from selfroute.tasks.sandbox_child import _guard
 
 PROBLEM = {
     "task_id": "HumanEval/0",
@@ -125,6 +128,15 @@ def test_ending_early_is_not_passing(code: str) -> None:
         "import os; os.remove('KEPT')",
         "import os; os.rename('KEPT', 'OUTSIDE')",
         "import os; os.symlink('FOLDER', 'link'); open('link/new', 'w')",
+        "import sqlite3; sqlite3.connect('OUTSIDE')",
+        "import os; here = os.open('.', 0); os.mkdir('a'); os.chdir('a'); os.open('../x', os.O_CREAT, dir_fd=here)",
+        "open('KEPT')",
+        "import io; io.FileIO('KEPT')",
+        "import os; os.open('KEPT', os.O_RDONLY)",
+        "import pathlib; pathlib.Path('KEPT').read_bytes()",
+        "import os; os.listdir('FOLDER')",
+        "import os; list(os.scandir('FOLDER'))",
+        "import os; open(f'/proc/{os.getppid()}/environ')",
     ],
 )
 def test_nothing_gets_out(code: str, tmp_path: Path) -> None:
@@ -145,6 +157,71 @@ def test_nothing_gets_out(code: str, tmp_path: Path) -> None:
 def test_files_are_small_and_its_own() -> None:
     assert run_tests("open('ok', 'w').write('a' * 1000)", "assert len(open('ok').read()) == 1000").passed
     assert not run_tests("open('big', 'w').write('a' * (2 << 20))", "").passed
+    ran = run_tests("for i in range(101): open(str(i), 'w').write('a')", "")
+    assert ran.reason == "PermissionError: more than 100 changes of files are not allowed here"
+    assert run_tests("import os, tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'a')", "os.listdir()").passed
+
+
+NATIVE = """
+import os, sys
+from selfroute.tasks.sandbox_child import _libraries, lock_files
+folder, kept = sys.argv[1:]
+if not lock_files(folder, _libraries()):
+    sys.exit("no Landlock")
+with open(os.path.join(folder, "own"), "w") as own:
+    own.write("a")
+import decimal, hashlib, zlib
+attempts = [
+    lambda: open(kept),
+    lambda: open(kept, "w"),
+    lambda: os.listdir(os.path.dirname(kept)),
+    lambda: os.remove(kept),
+    lambda: open(f"/proc/{os.getppid()}/environ"),
+]
+for attempt in attempts:
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    sys.exit("not refused")
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "args"),
+    [
+        ("open", ("OUTSIDE", "r", 0)),
+        ("open", ("OUTSIDE", None, os.O_RDONLY)),
+        ("open", ("OUTSIDE", "w", 0)),
+        ("os.listdir", ("FOLDER/..",)),
+        ("os.remove", ("OUTSIDE", -1)),
+        ("os.rename", ("inside", "OUTSIDE", -1, -1)),
+        ("socket.connect", ()),
+        ("sqlite3.connect", ("inside",)),
+    ],
+)
+def test_the_hook_refuses_files_without_the_kernel(event: str, args: tuple[Any, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    words = {"OUTSIDE": str(tmp_path / "kept"), "inside": str(folder / "own"), "FOLDER/..": str(folder / "..")}
+    hook = _guard(str(folder), ["/usr/lib"])
+    with pytest.raises(PermissionError, match="not allowed here"):
+        hook(event, tuple(words.get(value, value) for value in args))
+    for inside in (("open", (words["inside"], "r", 0)), ("open", ("/usr/lib/os.py", "r", 0)), ("os.listdir", (None,))):
+        hook(*inside)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock is Linux's")
+def test_the_kernel_refuses_files_without_the_hook(tmp_path: Path) -> None:
+    folder, kept = tmp_path / "folder", tmp_path / "kept"
+    folder.mkdir()
+    kept.write_text("here", encoding="utf-8")
+    command = [sys.executable, "-c", NATIVE, str(folder), str(kept)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if "no Landlock" in ran.stderr:
+        pytest.skip("this kernel has no Landlock")
+    assert ran.returncode == 0, ran.stderr
+    assert kept.read_text(encoding="utf-8") == "here"
 
 
 def test_the_usual_libraries_are_there() -> None:

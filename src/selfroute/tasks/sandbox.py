@@ -3,14 +3,17 @@
 What is enforced where:
 
 * Everywhere: a wall clock, after which the whole process group is killed; a fresh folder that is deleted afterwards; an
-  empty environment; no site packages; and an audit hook in the child that refuses sockets, processes, ctypes, and
-  changes to files outside of its folder. The hook binds Python code; it is not a wall against native exploits.
+  empty environment; no site packages; and an audit hook in the child that refuses sockets, processes, ctypes, SQLite,
+  reading any file but Python's library and the folder's own, changes outside of the folder, and more than 100 changes
+  within it. The hook binds Python code; it is not a wall against native exploits.
 * POSIX: limits on processor time, memory, file size, open files and core dumps; on the number of processes for users
   other than root.
+* Linux from 5.13 with Landlock: the kernel itself refuses all files but the folder and, to read, the libraries of
+  Python and of the system; from 6.12 also signals to other processes.
 * Linux, where the kernel lets a user make namespaces: no network interface at all.
 
-Reading files is not prevented. Code that means to cheat inside its own process can, for instance by returning an object
-that equals everything; it cannot by printing, exiting early or raising.
+The names and sizes of files outside can still be asked for. Code that means to cheat inside its own process can, for
+instance by returning an object that equals everything; it cannot by printing, exiting early or raising.
 """
 
 from __future__ import annotations
