@@ -187,7 +187,18 @@ def test_reasoning_gym() -> None:
     check(task, "test")
     for text in ("<answer>44**19**35</answer>", "<think>" + rows[0].gold, "x" * 1_000_000, "{" * 5000):
         assert not task.verify(rows[0], text).correct
+    (sorts, *_) = make_task(Spec("reasoning_gym", "number_sorting"), seed=3, limit=1).rows("test")
+    spaced = sorts.gold.replace("', '", "',  '")
+    assert make_task(Spec("reasoning_gym", "number_sorting"), limit=1).verify(sorts, spaced).correct, "its own score"
     with pytest.raises(ConfigError, match="did you mean 'leg_counting'"):
         make_task(Spec("reasoning_gym", "leg_count"))
     with pytest.raises(ConfigError, match="refuses"):
         make_task(Spec("reasoning_gym", None, {"path": "leg_counting", "options": {"wings": 3}}))
+
+
+def test_a_generator_whose_score_takes_anything_is_held_to_its_own_answer() -> None:
+    pytest.importorskip("reasoning_gym", reason="needs the tasks extra")
+    task: Any = make_task(Spec("reasoning_gym", "game_of_life_halting"), limit=4)
+    check(task, "test")
+    for row in task.rows("test"):
+        assert not task.verify(row, "<answer>anything</answer>").correct

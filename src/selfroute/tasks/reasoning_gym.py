@@ -19,6 +19,7 @@ _SIZES = {"train": 2_000, "validation": 200, "test": 500}
 _MOST_ROWS = 1_000_000
 _LONGEST_ANSWER = 20_000
 _IMPORT_TIMEOUT_S = 60.0
+_NONSENSE = "qzx"
 
 
 class ReasoningGym:
@@ -26,7 +27,8 @@ class ReasoningGym:
 
     The answer is the first `<answer>` element, else all text outside the reasoning. It is right if the generator's own
     score is 1. The scorers are other people's code, some of which parses or computes what the model wrote: they run in
-    a process that is killed when it is late.
+    a process that is killed when it is late. Where a scorer is content with nonsense too (that of
+    `game_of_life_halting` takes any text for a "False"), only the generator's own answer is right.
 
     Args:
         path: name of the generator, e.g. `leg_counting`, as in `reasoning_gym:leg_counting`.
@@ -73,12 +75,15 @@ class ReasoningGym:
         if answer == row.gold:
             return Verdict(True, answer[:200])
         entry = dict(row.fields["entry"])
-        bounded(_warm, timeout_s=_IMPORT_TIMEOUT_S)
+        bounded(_warm, self.generator, self.options, timeout_s=_IMPORT_TIMEOUT_S)
         done, score = bounded(_score, self.generator, self.options, answer, entry)
         if not done:
             return Verdict(False, answer[:200], "timeout")
-        correct = isinstance(score, int | float) and score >= 1.0
-        return Verdict(correct, answer[:200], "" if correct else f"{answer[:40]} is not {row.gold[:40]}")
+        if not _is_right(score):
+            return Verdict(False, answer[:200], f"{answer[:40]} is not {row.gold[:40]}")
+        if _is_right(bounded(_score, self.generator, self.options, _NONSENSE, entry)[1]):
+            return Verdict(False, answer[:200], "its score takes any text, so that only the reference answer counts")
+        return Verdict(True, answer[:200])
 
     def gold_completion(self, row: Row) -> str:
         """The generator's answer in an answer tag."""
@@ -105,10 +110,26 @@ def _dataset(generator: str, options: Mapping[str, Any], *, seed: int, size: int
         raise ConfigError(f"reasoning_gym: '{generator}' refuses {dict(options)}: {cause}") from None
 
 
-def _warm() -> None:
-    """Imports take seconds; they are not part of the time of a call."""
-    import_module("reasoning_gym")
+def _is_right(score: object) -> bool:
+    return isinstance(score, int | float) and score >= 1.0
+
+
+def _warm(generator: str, options: Mapping[str, Any]) -> None:
+    """Imports and some generators' word lists take seconds; they are not part of the time of a call."""
+    _scorer(generator, options)
 
 
 def _score(generator: str, options: Mapping[str, Any], answer: str, entry: dict[str, Any]) -> float:
-    return float(_dataset(generator, options, seed=0, size=1).score_answer(answer, entry))
+    return float(_scorer(generator, options).score_answer(answer, entry))
+
+
+_scorers: dict[str, Any] = {}
+
+
+def _scorer(generator: str, options: Mapping[str, Any]) -> Any:
+    """The generator in the process that judges; the last one is kept."""
+    key = repr((generator, options))
+    if key not in _scorers:
+        _scorers.clear()
+        _scorers[key] = _dataset(generator, options, seed=0, size=1)
+    return _scorers[key]
