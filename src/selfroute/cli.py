@@ -163,10 +163,13 @@ def evaluate(
     arguments = [*(overrides or []), *([f"engine={engine}"] if engine else [])]
     loaded = config.load_recipe(config.EvaluateRecipe, recipe, arguments)
     command = shlex.join(["selfroute", "evaluate", str(recipe), *arguments])
-    with _progress("evaluating") as on_progress, _progress("counting") as on_count:
-        summary = asyncio.run(
-            assemble.evaluate_recipe(loaded, command=command, on_progress=on_progress, on_count=on_count)
-        )
+    with (
+        _progress("preparing") as on_prepare,
+        _progress("evaluating") as on_progress,
+        _progress("counting") as on_count,
+    ):
+        steps = {"on_prepare": on_prepare, "on_progress": on_progress, "on_count": on_count}
+        summary = asyncio.run(assemble.evaluate_recipe(loaded, command=command, **steps))
 
     from selfroute.evaluation.table import summary_table
 
@@ -235,8 +238,10 @@ def tasks(
         return
     from selfroute.tasks.check import check as check_task
 
-    check_task(config.make_task(_task_spec(check, options)), split)
-    typer.echo(f"{check}: every gold answer of '{split}' passes its verifier")
+    task = config.make_task(_task_spec(check, options))
+    with _progress("checking") as on_progress:
+        count = check_task(task, split, on_progress=on_progress)
+    typer.echo(f"{task.name}: all {count} gold answers of '{split}' pass their verifier")
 
 
 @app.command(epilog=_example("selfroute strategies"))

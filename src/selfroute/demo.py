@@ -129,8 +129,8 @@ def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: i
         out=out,
     )
     command = shlex.join(["selfroute", "demo", "--out", str(out.parent)])
-    with progress("evaluating") as show:
-        return asyncio.run(evaluate_recipe(recipe, command=command, on_progress=show))
+    with progress("preparing") as preparing, progress("evaluating") as show:
+        return asyncio.run(evaluate_recipe(recipe, command=command, on_prepare=preparing, on_progress=show))
 
 
 def _show(out: Path, summary: Mapping[str, Any], console: Console) -> None:

@@ -34,6 +34,8 @@ def progress(title: str) -> Iterator[Any]:
     def on_progress(done: int, total: int, what: str = "") -> None:
         bar.start()  # not before: bad input gets one line and nothing else
         bar.update(task, completed=done, total=total, what=what)
+        if done >= total:
+            bar.stop()  # so that the next one has the last line to itself
 
     try:
         yield on_progress

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
-from selfroute.backends.base import Backend, complete_all
+from selfroute.backends.base import Backend, BatchBackend
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.grading import judge
 from selfroute.handoff import PromptTemplate
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Row, Task
-from selfroute.types import Completion, Sampling
+from selfroute.types import Completion, Message, Sampling
 
 __all__ = [
     "check_baselines",
@@ -24,8 +25,9 @@ __all__ = [
     "make_policies",
 ]
 
-_AT_ONCE = 64
 _THRESHOLD_ROWS = 200
+# Load a model of transformers.
+_ENCODERS = ("embedding_knn", "embedding_logistic", "embedding_mlp", "matrix_factorization", "encoder_router")
 
 
 def make_policies(
@@ -81,12 +83,16 @@ async def make_baselines(
     folds: int | None = None,
     encoder: str = "microsoft/deberta-v3-base",
     embedding: str = "minilm",
+    concurrency: int = 64,
+    on_progress: Callable[[int, int], object] | None = None,
 ) -> dict[str, Strategy]:
     """The baselines by name; those that learn are fitted on the first `router_rows` rows of the train split.
 
     Args:
         rows: those that will be evaluated.
         folds: fit on `rows` themselves, each judged by a fit without its fold; None fits on the train split.
+        concurrency: requests in flight.
+        on_progress: called with steps done and in all: answers to train rows, and fits.
     """
     template = template_of(task)
     sides: dict[str, Any] = {"device": device, "cloud": cloud, "template": template}
@@ -94,7 +100,10 @@ async def make_baselines(
     train: list[Row] = []
     if taught & set(names):
         train = list(rows) if folds is not None else first_rows(task, "train", router_rows)
-    examples = await _examples(task, train, device, cloud, sampling) if LEARNED.keys() & set(names) else None
+    learned, scored = LEARNED.keys() & set(names), SCORED & set(names)
+    total = 2 * len(train) * bool(learned) + len(learned) + len(scored) * len(train[:_THRESHOLD_ROWS])
+    work = _Preparation(task, train, sampling, concurrency, total, on_progress)
+    examples = await work.examples(device, cloud) if learned else None
     strategies: dict[str, Strategy] = {}
     for name in names:
         factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
@@ -102,40 +111,93 @@ async def make_baselines(
         if name in LEARNED:
             fit = partial(_fit, name, seed=seed, encoder=encoder, embedding=embedding)
             options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
+            work.advance()
         elif name in SCORED:
             probe = factory(**sides, threshold=math.inf)
-            options = {"threshold": await _threshold(probe, train, template, share, sampling)}
+            options = {"threshold": await work.threshold(probe, share)}
         strategies[name] = factory(**sides, **options)
     return strategies
 
 
-async def _examples(task: Task, rows: Sequence[Row], device: Backend, cloud: Backend, sampling: Sampling) -> Any:
-    """What both sides answer to train rows, with the verdicts."""
-    from selfroute.train.router import Examples
+@dataclass(slots=True)
+class _Preparation:
+    """What is asked of the models before any row is judged."""
 
-    template = template_of(task)
-    conversations = [template.conversation(row.question) for row in rows]
-    prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
-    by_device = await complete_all(device, prompts, sampling)
-    by_cloud = await complete_all(cloud, conversations, sampling)
-    for side, backend, found in (("device", device, by_device), ("cloud", cloud, by_cloud)):
-        failed = [answer for answer in found if isinstance(answer, SelfRouteError)]
-        if len(failed) == len(found) > 0:
-            raise ConfigError(f"{side} '{backend.name}' answered none of {len(found)} train rows: {failed[0]}")
-    return Examples.of(
-        [row.question for row in rows],
-        await _correct(task, rows, by_device),
-        await _correct(task, rows, by_cloud),
-        [answer.text if isinstance(answer, Completion) else "" for answer in by_device],
-    )
+    task: Task
+    rows: Sequence[Row]
+    sampling: Sampling
+    concurrency: int
+    total: int
+    on_progress: Callable[[int, int], object] | None
+    done: int = 0
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total)
+
+    async def examples(self, device: Backend, cloud: Backend) -> Any:
+        """What both sides answer to train rows, with the verdicts."""
+        from selfroute.train.router import Examples
+
+        template = template_of(self.task)
+        conversations = [template.conversation(row.question) for row in self.rows]
+        prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
+        by_device = await self._answers(device, prompts)
+        by_cloud = await self._answers(cloud, conversations)
+        for side, backend, found in (("device", device, by_device), ("cloud", cloud, by_cloud)):
+            failed = [answer for answer in found if isinstance(answer, SelfRouteError)]
+            if len(failed) == len(found) > 0:
+                raise ConfigError(f"{side} '{backend.name}' answered none of {len(found)} train rows: {failed[0]}")
+        return Examples.of(
+            [row.question for row in self.rows],
+            await _correct(self.task, self.rows, by_device),
+            await _correct(self.task, self.rows, by_cloud),
+            [answer.text if isinstance(answer, Completion) else "" for answer in by_device],
+        )
+
+    async def _answers(
+        self, backend: Backend, prompts: Sequence[Sequence[Message]]
+    ) -> list[Completion | SelfRouteError]:
+        from selfroute.evaluation.flight import complete_all
+
+        # A batch is kept when it is whole: in blocks, a run that is stopped loses one of them.
+        size = self.concurrency if isinstance(backend, BatchBackend) else max(1, len(prompts))
+        answers: list[Completion | SelfRouteError] = []
+        for start in range(0, len(prompts), size):
+            answers += await complete_all(
+                backend,
+                prompts[start : start + size],
+                self.sampling,
+                concurrency=self.concurrency,
+                on_done=self.advance,
+            )
+        return answers
+
+    async def threshold(self, strategy: Strategy, share: float) -> float:
+        """The threshold of a score that is not learned: the device answers some train rows."""
+        from selfroute.strategies.base import answer
+        from selfroute.strategies.scorers import threshold_at
+
+        gate, template = asyncio.Semaphore(self.concurrency), template_of(self.task)
+
+        async def one(row: Row) -> float | None:
+            async with gate:
+                score = (await answer(strategy, template.conversation(row.question), self.sampling)).score
+            self.advance()
+            return score
+
+        scores = await asyncio.gather(*(one(row) for row in self.rows[:_THRESHOLD_ROWS]))
+        return threshold_at([score for score in scores if score is not None], share)
 
 
 def _fit(name: str, examples: Any, *, seed: int, encoder: str, embedding: str) -> Any:
     """The fitted score of one strategy."""
+    if name in _ENCODERS:
+        quiet_libraries()
     if name == "encoder_router":
         from selfroute.train.encoder import fit_encoder
 
-        quiet_libraries()
         return fit_encoder(examples, encoder=encoder, seed=seed)
     from selfroute.train.router import fit_scorer
 
@@ -153,23 +215,6 @@ def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: in
         return {"score": score, "threshold": threshold_at(scores, share)}
     scorer = fit(examples)
     return {"score": scorer, "threshold": threshold_at(scorer.scores(examples.questions, examples.answers), share)}
-
-
-async def _threshold(
-    strategy: Strategy, rows: Sequence[Row], template: PromptTemplate, share: float, sampling: Sampling
-) -> float:
-    """The threshold of a score that is not learned: the device answers some train rows."""
-    from selfroute.strategies.base import answer
-    from selfroute.strategies.scorers import threshold_at
-
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(row: Row) -> float | None:
-        async with gate:
-            return (await answer(strategy, template.conversation(row.question), sampling)).score
-
-    scores = await asyncio.gather(*(one(row) for row in rows[:_THRESHOLD_ROWS]))
-    return threshold_at([score for score in scores if score is not None], share)
 
 
 async def _correct(task: Task, rows: Sequence[Row], answers: Sequence[object]) -> list[bool | None]:

@@ -38,6 +38,7 @@ async def evaluate_recipe(
     recipe: EvaluateRecipe,
     *,
     command: str = "",
+    on_prepare: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_count: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -45,6 +46,7 @@ async def evaluate_recipe(
 
     Args:
         command: how the run was started, for the report.
+        on_prepare: called with steps done and in all, while the strategies that learn are fitted.
         on_progress: called with answers done and answers in all.
         on_count: called with bootstrap samples done and in all.
     """
@@ -52,7 +54,7 @@ async def evaluate_recipe(
 
     options = counting_options(recipe, cloud=recipe.cloud, device=recipe.device)
     _, rows = _task_and_rows(recipe)
-    async with open_bench(recipe) as bench:
+    async with open_bench(recipe, on_prepare=on_prepare) as bench:
         return await evaluate(
             bench,
             rows,
@@ -77,8 +79,14 @@ def _task_and_rows(recipe: EvaluateRecipe) -> tuple[Task, list[Row]]:
 
 
 @asynccontextmanager
-async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
-    """The models, task and strategies of a recipe, closed at the end."""
+async def open_bench(
+    recipe: EvaluateRecipe, *, on_prepare: Callable[[int, int], None] | None = None
+) -> AsyncIterator[Bench]:
+    """The models, task and strategies of a recipe, closed at the end.
+
+    Args:
+        on_prepare: called with steps of making the strategies done and in all.
+    """
     from selfroute.evaluation.run import Bench
 
     check_baselines(recipe.strategies)
@@ -109,6 +117,8 @@ async def open_bench(recipe: EvaluateRecipe) -> AsyncIterator[Bench]:
             folds=recipe.folds,
             encoder=recipe.encoder,
             embedding=recipe.embedding,
+            concurrency=recipe.concurrency,
+            on_progress=on_prepare,
         )
         told = recipe.share if recipe.tell_share else None
         strategies = baselines | make_policies(
