@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 from tests.evaluation.test_summary import ALL, made
 
+from selfroute.config import STRATEGIES
 from selfroute.evaluation.columns import columns_of
 from selfroute.evaluation.costs import PriceTable
 from selfroute.evaluation.picks import pick
@@ -20,7 +22,7 @@ from selfroute.evaluation.report import GLOSSARY, report_html
 from selfroute.evaluation.split import splits_of
 from selfroute.evaluation.summary import analyse, curves, summarise
 from selfroute.evaluation.table import summary_table
-from selfroute.evaluation.words import best, deployments, fixed_point, headline, money, percent, price
+from selfroute.evaluation.words import best, deployments, fixed_point, headline, money, percent, price, versus
 from selfroute.strategies.sides import Price, Prices
 
 ABOUT = {
@@ -210,9 +212,23 @@ def test_a_difference_that_may_be_chance_is_called_so() -> None:
     ]
     summary = summarise([r for r in ALL if r.strategy == "sees"] + twin, share=0.3, seed=0, resamples=20)
     assert headline(summary)[1] in (
-        "sees against twin: +0.0 points (0.0 to 0.0, p = 1): not told apart at this n.",
-        "twin against sees: +0.0 points (0.0 to 0.0, p = 1): not told apart at this n.",
+        "sees against twin: +0.0 points (0.0 to 0.0, p = 1, corrected 1): not told apart at this n.",
+        "twin against sees: +0.0 points (0.0 to 0.0, p = 1, corrected 1): not told apart at this n.",
     )
+
+
+@pytest.mark.parametrize(
+    ("ci95", "p", "corrected", "told"),
+    [
+        ([0.02, 0.2], 0.0002, 0.004, "(2.0 to 20.0, p < 0.001, corrected 0.004)."),
+        ([0.02, 0.2], 0.00002, 0.0004, "(2.0 to 20.0, p < 0.001, corrected < 0.001)."),
+        ([0.02, 0.2], 0.03, 1.0, "(2.0 to 20.0, p = 0.03, corrected 1): may be chance among so many pairs."),
+        ([-0.02, 0.2], 0.3, 1.0, "(-2.0 to 20.0, p = 0.3, corrected 1): not told apart at this n."),
+    ],
+)
+def test_a_difference_is_told_with_both_of_its_p(ci95: list[float], p: float, corrected: float, told: str) -> None:
+    said = versus({"a": "x", "b": "y", "difference": 0.1, "ci95": ci95, "p": p, "p_holm": corrected})
+    assert said == f"x against y: +10.0 points {told}"
 
 
 def test_only_fixed_strategies_still_make_a_report() -> None:
@@ -264,6 +280,14 @@ def test_the_terminal_table_fits_and_orders_by_accuracy() -> None:
     order = [name for line in lines for name in re.findall(r"^ (?!strategy)([a-z]\w+)  ", line)]
     assert order == ["oracle", "sees", "asks", "always_cloud", "always_device", "random"]
     assert "…" not in "".join(lines)
+
+
+def test_the_terminal_table_keeps_our_longest_name_on_one_line() -> None:
+    longest = max(STRATEGIES, key=len)
+    records = [replace(r, strategy=longest) for r in ALL if r.strategy == "sees"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(summarise(records, share=0.3, seed=3, task="toy", resamples=50)))
+    assert f" {longest} " in console.export_text()
 
 
 @pytest.mark.parametrize(

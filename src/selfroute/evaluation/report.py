@@ -57,7 +57,7 @@ GLOSSARY = {
     "latency": "Median and 95th percentile at the share of a stated model: device speed, network and cloud speed as "
     "given below, not the machine that evaluated.",
     "errors": "Requests with a failure on the way, also where the device could still answer.",
-    "p": "Exact McNemar test on the prompts that one of two strategies gets right and the other wrong, corrected for "
+    "p": "Exact McNemar test on the prompts that one of two strategies gets right and the other wrong; corrected for "
     "the number of pairs (Holm).",
     "intervals": "Small figures are 95 % bootstrap intervals over prompts. Differences are paired by prompt. Neither "
     "covers the chance of another training run.",
@@ -119,13 +119,13 @@ def _deploy_table(summary: Mapping[str, Any], drawn: Curves) -> str:
     names = ["calls", "deploy", "accuracy", "at random", *(["$ per 1,000"] if priced else [])]
     lines = [_deploy_line(row, priced=priced, is_target=row.share == summary["call_share_target"]) for row in rows]
     head = "".join(f"<th>{name}</th>" for name in names)
-    caption = (
+    note = (
         "The highest accuracy at each call share. Strategies named below it are not told apart from it by a paired "
         "95 % interval: prefer the simplest. `selfroute calibrate` gives the threshold for a share or a sum of money."
     )
     return (
-        f'<table class="deploy"><caption>{_code(caption)}</caption><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>"
+        f'<div class="scroll"><table class="deploy"><thead><tr>{head}</tr></thead>'
+        f'<tbody>{"".join(lines)}</tbody></table></div><p class="faint">{_code(note)}</p>'
     )
 
 
@@ -344,10 +344,11 @@ def _line(name: str, *cells: str) -> str:
     return f'<tr class="bound"><td>{name}</td>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _table(names: Sequence[str], lines: Sequence[str], caption: str) -> str:
+def _table(names: Sequence[str], lines: Sequence[str], note: str) -> str:
+    """A table of many columns, which may scroll, and below it a note, which does not."""
     head = "".join(f"<th>{escape(name)}</th>" for name in ("strategy", *names))
-    body = "".join(lines)
-    return f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll wide">{table}</div><p class="faint">{escape(note)}</p>'
 
 
 def _comparisons(summary: Mapping[str, Any]) -> str:
@@ -423,7 +424,7 @@ def _origin(summary: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, s
         "decoding": f"temperature {sampling.get('temperature', '?')}, at most {sampling.get('max_tokens', '?')} tokens",
         "cloud": str(identity.get("cloud", "?")),
         "latency model": ", ".join(f"{name} {value:g}" for name, value in summary["network"].items()),
-        "strategies": "; ".join(f"{name} = {what}" for name, what in identity.get("strategies", {}).items()),
+        "strategies": "\n".join(f"{name} = {what}" for name, what in identity.get("strategies", {}).items()),
         "files": "records.jsonl (facts), samples.jsonl (texts), summary.json (every number here), run.json",
     }
 

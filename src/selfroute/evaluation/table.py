@@ -25,6 +25,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         title=f"{summary['task']}  n = {summary['n']}  seed {summary['seed']}; in %",
         title_justify="left",
         pad_edge=False,
+        collapse_padding=True,  # the longest of our names fits on one line
         box=SIMPLE,
     )
     table.add_column("strategy", overflow="fold")

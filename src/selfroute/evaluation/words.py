@@ -95,10 +95,17 @@ def versus(comparison: Mapping[str, Any]) -> str:
     points = f"{100 * comparison['difference']:+.1f} points"
     band = interval(comparison["ci95"], scale=100, digits=1)
     low, high = comparison["ci95"]
-    verdict = "" if low > 0 or high < 0 else ": not told apart at this n"
-    p = comparison["p_holm"]
-    chance = f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
-    return f"{comparison['a']} against {comparison['b']}: {points} ({band}{chance}){verdict}."
+    corrected = comparison["p_holm"]
+    if low <= 0 <= high:
+        verdict = ": not told apart at this n"
+    else:
+        verdict = "" if corrected < 0.05 else ": may be chance among so many pairs"
+    chance = f"{_p_value(comparison['p'])}, corrected {_p_value(corrected).removeprefix('p ').removeprefix('= ')}"
+    return f"{comparison['a']} against {comparison['b']}: {points} ({band}, {chance}){verdict}."
+
+
+def _p_value(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
