@@ -94,6 +94,7 @@ def test_gsm8k_solutions(tmp_path: Path) -> None:
         ("a.jsonl", '{"output": "x"}\n[]\n', r"a\.jsonl:2: a list, not an object"),
         ("a.jsonl", '{"output": "x"}\n{"out\n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", '{"text": "x"}\n', r"a\.jsonl:1: 'prompt' is 'None'"),
+        ("a.jsonl", '{"prompt": "x", "text": "y", "usd": NaN}\n', r"a\.jsonl:1: 'usd' is 'nan', not a number"),
         ("a.jsonl", '{"small": {"is_correct": 1, "solution": ""}, "question": ""}\n', r"no true or false 'is_correct'"),
         ("a.jsonl.gz", "no gzip", r"cannot read after line 0"),
         ("a.csv", "prompt,weak,strong\nx,True,True\n", "say which with model"),

@@ -19,6 +19,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -303,6 +304,6 @@ def _text(value: Any, field: str, where: str) -> str:
 def _number(value: Any, field: str, where: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{where}: '{field}' is {str(value)[:40]!r}, not a number; mend or delete the row")
     return float(value)

@@ -114,6 +114,8 @@ async def test_a_missing_prompt_is_named_with_the_way_out(tmp_path):
         ('{"messages": ["q"], "text": "a"}', "role"),
         ('{"prompt": "q", "text": "a", "usage": {"prompt_tokens": true}}', "'prompt_tokens' is True"),
         ('{"prompt": "q", "text": "a", "tokens": [["a"]]}', "'tokens'"),
+        ('{"prompt": "q", "text": "a", "seconds": NaN}', "'seconds' is nan"),
+        ('{"prompt": "q", "text": "a", "usd": Infinity}', "'usd' is inf"),
         ("[" * 100_000, "recursion"),
     ],
 )
@@ -259,3 +261,11 @@ async def test_a_batch_backend_is_asked_in_batches(tmp_path):
     assert sizes == [2, 2, 1]
     replayed = RecordedBackend("device", tmp_path / "a.jsonl")
     assert (await complete(replayed, [Message("user", "e")], Sampling())).text == "e"
+
+
+def test_an_id_that_occurs_twice_is_named(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    rows = [{"id": "a", "prompt": f"{n}?", "text": "x"} for n in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"answers\.jsonl:2: id 'a' stands at line 1 too; give each row an id"):
+        RecordedBackend("device", path)

@@ -95,6 +95,23 @@ def test_two_recordings_of_different_sets(pair: tuple[Path, Path, Path]) -> None
     assert f"{cloud}:1: id 'q1' where {device}:1 has 'q0'" in " ".join(result.output.split())
 
 
+@pytest.mark.parametrize("side", ["device", "cloud"])
+@pytest.mark.parametrize("strategies", ["[always_device]", "[tfidf_ridge]"])
+def test_a_recording_that_misses_a_prompt(
+    pair: tuple[Path, Path, Path], tmp_path: Path, side: str, strategies: str
+) -> None:
+    recipe, device, cloud = pair
+    rows = (device if side == "device" else cloud).read_text(encoding="utf-8").splitlines()
+    short = tmp_path / "short.jsonl"
+    short.write_text("\n".join(rows[:-1]) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    result = selfroute("evaluate", str(recipe), f"{side}.recorded={short}", f"strategies={strategies}", f"out={out}")
+    assert result.exit_code == 1, result.output
+    error = result.output.splitlines()[-1]
+    assert error.startswith("error: ") and str(short) in error and "has no answer to" in error
+    assert not (out / "summary.json").exists()
+
+
 def test_record_writes_down_what_an_answer_costs(pair: tuple[Path, Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     words = ["record", "countdown", "limit=2", "--limit", "2", "--backend", "embedded:cloud", "--out", str(out)]

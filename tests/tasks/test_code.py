@@ -72,8 +72,16 @@ def test_rows_that_lack_a_field(tmp_path: Path) -> None:
         task_of(HumanEval, tmp_path / "h.jsonl", PROBLEM | {"test": None}).rows("test")
     with pytest.raises(TaskError, match=r"o\.jsonl:1: field 'input'"):
         task_of(OutputPrediction, tmp_path / "o.jsonl", OUTPUT | {"input": 1}).rows("test")
-    with pytest.raises(ConfigError, match="split 'train' is empty"):
+    with pytest.raises(ConfigError, match=r"split 'train' of '.*h\.jsonl' is empty"):
         task_of(HumanEval, tmp_path / "h.jsonl", PROBLEM).rows("train")
+
+
+def test_an_id_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    for kind, row, key in ((HumanEval, PROBLEM, "task_id"), (OutputPrediction, OUTPUT, "id")):
+        path = tmp_path / f"{key}.jsonl"
+        path.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n", encoding="utf-8")
+        with pytest.raises(TaskError, match=rf"{key}\.jsonl:2: {key} '.*' stands at .*{key}\.jsonl:1 too"):
+            kind(path=path).rows("test")
 
 
 # --- the sandbox -------------------------------------------------------------------------------------------------

@@ -292,8 +292,11 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda path: JsonLines(path=path, limit=0), r"limit must be at least 1, not 0"),
     (lambda path: JsonLines(path=path).rows("tset"), r"unknown split 'tset' of task 'jsonl'; use one of train"),
     (lambda path: JsonLines(path=path).rows("test"), r"no test\.jsonl or test\.parquet in"),
-    (lambda path: JsonLines(path=path / "empty" / "none.jsonl").rows("test"), r"split 'test' is empty"),
-    (lambda path: JsonLines(path=path, validation_share=0).rows("validation"), r"split 'validation' is empty"),
+    (
+        lambda path: JsonLines(path=path / "empty" / "none.jsonl").rows("test"),
+        r"split 'test' of '.*none\.jsonl' is empty",
+    ),
+    (lambda path: JsonLines(path=path, validation_share=0).rows("validation"), r"split 'validation' of '.*' is empty"),
     (lambda path: JsonLines(path=path / "notes.txt").rows("test"), r"give a \.jsonl or \.parquet file"),
     (lambda path: JsonLines(path=path / "bad.parquet").rows("test"), r"cannot read '.*bad\.parquet' as parquet"),
     (lambda path: GSM8K(path=path / "none"), r"gsm8k: no file or folder"),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
 from selfroute.backends.base import Backend, BatchBackend
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
-from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
 from selfroute.handoff import PromptTemplate
 from selfroute.strategies.base import Strategy
@@ -172,6 +172,8 @@ class _Preparation:
                 concurrency=self.concurrency,
                 on_done=self.advance,
             )
+        if missing := next((found for found in answers if isinstance(found, RecordingMissing)), None):
+            raise missing
         return answers
 
     async def threshold(self, strategy: Strategy, share: float) -> float:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ _Conversation = tuple[tuple[str, str], ...]
 class RecordedBackend:
     """Replays the answers of a JSONL file as they were recorded; `sampling` does not change them.
 
-    Where a prompt occurs twice in our own format, the later line wins.
+    Where a prompt occurs twice in our own format, under two ids or none, the later line wins.
 
     Args:
         name: shown in traces and reports.
@@ -45,7 +46,7 @@ class RecordedBackend:
         model: whose answers, where the file holds several models'.
 
     Raises:
-        ConfigError: if the file is missing or a line is broken; names the file and the line.
+        ConfigError: if the file is missing, a line is broken or an id occurs twice; names the file and the line.
     """
 
     def __init__(self, name: str, path: str | Path, *, format: str | None = None, model: str | None = None) -> None:
@@ -172,8 +173,8 @@ def completion_from_row(row: Mapping[str, Any]) -> Completion:
         usage=Usage(_field(usage, "prompt_tokens", int, 0), _field(usage, "completion_tokens", int, 0)),
         finish_reason=_field(row, "finish_reason", str, "stop"),
         tokens=tuple(_token(token) for token in _field(row, "tokens", list, [])),
-        seconds=float(_field(row, "seconds", (int, float), 0.0)),
-        usd=None if (usd := _field(row, "usd", (int, float), None)) is None else float(usd),
+        seconds=_finite(row, "seconds") or 0.0,
+        usd=_finite(row, "usd"),
     )
 
 
@@ -198,11 +199,19 @@ def _imported(path: Path, format: str | None, model: str | None) -> Iterator[_Ro
 
 
 def _read(path: Path) -> Iterator[_Row]:
+    lines: dict[str, int] = {}
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _parse(line, f"{path}:{number}")
+                if not line.strip():
+                    continue
+                row = _parse(line, f"{path}:{number}")
+                if row.id is not None and lines.setdefault(row.id, number) != number:
+                    first = lines[row.id]
+                    raise ConfigError(
+                        f"{path}:{number}: id '{row.id}' stands at line {first} too; give each row an id of its own"
+                    )
+                yield row
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; `selfroute record` writes such a file") from error
 
@@ -243,6 +252,13 @@ def _field(row: Mapping[str, Any], key: str, kind: type | tuple[type, ...], defa
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ValueError(f"{key!r} is {value!r:.60}")
     return value
+
+
+def _finite(row: Mapping[str, Any], key: str) -> float | None:
+    value = _field(row, key, (int, float), None)
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"{key!r} is {value}")
+    return None if value is None else float(value)
 
 
 def _token(value: Any) -> Token:

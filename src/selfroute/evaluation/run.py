@@ -18,7 +18,7 @@ import numpy as np
 from selfroute import environment
 from selfroute.backends.base import Backend, BatchBackend
 from selfroute.budget.base import Budget, NoCloud
-from selfroute.errors import BackendError, ConfigError, SelfRouteError, UnsupportedByBackend
+from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
 from selfroute.evaluation.columns import read_columns
 from selfroute.evaluation.files import write_text
@@ -131,6 +131,7 @@ async def evaluate(
 
     Raises:
         ConfigError: bad arguments, a folder of another evaluation, a cloud that answers nothing, or no graded row.
+        RecordingMissing: a replayed model was never asked one of the prompts.
     """
     _check(bench.strategies, rows, share)
     identity = _identity(bench, rows, share=share, seed=seed)
@@ -222,6 +223,8 @@ class _Work:
                 concurrency=bench.concurrency,
                 on_done=lambda: self.advance(1),
             )
+            if missing := next((found for found in answers if isinstance(found, RecordingMissing)), None):
+                raise missing
             if not start:
                 _refuse_dead_cloud(bench.cloud, answers)
             found |= await asyncio.to_thread(self._judge_all, block, answers)
@@ -284,8 +287,8 @@ class _Work:
         try:
             trace = await answer(strategy, bench.template.conversation(row.question), bench.sampling)
             forced = await self._forced(strategy, row, trace)
-        except (ConfigError, UnsupportedByBackend):
-            raise  # every row would fail alike
+        except (ConfigError, UnsupportedByBackend, RecordingMissing):
+            raise  # every row would fail alike, or the recording is of another set
         except SelfRouteError as error:
             failed = Record(
                 strategy=strategy.name, id=row.id, source="device", wants_cloud=False, cloud_correct=by_cloud.correct,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from selfroute.errors import TaskError
 from selfroute.tasks.base import Row, Verdict
-from selfroute.tasks.data import Record, Source
+from selfroute.tasks.data import Record, Source, own_id
 from selfroute.tasks.extract import after_reasoning, tagged_answer
 from selfroute.tasks.sandbox import run_tests
 
@@ -67,7 +67,8 @@ class HumanEval:
 
     def rows(self, split: str) -> list[Row]:
         """Rows in file order; see `Task.rows` for the errors."""
-        return [self._row(record) for record in self.source.records(split)]
+        seen: dict[str, str] = {}
+        return [_humaneval_row(record, own_id(record, "task_id", seen)) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
         """Run the tests of the row on the completion's code."""
@@ -87,16 +88,17 @@ class HumanEval:
         """The reference solution in a code block."""
         return f"```python\n{row.fields['prompt']}{row.gold}\n```"
 
-    def _row(self, record: Record) -> Row:
-        # Not `text`, which cuts outer spaces: they are code here.
-        values = {key: record.values.get(key) for key in ("prompt", "test", "entry_point", "canonical_solution")}
-        for key, value in values.items():
-            if not isinstance(value, str) or not value.strip():
-                raise TaskError(f"{record.where}: field '{key}' is {str(value)[:40]!r}; give text")
-        prompt, gold = str(values["prompt"]), str(values["canonical_solution"])
-        question = f"Complete this Python function. Reply with one code block that holds all of it.\n\n{prompt}"
-        kept = {"prompt": prompt, "test": values["test"], "entry_point": values["entry_point"]}
-        return Row(str(record.values.get("task_id") or record.name), question, gold, kept)
+
+def _humaneval_row(record: Record, row_id: str) -> Row:
+    # Not `text`, which cuts outer spaces: they are code here.
+    values = {key: record.values.get(key) for key in ("prompt", "test", "entry_point", "canonical_solution")}
+    for key, value in values.items():
+        if not isinstance(value, str) or not value.strip():
+            raise TaskError(f"{record.where}: field '{key}' is {str(value)[:40]!r}; give text")
+    prompt, gold = str(values["prompt"]), str(values["canonical_solution"])
+    question = f"Complete this Python function. Reply with one code block that holds all of it.\n\n{prompt}"
+    kept = {"prompt": prompt, "test": values["test"], "entry_point": values["entry_point"]}
+    return Row(row_id, question, gold, kept)
 
 
 class OutputPrediction:
@@ -144,7 +146,8 @@ class OutputPrediction:
 
     def rows(self, split: str) -> list[Row]:
         """Rows in file order; see `Task.rows` for the errors."""
-        return [_output_row(record) for record in self.source.records(split)]
+        seen: dict[str, str] = {}
+        return [_output_row(record, own_id(record, "id", seen)) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
         """Compare literals; see `same_literal`."""
@@ -159,7 +162,7 @@ class OutputPrediction:
         return f"<answer>{row.gold}</answer>"
 
 
-def _output_row(record: Record) -> Row:
+def _output_row(record: Record, row_id: str) -> Row:
     code, given, gold = record.text("code"), record.values.get("input"), record.text("output")
     if not isinstance(given, str):
         raise TaskError(f"{record.where}: field 'input' is {str(given)[:40]!r}; give text")
@@ -167,7 +170,7 @@ def _output_row(record: Record) -> Row:
         f"{code}\n\nWhat does f({given}) return? Think step by step, then give the value as a Python literal in "
         "<answer> </answer> tags."
     )
-    return Row(str(record.values.get("id") or record.name), question, gold, {"code": code, "input": given})
+    return Row(row_id, question, gold, {"code": code, "input": given})
 
 
 def code_in(completion: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from selfroute.errors import ConfigError, TaskError
 
-__all__ = ["DATA_DIR", "SPLITS", "Record", "Source", "fraction", "read_file"]
+__all__ = ["DATA_DIR", "SPLITS", "Record", "Source", "fraction", "own_id", "read_file"]
 
 SPLITS = ("train", "validation", "test")
 DATA_DIR = "SELFROUTE_DATA_DIR"
@@ -67,7 +67,9 @@ def local_path(name: str, path: str | Path | None) -> Path | None:
     """
     if path is not None:
         if not Path(path).exists():
-            raise ConfigError(f"{name}: no file or folder '{path}'")
+            raise ConfigError(
+                f"{name}: no file or folder '{path}'; name a .jsonl or .parquet file, or a folder of them"
+            )
         return Path(path)
     folder = Path(os.environ.get(DATA_DIR) or ".") / name
     return folder if os.environ.get(DATA_DIR) and folder.is_dir() else None
@@ -89,6 +91,21 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def _is_part(file: Path, split: str) -> bool:
     return file.suffix in _SUFFIXES and (file.stem == split or file.stem.startswith(f"{split}-"))
+
+
+def own_id(record: Record, key: str, seen: dict[str, str]) -> str:
+    """The id that a row has in its file, else the name of its line.
+
+    Args:
+        seen: ids of the rows before, with where they stand; this one is added.
+
+    Raises:
+        TaskError: the id stands at another row too.
+    """
+    found = str(record.values.get(key) or record.name)
+    if seen.setdefault(found, record.where) != record.where:
+        raise TaskError(f"{record.where}: {key} '{found}' stands at {seen[found]} too; give each row one of its own")
+    return found
 
 
 def read_file(file: Path) -> Iterator[Record]:
@@ -195,7 +212,10 @@ class Source:
             raise ConfigError(f"unknown split '{split}' of task '{self.name}'; use one of {', '.join(SPLITS)}")
         records = list(itertools.islice(self._all(split), self.limit))
         if not records:
-            raise ConfigError(f"{self.name}: split '{split}' is empty; add rows to it or choose another split or share")
+            place = local_path(self.name, self.path) or self.repository
+            raise ConfigError(
+                f"{self.name}: split '{split}' of '{place}' is empty; add rows to it or choose another split or share"
+            )
         return records
 
     def _all(self, split: str) -> Iterator[Record]:
