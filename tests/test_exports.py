@@ -82,7 +82,8 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["tasks"], ["strategies"], ["backends"], ["env"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["export", "--help"], ["tasks"], ["strategies"], ["backends"], ["env"]],
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = f"""

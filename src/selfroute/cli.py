@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from selfroute import cli_measure
+from selfroute import cli_export, cli_measure
 from selfroute.cli_serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.terminal import example as _example
@@ -29,7 +29,7 @@ __all__ = ["app", "main"]
 # Commands that go on where they were, and what to add to the same line for that.
 RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "matplotlib", "math-verify",
-             "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "redis", "ray")  # fmt: skip
+             "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray")  # fmt: skip
 
 
 class _Group(TyperGroup):
@@ -276,6 +276,7 @@ def env() -> None:
 
 
 cli_measure.add_to(app)
+cli_export.add_to(app)
 
 
 # --- Helpers -----------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
         LlamaCppBackend(tmp_path)
     (tmp_path / "text").write_text("hello")
-    with pytest.raises(ConfigError, match=r"text' is no GGUF file; convert"):
+    with pytest.raises(ConfigError, match=r"text' is no GGUF file; make one with selfroute export"):
         LlamaCppBackend(tmp_path / "text")
     with pytest.raises(ConfigError, match=r"slots: 0 is below 1"):
         LlamaCppBackend(tmp_path / "text", slots=0)

@@ -16,6 +16,12 @@ from selfroute.assemble.evaluating import (
     record_rows,
     report_folder,
 )
+from selfroute.assemble.exporting import (
+    ExportSource,
+    export_model,
+    export_source,
+    load_source,
+)
 from selfroute.assemble.pieces import (
     first_rows,
     quiet_libraries,
@@ -30,10 +36,14 @@ from selfroute.assemble.training import (
 )
 
 __all__ = [
+    "ExportSource",
     "ask_ahead",
     "counting_options",
     "evaluate_recipe",
+    "export_model",
+    "export_source",
     "first_rows",
+    "load_source",
     "make_baselines",
     "make_policies",
     "model_files",

@@ -194,7 +194,7 @@ def check_file(path: Path) -> None:
             f"GGUF file '{path}' cannot be read: {error.strerror}; give the path of a .gguf file, or use smollm2"
         ) from None
     if magic != _MAGIC:
-        raise ConfigError(f"'{path}' is no GGUF file; convert the model with llama.cpp, or use transformers:FOLDER")
+        raise ConfigError(f"'{path}' is no GGUF file; make one with selfroute export, or use transformers:FOLDER")
 
 
 def _serve(path: Path, slots: int, context_tokens: int, threads: int | None, gpu_layers: int) -> Any:

@@ -1,0 +1,147 @@
+"""Ollama's Modelfile: how a model's conversations are written, and how its answers end.
+
+Ollama writes conversations with a Go template, the model comes with a Jinja one. The first is inferred from what the
+second writes around each role's words, and only used if it writes the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["ROLES", "Chat", "Render", "infer_chat", "modelfile"]
+
+# Role and content of each turn, and whether the answer is to begin: what a chat template writes. May raise.
+Render = Callable[[Sequence[tuple[str, str]], bool], str]
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a chat template writes around each role's words.
+
+    Attributes:
+        around: by role, the text before and after.
+        answer: what begins an answer.
+        system: the system prompt of a conversation without one; empty for none.
+    """
+
+    around: dict[str, tuple[str, str]]
+    answer: str
+    system: str = ""
+
+    def render(self, turns: Sequence[tuple[str, str]], answer: bool) -> str:
+        """As the chat template does, but for the system prompt of a conversation without one."""
+        written = [f"{self.around[role][0]}{content}{self.around[role][1]}" for role, content in turns]
+        return "".join(written) + (self.answer if answer else "")
+
+    def go_template(self) -> str:
+        """As a Go template of Ollama."""
+        spelled = {
+            tuple(text.replace(role, "{{ .Role }}", 1) for text in self.around[role])
+            if self.around[role][0].count(role) == 1
+            else self.around[role]
+            for role in ROLES
+        }
+        if len(spelled) == 1:
+            before, after = spelled.pop()
+            turn = f"{before}{{{{ .Content }}}}{after}"
+        else:
+            cases = [
+                f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{ '
+                for role, (before, after) in ((role, self.around[role]) for role in ROLES)
+            ]
+            turn = f"{{{{ {'else '.join(cases)}end }}}}"
+        return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.answer}"
+
+
+def infer_chat(render: Render, *, bos: str = "") -> Chat | None:
+    """What a chat template writes around each role's words; None if it does more than that.
+
+    Args:
+        bos: text that Ollama writes before a conversation by itself.
+    """
+    words = [("system", "⟦s⟧"), ("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")]
+    try:
+        begun = _between(render(words, True).removeprefix(bos), words)
+        whole = _between(render(words, False).removeprefix(bos), words)
+        three = _between(render(words[:3], False).removeprefix(bos), words[:3])
+        after_user, after_answer = whole[4], three[3]
+        before_user = _without(whole[3], after_answer, "")
+        chat = Chat(
+            around={
+                "system": (whole[0], _without(whole[1], "", before_user)),
+                "user": (before_user, after_user),
+                "assistant": (_without(whole[2], after_user, ""), after_answer),
+            },
+            answer=_without(begun[4], after_user, ""),
+        )
+        alone = render(words[1:2], True).removeprefix(bos)
+        default = _without(alone, "", chat.render(words[1:2], True))
+        if default:
+            chat = Chat(chat.around, chat.answer, _without(default, *chat.around["system"]))
+    except Exception:  # a template refuses a role by an error of any kind
+        return None
+    as_is = all(chat.render(turns, True) == render(turns, True).removeprefix(bos) for turns in (words, words[:2]))
+    literals = [chat.answer, chat.system, *(text for around in chat.around.values() for text in around)]
+    clear = not any(mark in text for mark in ("{{", '"""') for text in literals)
+    return chat if as_is and clear and (chat.system or not default) else None
+
+
+def _between(text: str, turns: Sequence[tuple[str, str]]) -> list[str]:
+    """What stands before, between and after the contents of turns.
+
+    Raises:
+        ValueError: a content is not there once, in its order.
+    """
+    pieces = []
+    for _, content in turns:
+        before, found, text = text.partition(content)
+        if not found or content in text:
+            raise ValueError(content)
+        pieces.append(before)
+    return [*pieces, text]
+
+
+def _without(text: str, start: str, end: str) -> str:
+    """A text without its known start and end.
+
+    Raises:
+        ValueError: it has not got them.
+    """
+    if not (text.startswith(start) and text.endswith(end) and len(text) >= len(start) + len(end)):
+        raise ValueError(text)
+    return text[len(start) : len(text) - len(end)]
+
+
+def modelfile(
+    file: str,
+    chat: Chat | None,
+    *,
+    others: Sequence[str] = (),
+    system: str = "",
+    stop: Sequence[str] = (),
+    context_tokens: int,
+    max_tokens: int,
+) -> str:
+    """The text of a Modelfile.
+
+    Args:
+        file: the GGUF file beside it.
+        chat: None leaves it to Ollama to read the chat template in the GGUF file.
+        others: further files that could stand in place of `file`.
+        system: the system prompt of conversations without one; by default the chat template's own.
+        stop: texts that end an answer.
+    """
+    lines = [f"FROM ./{file}", *(f"# FROM ./{other}" for other in others)]
+    if chat is None:
+        lines.append("# The model's chat template cannot be written as one of Ollama's; Ollama reads the file's own.")
+    else:
+        lines.append(f'TEMPLATE """{chat.go_template()}"""')
+    if said := system or (chat.system if chat else ""):
+        lines.append(f'SYSTEM """{said}"""')
+    # Greedy, and without the penalty on repetition that Ollama would apply: as it was trained and measured.
+    lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context_tokens}"]
+    lines += [f"PARAMETER num_predict {max_tokens}", *(f'PARAMETER stop "{text}"' for text in stop)]
+    return "\n".join(lines) + "\n"
