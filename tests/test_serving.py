@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from selfroute.cli import app
 from selfroute.config import LEARNED, SCORED, STRATEGIES
 from selfroute.errors import ConfigError
-from selfroute.serving import build_recipe, load_serve_recipe, make_gateway, make_service
+from selfroute.serving import ShareFollower, build_recipe, load_serve_recipe, make_gateway, make_service
 
 KEYS = {"app": "0" * 64}
 
@@ -311,3 +311,48 @@ def test_serving_loads_no_torch(tmp_path: Path, recorded: dict[str, Any]) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+# --- another share while it runs
+
+
+def shared(file: Path, share: float, more: str = "") -> None:
+    file.write_text(f"strategy: {{self_route: {{told_share: 0.3}}}}\nbudget: {{share: {share}}}\n{more}")
+    os.utime(file, ns=(time.time_ns(), time.time_ns()))
+
+
+def test_another_share_in_the_file_is_found_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "serve.yaml"
+    shared(file, 0.3)
+    follow = ShareFollower(file)
+    assert follow() is None
+    shared(file, 0.1)
+    assert [follow(), follow()] == [0.1, None]
+    shared(file, 0.1, "temperature: 0.5\n")  # the share is as it was
+    assert follow() is None
+    shared(file, 7)
+    assert follow() is None
+    assert "the call share stays as it is" in caplog.text and "share" in caplog.text
+    file.unlink()
+    assert follow() is None
+    shared(file, 0.2)
+    assert follow() == 0.2
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    shared(file, 0.3)
+    follow = ShareFollower(file, ["budget.share=0.4"])
+    shared(file, 0.1)
+    assert follow() is None
+
+
+def test_a_running_gateway_takes_another_share(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    shared(file, 0.3)
+    gateway = make_gateway(load_serve_recipe(file, [f"budget.ledger=sqlite:{tmp_path}/budget.sqlite"]))
+    gateway.retarget(0.1)
+    assert gateway.share == 0.1
+    assert gateway.service.strategy.told_share == 0.1
+    budget: Any = gateway.service.budget
+    assert (budget.controller.share, budget.budget.limits.share.share) == (0.1, 0.1)

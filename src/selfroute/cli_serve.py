@@ -62,7 +62,8 @@ def serve(
 
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port), ("workers", workers)) if v is not None]
-    serving.serve(serving.load_serve_recipe(file, overrides), file=file, say=_say, check=check)
+    recipe = serving.load_serve_recipe(file, overrides)
+    serving.serve(recipe, file=file, overrides=overrides, say=_say, check=check)
 
 
 def cloud(

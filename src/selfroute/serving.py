@@ -52,6 +52,7 @@ from selfroute.strategies.sides import Prices
 
 __all__ = [
     "ServeRecipe",
+    "ShareFollower",
     "backend_gateway",
     "build_recipe",
     "check_worker",
@@ -293,6 +294,7 @@ def make_gateway(
     recipe: ServeRecipe,
     *,
     activity: Activity | None = None,
+    follow: Callable[[], float | None] | None = None,
     on_load_failure: Callable[[SelfRouteError], None] | None = None,
 ) -> Gateway:
     """The application that a recipe describes.
@@ -310,6 +312,7 @@ def make_gateway(
         share=share if isinstance(share, float | int) else None,
         activity=activity,
         log_content=recipe.log == "content",
+        follow=follow,
         on_load_failure=on_load_failure,
     )
 
@@ -339,12 +342,54 @@ class _Job:
     recipe: ServeRecipe
     backend: Spec | None = None
     file: Path | None = None
+    overrides: tuple[str, ...] = ()
 
     def app(self, **options: Any) -> Gateway:
         with naming(self.file):
             if self.backend is not None:
                 return backend_gateway(self.backend, self.recipe, **options)
-            return make_gateway(self.recipe, **options)
+            follow = None if self.file is None else ShareFollower(self.file, self.overrides)
+            return make_gateway(self.recipe, follow=follow, **options)
+
+
+class ShareFollower:
+    """Looks for another `budget.share` in the file of a running gateway; every worker looks for itself.
+
+    Args:
+        file: the recipe.
+        overrides: of the command line, which still win.
+    """
+
+    def __init__(self, file: Path, overrides: Sequence[str] = ()) -> None:
+        self.file = file
+        self.overrides = overrides
+        self._stamp, self._share = self._changed(), self._read()
+
+    def __call__(self) -> float | None:
+        """The new share; None if it is the old one, or cannot be read."""
+        stamp = self._changed()
+        if stamp is None or stamp == self._stamp:
+            return None
+        self._stamp = stamp
+        share = self._read()
+        if share is None or share == self._share:
+            return None
+        self._share = share
+        return share
+
+    def _changed(self) -> int | None:
+        try:
+            return self.file.stat().st_mtime_ns
+        except OSError:  # being replaced
+            return None
+
+    def _read(self) -> float | None:
+        try:
+            budget = load_serve_recipe(self.file, self.overrides).budget
+        except ConfigError as error:
+            logging.getLogger("selfroute.gateway").warning("the call share stays as it is: %s", error)
+            return None
+        return None if budget is None else budget.share
 
 
 def serve(
@@ -352,6 +397,7 @@ def serve(
     *,
     backend: Spec | None = None,
     file: Path | None = None,
+    overrides: Sequence[str] = (),
     say: Callable[[str], None],
     check: bool = False,
 ) -> None:
@@ -359,14 +405,15 @@ def serve(
 
     Args:
         backend: serve this model alone instead of the recipe's pair.
-        file: where the recipe comes from; errors name it.
+        file: where the recipe comes from; errors name it, and its `budget.share` may change meanwhile.
+        overrides: what was changed of it on the command line.
         say: gets the lines for the terminal.
         check: load everything, and stop there.
 
     Raises:
         ConfigError: something is wrong with the recipe, a model cannot be loaded, or the port is in use.
     """
-    job = _Job(recipe=recipe, backend=backend, file=file)
+    job = _Job(recipe=recipe, backend=backend, file=file, overrides=tuple(overrides))
     if check:
         _check(job)
         say("the configuration is right and its models load")

@@ -168,6 +168,32 @@ async def test_no_score_is_served_as_it_comes() -> None:
         await budget.reserve(NOTHING)
 
 
+async def test_another_share_is_met_from_the_change_on() -> None:
+    limit = ShareLimit(share=0.1, burst=20)
+    budget = CompetingBudget(LedgerBudget(Limits(share=limit), MemoryLedger()), ShareController.under(limit))
+    rng = random.Random(0)
+
+    async def sent(requests: int) -> float:
+        granted = 0
+        for _ in range(requests):
+            try:
+                await budget.reserve(Estimate(), score=rng.random())
+            except BudgetExceeded as refusal:
+                assert refusal.cap == budget.controller.share
+            else:
+                granted += 1
+        return granted / requests
+
+    assert await sent(1000) == pytest.approx(0.1, abs=0.02)
+    budget.retarget(0.5)
+    assert await sent(1000) == pytest.approx(0.5, abs=0.03)
+    assert (await budget.status())[0].cap == 0.5
+    budget.retarget(0.2)
+    assert await sent(1000) == pytest.approx(0.2, abs=0.03)
+    with pytest.raises(ConfigError, match=r"share: 0 is not in \(0, 1\]"):
+        budget.retarget(0.0)
+
+
 def test_arguments_out_of_range() -> None:
     with pytest.raises(ConfigError, match="share: 0 is not in"):
         ShareController(0)

@@ -185,6 +185,28 @@ def ledger(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     return f"sqlite:{tmp_path}/budget.sqlite"
 
 
+async def test_a_running_gateway_takes_the_share_that_its_file_says_now(tmp_path: Path) -> None:
+    async with ChatServer() as cloud:
+        recipe = recipe_over(cloud, f"sqlite:{tmp_path}/budget.sqlite", 10**6, tmp_path)
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        values["budget"] |= {"share": 1.0, "burst": 1}
+        recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+        gateway = Served(recipe)
+        try:
+            await gateway.ready()
+            assert await gateway.ask(20) == ["always"] * 20
+            values["budget"]["share"] = 0.1
+            recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
+            for _ in range(100):
+                await asyncio.sleep(0.1)
+                if (await gateway.ask(10)).count("budget") >= 8:
+                    break
+            answers = await gateway.ask(100)
+        finally:
+            gateway.stop(signal.SIGKILL)
+    assert answers.count("always") in range(9, 12)
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 async def test_two_gateways_spend_one_budget_to_the_call(ledger: str, tmp_path: Path) -> None:
     cap, each = 40, 100

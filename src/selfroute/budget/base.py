@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from selfroute.errors import BudgetExceeded
 from selfroute.types import Usage
 
-__all__ = ["Budget", "Estimate", "Lease", "LimitState", "NoCloud", "Reporting", "Unlimited"]
+__all__ = ["Budget", "Estimate", "Lease", "LimitState", "NoCloud", "Reporting", "Targeted", "Unlimited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,15 @@ class Reporting(Protocol):
         Raises:
             BudgetUnavailable: the ledger cannot be reached.
         """
+        ...
+
+
+@runtime_checkable
+class Targeted(Protocol):
+    """Optional capability of a budget: take another call share while it is in use."""
+
+    def retarget(self, share: float) -> None:
+        """Let `share` of the requests go to the cloud from now on; a budget without a share stays without."""
         ...
 
 

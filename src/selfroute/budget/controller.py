@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 
-from selfroute.budget.base import Budget, Estimate, Lease, LimitState, Reporting
+from selfroute.budget.base import Budget, Estimate, Lease, LimitState, Reporting, Targeted
 from selfroute.budget.limits import ShareLimit
 from selfroute.errors import BudgetExceeded, ConfigError
 from selfroute.types import Usage
@@ -43,8 +43,7 @@ class ShareController:
     """
 
     def __init__(self, share: float, *, gain: float = 0.1, memory: int = 1000, seed: int = 0) -> None:
-        if not 0 < share <= 1:
-            raise ConfigError(f"share: {share:g} is not in (0, 1]")
+        _check_share(share)
         if not 0 < gain <= 1 or memory < 1:
             raise ConfigError(f"gain {gain:g} is not in (0, 1], or memory {memory} is below 1")
         self.share = share
@@ -72,6 +71,16 @@ class ShareController:
         self._move(self.share - sent)
         return sent
 
+    def retarget(self, share: float) -> None:
+        """Aim at another share; it is counted from here on.
+
+        Raises:
+            ConfigError: a share outside (0, 1].
+        """
+        _check_share(share)
+        self.share = self.level = share
+        self.calls = self.requests = 0
+
     def take_back(self) -> None:
         """A request that was sent has not become a call after all."""
         self.calls -= 1
@@ -92,6 +101,11 @@ class ShareController:
         if len(self._recent) > self._memory:
             oldest = self._recent.popleft()
             del self._sorted[bisect_left(self._sorted, oldest)]
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ConfigError(f"share: {share:g} is not in (0, 1]")
 
 
 class CompetingBudget:
@@ -128,6 +142,12 @@ class CompetingBudget:
         """See `selfroute.budget.base.Budget`."""
         self.controller.decide(None)
         await self.budget.keep()
+
+    def retarget(self, share: float) -> None:
+        """See `selfroute.budget.base.Targeted`."""
+        self.controller.retarget(share)
+        if isinstance(self.budget, Targeted):
+            self.budget.retarget(share)
 
     async def status(self) -> Sequence[LimitState]:
         """See `selfroute.budget.base.Reporting`."""

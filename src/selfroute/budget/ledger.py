@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from selfroute.budget.base import Estimate, Lease, LimitState
@@ -104,6 +105,12 @@ class LedgerBudget:
             taken = limit.shown(spent + held)
             states.append(LimitState(limit.name, taken, limit.shown(held), limit.cap, _left(charge, now)))
         return states
+
+    def retarget(self, share: float) -> None:
+        """See `selfroute.budget.base.Targeted`; what was counted so far counts on."""
+        if self.limits.share is not None:
+            limit = replace(self.limits.share, share=share)
+            self.limits, self._bucket = replace(self.limits, share=limit), limit.bucket
 
     async def aclose(self) -> None:
         """Close the ledger."""

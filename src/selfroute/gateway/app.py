@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Protocol
 
+from selfroute.budget.base import Targeted
 from selfroute.errors import SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
@@ -33,6 +34,7 @@ from selfroute.strategies.sides import closing
 __all__ = ["Gateway"]
 
 _log = logging.getLogger("selfroute.gateway")
+_FOLLOW_S = 1.0  # between looks for a new call share
 _OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 Handler = Callable[[Http], Awaitable[None]]
 
@@ -56,6 +58,7 @@ class Gateway:
         share: target call share to show on the dashboard, None if there is none.
         activity, metrics: where requests are recorded.
         log_content: write prompts and answers to the log.
+        follow: asked once a second for a new call share; None if it stays.
         on_load_failure: called when a model cannot be loaded, to end the server.
     """
 
@@ -70,6 +73,7 @@ class Gateway:
         activity: Activity | None = None,
         metrics: Metrics | None = None,
         log_content: bool = False,
+        follow: Callable[[], float | None] | None = None,
         on_load_failure: Callable[[SelfRouteError], None] | None = None,
     ) -> None:
         self.service = service
@@ -79,6 +83,7 @@ class Gateway:
         self.activity = activity or Activity()
         self.metrics = metrics or Metrics()
         self.log_content = log_content
+        self.follow = follow
         self.on_load_failure = on_load_failure
         self.in_flight = 0
         self.began = time.time()
@@ -109,16 +114,31 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        loading = asyncio.create_task(self._load())
+        loading, following = asyncio.create_task(self._load()), asyncio.create_task(self._follow())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         loading.cancel()
+        following.cancel()
         for _, guard in self.service.guards():
             await guard.aclose()
         if aclose := getattr(self.service.budget, "aclose", None):
             await aclose()
         self.activity.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _follow(self) -> None:
+        """Take another share when there is one."""
+        while self.follow is not None:
+            await asyncio.sleep(_FOLLOW_S)
+            if (share := self.follow()) is not None:
+                self.retarget(share)
+
+    def retarget(self, share: float) -> None:
+        """Let `share` of the requests go to the cloud from now on."""
+        if isinstance(self.service.budget, Targeted):
+            self.service.budget.retarget(share)
+        self.service, self.share = self.service.told(share), share
+        _log.warning("the call share is %g from now on", share)
 
     async def _load(self) -> None:
         """Load the models, one after the other: two threads that import one library at once trip over each other."""

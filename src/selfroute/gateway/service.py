@@ -151,6 +151,12 @@ class Service:
     last_turn: bool = False
     strip_cloud_tags: bool = False
 
+    def told(self, share: float) -> Service:
+        """The same with another share in the prompt, if its policy is told one."""
+        if getattr(self.strategy, "told_share", None) is None:
+            return self
+        return replace(self, strategy=replace(self.strategy, told_share=share))
+
     def gate(self) -> Gate:
         """A budget for one request."""
         return Gate(self.budget, reject=self.on_budget == "reject")
