@@ -73,6 +73,11 @@ def test_doubt_in_words(text: str, doubt: float) -> None:
     assert doubt_in(text) == doubt
 
 
+@given(st.text() | st.text("\r\x0b\u00a0 .ab()"))
+def test_doubt_in_any_text_is_a_chance(text: str) -> None:
+    assert doubt_in(text, [Token(text, -1.0, {text: -1.0})]) in (0.0, 0.5, 1.0)
+
+
 def test_doubt_in_probabilities() -> None:
     token = Token(" A", math.log(0.6), {" A": math.log(0.6), "B": math.log(0.2), "C": math.log(0.1)})
     assert doubt_in("A", [Token("(", 0.0), token]) == pytest.approx(0.25)

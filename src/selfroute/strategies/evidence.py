@@ -176,8 +176,8 @@ def doubt_in(text: str, tokens: Sequence[Token] = ()) -> float:
 
 
 def _letter(text: str) -> str | None:
-    word = text.strip(" \n\t().:*\"'").lower()
-    first = word.split()[0].strip("().:*") if word else ""
+    words = text.strip(" \n\t().:*\"'").lower().split()
+    first = words[0].strip("().:*") if words else ""
     return {"a": "a", "b": "b", "true": "a", "false": "b"}.get(first)
 
 
