@@ -16,7 +16,7 @@ from rich.text import Text
 
 from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe
-from selfroute.environment import has_fast_bf16
+from selfroute.environment import has_fast_bf16, release_memory
 from selfroute.errors import ConfigError
 
 __all__ = ["demo", "in_words"]
@@ -91,6 +91,7 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
         raise ConfigError(f"'{out}' holds a run that was stopped before its first checkpoint; delete it, or use --out")
     with progress("training") as show:
         train_recipe(recipe, on_progress=lambda step, total, now: show(step, total, in_words(now)))
+    release_memory()  # or the comparison comes on top of it, and both take more than 2 GB
     _say_what_changed(out / "metrics.jsonl", console)
 
 

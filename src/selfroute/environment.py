@@ -1,14 +1,17 @@
-"""Where a result came from: versions, commit and hardware, for run files and reports."""
+"""The machine and process around a run: versions, commit and hardware for run files and reports, and its memory."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["commit", "hardware", "has_fast_bf16", "provenance", "versions"]
+__all__ = ["commit", "hardware", "has_fast_bf16", "provenance", "release_memory", "versions"]
 
 PACKAGES = ("selfroute", "torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "numpy")
 
@@ -75,3 +78,14 @@ def has_fast_bf16() -> bool:
 def provenance() -> dict[str, object]:
     """Everything above, ready for JSON."""
     return {"versions": versions(), "commit": commit(), "hardware": hardware()}
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system: glibc keeps what thousands of tensors of all sizes left behind.
+
+    After a training of a few minutes that is 0.6 GB. Elsewhere than on Linux with glibc this does nothing more than
+    collect garbage.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
