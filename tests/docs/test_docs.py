@@ -21,6 +21,7 @@ from selfroute.config import (
     STRATEGIES,
     TASKS,
     EvaluateRecipe,
+    LoraOptions,
     RewardOptions,
     TrainRecipe,
     WarmupRecipe,
@@ -201,6 +202,7 @@ def test_every_option_of_training_is_explained() -> None:
     named = rows(DOCS / "gapg.md", "Options")
     keys = {f.name for f in dataclasses.fields(TrainRecipe)} - {"reward"}
     parts = {f"reward.{f.name}" for f in dataclasses.fields(RewardOptions)}
+    parts |= {f"lora.{f.name}" for f in dataclasses.fields(LoraOptions)}
     assert keys | parts | set(ALGORITHMS) == named
 
 

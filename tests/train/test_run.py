@@ -24,6 +24,7 @@ from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.base import Row, Verdict
 from selfroute.tasks.countdown import Countdown
 from selfroute.train.alarms import CollapseWarning
+from selfroute.train.arguments import batching, processes_here
 from selfroute.train.gapg import STATE_FILE
 from selfroute.train.run import train
 from selfroute.train.tokenizer import build_tokenizer
@@ -302,14 +303,13 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_step_is_shared_out_among_processes(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfroute.train.run import _batching
-
+def test_a_step_is_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert _batching(4, 4, None)["per_device_train_batch_size"] == 8
-    assert _batching(4, 4, 2)["gradient_accumulation_steps"] == 4
+    assert processes_here() == 2
+    assert batching(4, 4, None, 2).rows == 8
+    assert batching(4, 4, 2, 2).passes == 4
     with pytest.raises(ConfigError, match="2 processes do not divide the 9 rollouts"):
-        _batching(3, 3, None)
+        batching(3, 3, None, 2)
 
 
 def test_a_collapse_stands_in_the_runs_record(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,14 +29,17 @@ from selfroute.assemble.pieces import (
     template_of,
 )
 from selfroute.assemble.training import (
+    ModelFiles,
     ask_ahead,
     model_files,
+    run_options,
     train_recipe,
     warm_up_recipe,
 )
 
 __all__ = [
     "ExportSource",
+    "ModelFiles",
     "ask_ahead",
     "counting_options",
     "evaluate_recipe",
@@ -52,6 +55,7 @@ __all__ = [
     "record_rows",
     "remembered",
     "report_folder",
+    "run_options",
     "template_of",
     "train_recipe",
     "warm_up_recipe",

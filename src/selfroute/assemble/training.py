@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
+from selfroute.backends.gguf import check_gguf, is_gguf
 from selfroute.config import TrainRecipe, WarmupRecipe, make_task, to_values
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.rewards import check_weights
@@ -18,8 +19,10 @@ from selfroute.tasks.countdown import Countdown
 from selfroute.types import Sampling
 
 __all__ = [
+    "ModelFiles",
     "ask_ahead",
     "model_files",
+    "run_options",
     "train_recipe",
     "warm_up_recipe",
 ]
@@ -30,24 +33,40 @@ ROWS_AHEAD = 256  # asked for at once before training
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
-def model_files(model: str) -> tuple[str, str]:
-    """Where weights and tokenizer of a trainable model lie: `embedded:name`, a folder, or a repository of the hub.
+class ModelFiles(NamedTuple):
+    """Where weights and tokenizer of a model lie: a folder, a GGUF file, or a repository of the hub."""
+
+    model: str
+    tokenizer: str
+
+
+def model_files(model: str) -> ModelFiles:
+    """The places of a trainable model: `embedded:name`, `smollm2`, a folder, a GGUF file, or a hub repository.
 
     Raises:
-        ConfigError: a folder that holds no model, or a path that does not exist.
+        ConfigError: a folder that holds no model, a path that does not exist, or a GGUF file that cannot be unpacked.
     """
+    if model == "smollm2":
+        from selfroute.backends.llama_cpp import find_smollm2
+
+        model = str(find_smollm2())
+    if is_gguf(model):
+        file = str(check_gguf(model))
+        return ModelFiles(file, file)
     if model.startswith("embedded:"):
         from selfroute.backends.embedded import asset_path
 
         folder = asset_path(model.removeprefix("embedded:"))
-        return str(folder), str(folder.parent / "tokenizer")
+        return ModelFiles(str(folder), str(folder.parent / "tokenizer"))
     path = Path(model).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise ConfigError(f"model: '{model}' is not a model folder: it holds no config.json; name one that does")
     if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
-        raise ConfigError(f"model: '{model}' does not exist; name a folder, a hub repository, or embedded:device")
+        raise ConfigError(
+            f"model: '{model}' does not exist; name a folder, a GGUF file, a hub repository, smollm2 or embedded:device"
+        )
     place = str(path) if path.exists() else model
-    return place, place
+    return ModelFiles(place, place)
 
 
 def check_cloud(cloud: Backend, task: Task, *, max_tokens: int) -> None:
@@ -128,34 +147,43 @@ def train_recipe(
         model=model,
         tokenizer=tokenizer,
         cloud=cloud,
-        algorithm=recipe.algorithm,
-        share=recipe.share,
-        steps=recipe.steps,
+        lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
-        prompts_per_step=recipe.prompts_per_step,
-        group_size=recipe.group_size,
-        learning_rate=recipe.learning_rate,
-        temperature=recipe.temperature,
-        reward=asdict(recipe.reward),
-        handoff_reward=recipe.handoff_reward,
-        multiplier_rate=recipe.multiplier_rate,
-        multiplier_damping=recipe.multiplier_damping,
-        forced_attempts=recipe.forced_attempts,
-        forced_weight=recipe.forced_weight,
-        told_shares=recipe.told_shares,
-        report_to=recipe.report_to,
-        max_new_tokens=recipe.max_new_tokens,
-        seed=recipe.seed,
-        save_steps=recipe.save_steps,
-        rows_per_pass=recipe.rows_per_pass,
-        bf16=recipe.bf16,
         concurrency=recipe.concurrency,
-        out=recipe.out,
         resume=recipe.resume,
         config=to_values(recipe),
         on_progress=on_progress,
+        **run_options(recipe),
     )
     return recipe.out / "checkpoint"
+
+
+def run_options(recipe: TrainRecipe) -> dict[str, Any]:
+    """The arguments of `selfroute.train.arguments.build_arguments`, which are arguments of `train` too."""
+    return {
+        "algorithm": recipe.algorithm,
+        "share": recipe.share,
+        "steps": recipe.steps,
+        "prompts_per_step": recipe.prompts_per_step,
+        "group_size": recipe.group_size,
+        "learning_rate": recipe.learning_rate,
+        "temperature": recipe.temperature,
+        "reward": asdict(recipe.reward),
+        "max_new_tokens": recipe.max_new_tokens,
+        "seed": recipe.seed,
+        "save_steps": recipe.save_steps,
+        "out": recipe.out,
+        "rows_per_pass": recipe.rows_per_pass,
+        "bf16": recipe.bf16,
+        "handoff_reward": recipe.handoff_reward,
+        "multiplier_rate": recipe.multiplier_rate,
+        "multiplier_damping": recipe.multiplier_damping,
+        "forced_attempts": recipe.forced_attempts,
+        "forced_weight": recipe.forced_weight,
+        "told_shares": recipe.told_shares,
+        "report_to": recipe.report_to,
+        "trl": recipe.trl,
+    }
 
 
 def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
@@ -167,6 +195,9 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     task = make_task(recipe.task, seed=recipe.seed)
     if not isinstance(task, Countdown):
         raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use countdown")
+    start = None if recipe.start is None else model_files(recipe.start).model
+    if start is not None and is_gguf(start):
+        raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
 
     from selfroute.train.tokenizer import build_tokenizer
     from selfroute.train.traces import TraceStyle
@@ -185,7 +216,7 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
         batch_tokens=recipe.batch_tokens,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
-        start=None if recipe.start is None else model_files(recipe.start)[0],
+        start=start,
         workers=recipe.workers,
         resume=recipe.resume,
         config=to_values(recipe),

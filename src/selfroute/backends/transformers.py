@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import refuse_fields
+from selfroute.backends.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
@@ -127,7 +128,7 @@ class TransformersBackend:
         device: str | torch.device | None = None,
         max_batch: int = 64,
     ) -> Self:
-        """Load a model folder or a repository of the Hugging Face hub.
+        """Load a model folder, a repository of the Hugging Face hub, or a GGUF file, whose weights are unpacked.
 
         Args:
             name: defaults to `path_or_repo`.
@@ -438,6 +439,10 @@ def load_model(
         device = accelerator or torch.device("cpu")
     if dtype is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    if is_gguf(path_or_repo):
+        unpacked = gguf_model(path_or_repo, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
+        torch.nn.Module.to(unpacked, device)
+        return unpacked.train(False), gguf_tokenizer(path_or_repo)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path or path_or_repo))
         with _without_bar(path_or_repo):
@@ -449,6 +454,15 @@ def load_model(
             f"cannot load model '{path_or_repo}': {_one_line(error)}; check the name and the connection, or give a "
             "folder saved by save_pretrained"
         ) from error
+
+
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    import torch
+
+    found = getattr(torch, name, None) if isinstance(name, str) else name
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"dtype: '{name}' is no type of torch; give float32, bfloat16 or float16")
+    return found
 
 
 @contextmanager
@@ -473,7 +487,9 @@ def check_folder(path_or_repo: str | Path) -> None:
         ConfigError: it is one.
     """
     text, path = str(path_or_repo), Path(path_or_repo).expanduser()
-    if path.exists():
+    if is_gguf(text):
+        check_gguf(path)
+    elif path.exists():
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"'{text}' is not a model folder: it has no config.json; give a folder saved by save_pretrained"

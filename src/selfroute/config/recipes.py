@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from selfroute.config.values import Bounds, Spec
 
@@ -13,6 +13,7 @@ __all__ = [
     "BudgetOptions",
     "CountLimits",
     "EvaluateRecipe",
+    "LoraOptions",
     "ReportOptions",
     "RewardOptions",
     "TraceOptions",
@@ -173,11 +174,29 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoraOptions:
+    """A low-rank adapter (arXiv 2106.09685) to train in place of all weights; needs `pip install 'selfroute[lora]'`.
+
+    Attributes:
+        rank: of the two matrices beside each layer.
+        alpha: their product is added times alpha / rank.
+        dropout: of what the adapter reads.
+        targets: names of layers, such as `[q_proj, v_proj]`; `[all-linear]` takes all but the output.
+    """
+
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Bounds(0, 1)] = 0.0
+    targets: tuple[str, ...] = ("all-linear",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRecipe:
     """What `selfroute train` needs.
 
     Attributes:
-        model: device model to train: `embedded:device`, a folder, or a repository of the hub.
+        model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
+        lora: train an adapter and add it to the model at the end; None trains all weights.
         share: wanted call share; the method's cloud-device ratio is share / (1 - share).
         steps: optimiser steps.
         max_minutes: ends the run after the step in which this time is up; None sets no limit.
@@ -197,10 +216,12 @@ class TrainRecipe:
             the same process answers hundreds at once much faster than a few dozen in each step.
         concurrency: cloud requests in flight.
         report_to: trackers beside metrics.jsonl, such as `[tensorboard]` or `[wandb]`.
+        trl: further options of TRL's GRPOConfig by name, such as use_vllm, activation_checkpointing or fsdp.
     """
 
     task: Spec
     model: str = "embedded:device"
+    lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD
     ask_ahead: bool = False
     algorithm: Algorithm = "gapg"
@@ -227,6 +248,7 @@ class TrainRecipe:
     cache: Path | None = None
     concurrency: Count = 32
     report_to: tuple[str, ...] = ()
+    trl: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
 
 

