@@ -115,12 +115,17 @@ def demo(
         "selfroute train recipes/countdown/gapg.yaml share=0.2 reward.cloud=0.25 out=out/fifth",
         "selfroute train recipes/countdown/gapg.yaml --resume",
         "selfroute train recipes/countdown/warmup.yaml role=cloud out=out/cloud",
+        "selfroute train recipes/paper/countdown-qwen2.5-3b.yaml --dry-run",
     )
 )
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build all but the weights, predict the memory, write nothing.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="That --dry-run predicts for.")] = 1,
 ) -> None:
     """Train a device model, or make one from nothing, as a recipe says."""
     from selfroute import assemble, config
@@ -128,6 +133,9 @@ def train(
 
     arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
     values = config.load_values(recipe, arguments)
+    if dry_run:
+        _dry_run(recipe, values, processes)
+        return
     with _progress("training") as show:
 
         def on_progress(step: int, steps: int, metrics: Mapping[str, float]) -> None:
@@ -140,6 +148,25 @@ def train(
             loaded = config.build(config.TrainRecipe, values, where=str(recipe))
             out = assemble.train_recipe(loaded, on_progress=on_progress)
     typer.echo(f"trained model: {out}")
+
+
+def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
+    from selfroute import assemble, config
+
+    if values.get("algorithm") == "warm_up":
+        raise ConfigError("--dry-run: a warm-up makes its own small model; start it without this option")
+    loaded = config.build(config.TrainRecipe, values, where=str(recipe))
+    found = assemble.dry_run(loaded, beside=recipe.parent, processes=processes)
+    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in found.facts:
+        shown.add_row(f"[bold]{name}[/bold]", value)
+    shown.add_row("[bold]memory[/bold]", "of one process, predicted")
+    for name, size in found.memory:
+        shown.add_row("", f"{size / 2**30:8.2f} GiB  {name}")
+    Console().print(shown)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    typer.echo("dry run: every key is right; nothing was loaded, asked or written")
 
 
 @app.command(

@@ -9,6 +9,10 @@ from selfroute.assemble.baselines import (
     make_baselines,
     make_policies,
 )
+from selfroute.assemble.dry_run import (
+    DryRun,
+    dry_run,
+)
 from selfroute.assemble.evaluating import (
     counting_options,
     evaluate_recipe,
@@ -38,10 +42,12 @@ from selfroute.assemble.training import (
 )
 
 __all__ = [
+    "DryRun",
     "ExportSource",
     "ModelFiles",
     "ask_ahead",
     "counting_options",
+    "dry_run",
     "evaluate_recipe",
     "export_model",
     "export_source",

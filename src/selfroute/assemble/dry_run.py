@@ -1,0 +1,215 @@
+"""`selfroute train --dry-run`: build all of a run but its weights, and say how large it will be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from selfroute.assemble.pieces import quiet_libraries, template_of
+from selfroute.assemble.training import model_files, run_options
+from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
+from selfroute.errors import ConfigError
+from selfroute.rewards import check_weights
+from selfroute.tasks.base import Row, Task
+from selfroute.tasks.data import local_path
+
+__all__ = ["DryRun", "dry_run"]
+
+MOST_PROMPTS = 512  # measured for the longest one
+CHARACTERS_PER_TOKEN = 3.0  # where no tokenizer is within reach; English has about four
+LOCAL_CLOUDS = ("transformers", "llama_cpp", "smollm2", "embedded")  # building one would load its weights
+WRITTEN = "checkpoint/, checkpoints/, metrics.jsonl, rollouts.jsonl, config.yaml, run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a run would be.
+
+    Attributes:
+        facts: lines of name and value.
+        memory: parts of one process's memory and their bytes, the most at once last.
+        notes: what could not be looked at from here, and what is still missing for the run.
+    """
+
+    facts: tuple[tuple[str, str], ...]
+    memory: tuple[tuple[str, float], ...]
+    notes: tuple[str, ...]
+
+
+def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
+    """Check every key of a recipe by building what it names; nothing is written and no model is asked.
+
+    Args:
+        beside: folder in whose `models/NAME/` the configuration of a hub repository out of reach is looked for.
+        processes: that the run is meant for.
+
+    Raises:
+        ConfigError: what the run itself would raise before its first step.
+    """
+    notes: list[str] = []
+    check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
+    task = make_task(recipe.task, seed=recipe.seed)
+    template_of(task)
+    rows = _rows(task, notes)
+    files = model_files(recipe.model)
+    cloud = "none, the algorithm does not ask" if recipe.algorithm == "task_tuning" else _cloud(recipe.cloud, notes)
+
+    from selfroute.train.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
+
+    quiet_libraries()
+    if rows:
+        check_rows(len(rows), recipe.prompts_per_step, task.name)
+    with _environment_kept():
+        arguments, offers = build_arguments(**run_options(recipe))
+        check_distribution(arguments)
+        notes += [note] if (note := missing_vllm(arguments)) else []
+        notes += _beside(arguments)
+        sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)
+        network, trained, total = _network(files.model, recipe, beside, notes)
+        prompt = _longest_prompt(files.tokenizer, rows, task, network, offers, notes)
+        memory = _memory(recipe, arguments, network, sizes, prompt, total=total, trained=trained, processes=processes)
+    how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
+    rollouts = recipe.prompts_per_step * recipe.group_size
+    facts = (
+        ("model", recipe.model),
+        ("parameters", f"{total:,}"),
+        ("trained", f"{trained:,} ({how}, {100 * trained / total:.3g} %)"),
+        ("task", f"{task.name}, {f'{len(rows):,} training rows' if rows else 'rows not within reach'}"),
+        ("tokens", f"prompt at most {prompt:,}, attempt at most {recipe.max_new_tokens:,}"),
+        ("cloud", cloud),
+        ("step", f"{recipe.prompts_per_step} prompts x {recipe.group_size} attempts = {rollouts:,}"),
+        ("process", f"{processes} x {sizes.rollouts:,} attempts, in {sizes.passes} passes of {sizes.rows}"),
+        ("run", f"{recipe.algorithm}, {recipe.steps:,} steps, {recipe.steps * rollouts:,} attempts"),
+        ("writes", f"{recipe.out}/ with {WRITTEN}{', adapter/' if recipe.lora else ''}"),
+    )
+    return DryRun(facts, memory, tuple(notes))
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """The libraries leave marks for their launcher in the environment; none of them shall outlive a dry run."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _rows(task: Task, notes: list[str]) -> list[Row]:
+    """Training rows; none, with a note, for a data set on a hub out of reach."""
+    source: Any = getattr(task, "source", None)
+    on_hub = source is not None and local_path(source.name, source.path) is None
+    try:
+        return list(task.rows("train"))
+    except ConfigError as error:
+        if not on_hub:
+            raise
+        notes.append(f"task: {error}")
+        return []
+
+
+def _cloud(spec: Spec, notes: list[str]) -> str:
+    """The cloud in words, built as far as it can be without weights and calls."""
+    load = prepare_backend(spec, where="cloud")
+    name = f"{spec.name}:{spec.value}" if spec.value else spec.name
+    if spec.name in LOCAL_CLOUDS:
+        return f"{name}, not loaded"
+    backend: Any = load()
+    variable = getattr(backend, "api_key_env", None)
+    if variable and not os.environ.get(variable):
+        notes.append(f"cloud: no key in the environment; export {variable}=… before the run")
+    address = getattr(backend, "base_url", None)
+    return f"{backend.name} at {address}, not called" if address else f"{name}, not called"
+
+
+def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) -> tuple[Any, int, int]:
+    """The configuration, and the parameters trained and in all."""
+    from selfroute.train.pretrained import load_config, outline
+
+    kept = beside / "models" / model.rpartition("/")[2]
+    try:
+        config = load_config(model)
+    except ConfigError:
+        if Path(model).exists() or not (kept / "config.json").is_file():
+            raise
+        config = load_config(str(kept))
+        notes.append(f"model: the hub is not within reach; its sizes are those of {kept / 'config.json'}")
+    total, trained = outline(config, None if recipe.lora is None else asdict(recipe.lora))
+    return config, trained, total
+
+
+def _longest_prompt(tokenizer: str, rows: list[Row], task: Task, config: Any, offers: bool, notes: list[str]) -> int:
+    """Tokens of the longest of the first prompts."""
+    from selfroute.train.pretrained import load_tokenizer
+    from selfroute.train.run import prompt_writer
+
+    write = prompt_writer(rows, task)
+    prompts = [write(row.id, offer_handoff=offers, share=None) for row in rows[:MOST_PROMPTS]]
+    try:
+        words = load_tokenizer(tokenizer, config)
+    except ConfigError as error:
+        if Path(tokenizer).exists() or "cannot be loaded" not in str(error):
+            raise
+        notes.append(f"tokenizer: not within reach, tokens are guessed from {CHARACTERS_PER_TOKEN:g} characters each")
+        return max((int(sum(len(m["content"]) for m in p) / CHARACTERS_PER_TOKEN) for p in prompts), default=512)
+    if not prompts:
+        return 512
+    longest = sorted(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-8:]
+    texts = [words.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) for prompt in longest]
+    return max(len(ids) for ids in words(texts, add_special_tokens=False)["input_ids"])
+
+
+def _memory(
+    recipe: TrainRecipe,
+    arguments: Any,
+    config: Any,
+    sizes: Any,
+    prompt: int,
+    *,
+    total: int,
+    trained: int,
+    processes: int,
+) -> tuple[tuple[str, float], ...]:
+    from selfroute.train.arguments import is_sharded
+    from selfroute.train.memory import Pass, network_of, predict
+
+    checkpointing = bool(arguments.activation_checkpointing) or bool(
+        isinstance(arguments.fsdp_config, dict) and arguments.fsdp_config.get("activation_checkpointing")
+    )
+    work = Pass(sizes.rows, prompt, recipe.max_new_tokens, sizes.rollouts)
+    memory = predict(
+        network_of(config.get_text_config().to_dict()),
+        work,
+        total=total,
+        trained=trained,
+        half=recipe.bf16,
+        checkpointing=checkpointing,
+        processes=processes,
+        sharded=is_sharded(arguments),
+        own_rollouts=not arguments.use_vllm,
+        optim=str(getattr(arguments.optim, "value", arguments.optim)),
+    )
+    cache = () if arguments.use_vllm else ((f"cache of {sizes.rollouts:,} attempts", memory.cache),)
+    return (
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        (f"activations{', computed anew' if checkpointing else ''}", memory.activations),
+        ("logits", memory.logits),
+        *cache,
+        ("at most at once", memory.peak),
+    )
+
+
+def _beside(arguments: Any) -> list[str]:
+    """What vLLM takes of the same devices."""
+    if not arguments.use_vllm or arguments.vllm_mode != "colocate":
+        return []
+    when = " while it writes attempts" if arguments.vllm_enable_sleep_mode else ""
+    return [f"vLLM takes {arguments.vllm_gpu_memory_utilization:.0%} of each device's memory beside this{when}"]
