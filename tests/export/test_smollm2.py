@@ -24,7 +24,11 @@ def benchmark() -> Any:
 
 @pytest.mark.slow
 def test_smollm2_answers_the_same(tmp_path: Path) -> None:
-    """The check of `benchmarks/export.py` with two steps and six prompts."""
+    """The check of `benchmarks/export.py` with two steps and six prompts.
+
+    After two steps it writes free text, so there are no decisions to compare: of Q8_0, which moves log-probabilities by
+    0.1 to 0.2 at this size, only that it parts from transformers where that was nearly undecided.
+    """
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install 'selfroute[llamacpp]'")
     from selfroute.backends.llama_cpp import find_smollm2
     from selfroute.errors import ConfigError
@@ -43,7 +47,8 @@ def test_smollm2_answers_the_same(tmp_path: Path) -> None:
     files = [out / "smollm2-f16.gguf", out / "smollm2-q8_0.gguf"]
     exact, rounded = made.check(out / "hf", files, made.smollm2_prompts(6), 8)
     assert (exact.tokens, exact.texts, exact.decisions) == (6, 6, 6)
-    assert rounded.tokens == 6 and rounded.decisions >= 5
+    assert rounded.tokens == 6
+    assert all(margin < 0.5 for margin in rounded.margins)
 
 
 @pytest.mark.slow
