@@ -312,3 +312,19 @@ async def test_the_report_shows_solve_rates_and_costs(tmp_path: Path) -> None:
     mean = sum(tokens(large(), i) for i in range(N) if i % 5 == 4) * 10 / 1e6 / N
     assert entry["usd_per_1000"] == pytest.approx(1000 * mean)
     assert summary["prices"]["cloud_model"] == "large"
+
+
+async def test_a_cloud_that_saw_the_attempt_is_judged_by_what_it_said_then(tmp_path: Path) -> None:
+    def confused(messages: Sequence[Message], sampling: Sampling) -> str:
+        i = number(messages)
+        return say(i, "<attempt>" not in messages[-1].content)
+
+    def asks(messages: Sequence[Message], sampling: Sampling) -> str:
+        return f"<think>? </think> {HANDOFF_TEXT}"
+
+    cloud = FunctionBackend("cloud", confused)
+    sides: Any = {"device": FunctionBackend("small", asks), "cloud": cloud, "template": TEMPLATE}
+    strategies: list[Strategy] = [SelfRoute(**sides), SelfRoute(**sides, name="with_attempt", context="attempt")]
+    summary = await run(tmp_path, strategies, cloud=cloud)
+    right = {entry["name"]: entry["raw_overall_accuracy"] for entry in summary["strategies"]}
+    assert right == {"self_route": 1.0, "with_attempt": 0.0}

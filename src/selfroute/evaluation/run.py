@@ -295,6 +295,9 @@ class _Work:
                 error=f"{type(error).__name__}: {error}",
             )  # fmt: skip
             return failed, Sample(strategy=strategy.name, id=row.id, question=row.question, gold=row.gold)
+        if trace.source == "cloud" and getattr(strategy, "context", "prompt") == "attempt":
+            # It has seen more than the question: what it says alone is another answer.
+            by_cloud = _CloudAnswer()
         return await asyncio.to_thread(self._graded, strategy.name, row, trace, forced, by_cloud)
 
     async def _forced(self, strategy: Strategy, row: Row, trace: Trace) -> Trace | None:
