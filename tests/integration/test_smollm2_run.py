@@ -68,3 +68,6 @@ def test_smollm2_is_warmed_up_trained_and_evaluated(script: ModuleType, tmp_path
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
     assert (tmp_path / "run" / "gapg" / "adapter" / "adapter_config.json").is_file()
     script.main([*sizes, f"out={tmp_path / 'run'}", f"results={tmp_path / 'results'}"])  # nothing is left to do
+    again = json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))
+    assert again["strategies"] == found["strategies"]
+    assert all(again["seconds"][name] >= spent for name, spent in found["seconds"].items())
