@@ -23,6 +23,7 @@ from selfroute.cli_serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.terminal import example as _example
 from selfroute.terminal import progress as _progress
+from selfroute.terminal import training_view
 
 __all__ = ["app", "main"]
 
@@ -129,18 +130,13 @@ def train(
 ) -> None:
     """Train a device model, or make one from nothing, as a recipe says."""
     from selfroute import assemble, config
-    from selfroute.demo import in_words
 
     arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
     values = config.load_values(recipe, arguments)
     if dry_run:
         _dry_run(recipe, values, processes)
         return
-    with _progress("training") as show:
-
-        def on_progress(step: int, steps: int, metrics: Mapping[str, float]) -> None:
-            show(step, steps, in_words(metrics))
-
+    with training_view() as on_progress:
         if values.get("algorithm") == "warm_up":
             warmup = config.build(config.WarmupRecipe, values, where=str(recipe))
             out = assemble.warm_up_recipe(warmup, on_progress=on_progress)

@@ -18,8 +18,9 @@ from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe
 from selfroute.environment import has_fast_bf16, release_memory
 from selfroute.errors import ConfigError
+from selfroute.terminal import in_words, training_view
 
-__all__ = ["demo", "in_words"]
+__all__ = ["demo"]
 
 Progress = Callable[[str], AbstractContextManager[Callable[..., None]]]
 
@@ -57,14 +58,14 @@ def demo(*, out: Path, progress: Progress, seed: int = 1, steps: int = STEPS, ro
         )
     )
     trained = out / "train"
-    _train(trained, console, progress, seed=seed, steps=steps)
+    _train(trained, console, seed=seed, steps=steps)
     console.print(f"\n[bold]2. Comparison[/bold] on {rows} problems that no training has seen")
     summary = _evaluate(out / "evaluation", trained / "checkpoint", progress, seed=seed, rows=rows)
     _show(out / "evaluation", summary, console)
     return summary
 
 
-def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps: int) -> None:
+def _train(out: Path, console: Console, *, seed: int, steps: int) -> None:
     if (out / "run.json").exists() and (out / "checkpoint" / "config.json").exists():
         console.print(f"\n[bold]1. Training[/bold] is finished in {out}; delete the folder to train again")
         return
@@ -89,21 +90,10 @@ def _train(out: Path, console: Console, progress: Progress, *, seed: int, steps:
     )
     if not recipe.resume and (out / "metrics.jsonl").exists():
         raise ConfigError(f"'{out}' holds a run that was stopped before its first checkpoint; delete it, or use --out")
-    with progress("training") as show:
-        train_recipe(recipe, on_progress=lambda step, total, now: show(step, total, in_words(now)))
+    with training_view() as on_training:
+        train_recipe(recipe, on_progress=on_training)
     release_memory()  # or the comparison comes on top of it, and both take more than 2 GB
     _say_what_changed(out / "metrics.jsonl", console)
-
-
-def in_words(metrics: Mapping[str, float]) -> str:
-    """A training step in a few words: the three shares of its rollouts, or the loss where there are none."""
-    if "cloud/answered_ahead" in metrics:
-        return f"the cloud answers ahead: {metrics['cloud/answered_ahead']:.0%}"
-    shown = {"asks": "call_share", "solves": "device_correct", "kept and wrong": "kept_and_wrong"}
-    shares = {words: metrics.get(f"rollouts/{name}") for words, name in shown.items()}
-    if any(share is None for share in shares.values()):
-        return f"loss {metrics['loss']:.3f}" if "loss" in metrics else ""
-    return "  ".join(f"{words} {share:4.0%}" for words, share in shares.items())
 
 
 def _say_what_changed(metrics: Path, console: Console) -> None:

@@ -301,7 +301,8 @@ async def test_the_page_trains_and_evaluates_and_every_metric_is_explained(own: 
     make_device(own / "models" / "my-device")
     async with ChatServer() as server:
         base = f"cloud.openai.base_url={server.url}"
-        train = ["train", "my-train.yaml", base, "steps=1", "max_new_tokens=8", "learning_rate=1e-3"]
+        prices = f"prices={ROOT / 'recipes' / 'prices.yaml'}"
+        train = ["train", "my-train.yaml", base, "steps=1", "max_new_tokens=8", "learning_rate=1e-3", prices]
         result = await asyncio.to_thread(CliRunner().invoke, app, train)
         assert result.exit_code == 0, result.output
         baselines = "strategies=[always_device, random_offload, always_cloud]"  # a random model teaches no router

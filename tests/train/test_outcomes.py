@@ -11,6 +11,7 @@ from selfroute.errors import BackendUnavailable
 from selfroute.grading import Outcome
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
 from selfroute.rewards import hierarchical
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Verdict
 from selfroute.tasks.countdown import Countdown
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
@@ -145,13 +146,28 @@ def test_a_restored_state_knows_the_answers_and_counts_on() -> None:
     assert (after.cloud.calls, after.cloud.failures) == (5, 2)
 
 
+def test_what_the_answers_cost_is_counted_on_after_a_restart() -> None:
+    cloud = Cloud()
+    cloud.down = {IDS[1]}
+    straight, before, after = (
+        CloudAnswers(TASK, cloud.backend, TEMPLATES["think"], max_tokens=64, price=Price(completion_usd=10.0))
+        for _ in range(3)
+    )
+    before.correct([ROWS[IDS[0]], ROWS[IDS[1]]])  # the second call fails and costs nothing
+    after.restore([before.state()])
+    after.correct([ROWS[IDS[0]], ROWS[IDS[2]]])  # the first is known
+    straight.correct([ROWS[IDS[0]], ROWS[IDS[2]]])
+    assert after.usd == pytest.approx(straight.usd)
+    assert 0 < before.usd < after.usd
+
+
 @pytest.mark.parametrize("count", [True, False])
 def test_the_states_of_several_processes_are_put_together(count: bool) -> None:
     answers = CloudAnswers(TASK, Cloud().backend, TEMPLATES["think"], max_tokens=64)
     states = [
-        {"calls": 2, "failures": 1, "known": {IDS[0]: True, IDS[1]: None}},
-        {"calls": 1, "failures": 0, "known": {IDS[2]: False}},
+        {"calls": 2, "failures": 1, "usd": 0.5, "known": {IDS[0]: True, IDS[1]: None}},
+        {"calls": 1, "failures": 0, "usd": 0.25, "known": {IDS[2]: False}},
     ]
     answers.restore(states, count=count)
-    assert (answers.calls, answers.failures) == ((3, 1) if count else (0, 0))
+    assert (answers.calls, answers.failures, answers.usd) == ((3, 1, 0.75) if count else (0, 0, 0.0))
     assert answers.correct([ROWS[IDS[0]], ROWS[IDS[2]]]) == [True, False]

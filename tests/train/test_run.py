@@ -21,6 +21,7 @@ from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.grading import Outcome
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Verdict
 from selfroute.tasks.countdown import Countdown
 from selfroute.train.alarms import CollapseWarning
@@ -130,6 +131,12 @@ def test_a_run_leaves_checkpoint_metrics_config_and_provenance(straight: tuple[P
     assert (summary["steps"], summary["rows"], summary["resumed_from"]) == (4, 6, None)
     assert 1 <= summary["cloud_calls"] <= 6
     assert summary["cloud_calls"] == metrics(out)[-1]["cloud/calls"]
+
+
+def test_a_price_list_says_what_the_cloud_has_cost(model: str, tmp_path: Path) -> None:
+    summary = run(model, tmp_path / "run", steps=2, cloud_price=Price(prompt_usd=1.0, completion_usd=2.0))
+    assert summary["cloud_usd"] == metrics(tmp_path / "run")[-1]["cloud/usd"]
+    assert summary["cloud_usd"] > 0
 
 
 def test_rollouts_to_read(straight: tuple[Path, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.baselines import check_baselines, make_baselines, make_policies
-from selfroute.assemble.pieces import closing, first_rows, remembered, template_of
+from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
 from selfroute.backends.base import Backend
 from selfroute.config import EvaluateRecipe, ReportOptions, Spec, build, make_task, parse_overrides, to_values
 from selfroute.errors import ConfigError
@@ -162,25 +162,13 @@ def counting_options(
     Raises:
         ConfigError: a price table or a network that cannot be.
     """
-    from selfroute.evaluation.costs import Network, load_prices
+    from selfroute.evaluation.costs import Network
 
-    if wrong := [key for key in options.priced_as if key not in ("device", "cloud")]:
-        raise ConfigError(f"priced_as: unknown key '{wrong[0]}'; known: device, cloud")
-    names = {"device": _price_names(device, "device"), "cloud": _price_names(cloud, "cloud")}
-    names |= {side: [name] for side, name in options.priced_as.items()}
     return {
-        "prices": None if options.prices is None else load_prices(options.prices, **names),
+        "prices": price_table(options.prices, options.priced_as, device=device, cloud=cloud),
         "network": build(Network, options.network, where="network"),
         "routellm_bins": options.routellm_bins,
     }
-
-
-def _price_names(model: Spec | str, side: str) -> list[str]:
-    """Under what a model may stand in a price table, best first."""
-    if isinstance(model, str):
-        return [model, side]
-    own = model.options.get("name") or model.options.get("model") or f"{model.name}:{model.value or ''}".rstrip(":")
-    return [str(own), side]
 
 
 def report_folder(

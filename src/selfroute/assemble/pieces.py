@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from selfroute.backends.base import Backend
 from selfroute.config import Spec, make_backend, suggest
@@ -13,9 +14,13 @@ from selfroute.errors import ConfigError
 from selfroute.handoff import TEMPLATES, PromptTemplate
 from selfroute.tasks.base import Row, Task
 
+if TYPE_CHECKING:
+    from selfroute.evaluation.costs import PriceTable
+
 __all__ = [
     "closing",
     "first_rows",
+    "price_table",
     "quiet_libraries",
     "remembered",
     "template_of",
@@ -84,3 +89,31 @@ async def closing(*backends: Backend) -> AsyncIterator[None]:
         for backend in backends:
             if aclose := getattr(backend, "aclose", None):
                 await aclose()
+
+
+def price_table(
+    file: Path | None, priced_as: Mapping[str, str], *, device: Spec | str, cloud: Spec | str
+) -> PriceTable | None:
+    """The prices of a pair; None without a file.
+
+    Args:
+        priced_as: names of `device` and `cloud` in the file, if not those of the models.
+
+    Raises:
+        ConfigError: another key in `priced_as`, or a file that `load_prices` refuses.
+    """
+    from selfroute.evaluation.costs import load_prices
+
+    if wrong := [key for key in priced_as if key not in ("device", "cloud")]:
+        raise ConfigError(f"priced_as: unknown key '{wrong[0]}'; known: device, cloud")
+    names = {"device": _price_names(device, "device"), "cloud": _price_names(cloud, "cloud")}
+    names |= {side: [name] for side, name in priced_as.items()}
+    return None if file is None else load_prices(file, **names)
+
+
+def _price_names(model: Spec | str, side: str) -> list[str]:
+    """Under what a model may stand in a price table, best first."""
+    if isinstance(model, str):
+        return [model, side]
+    own = model.options.get("name") or model.options.get("model") or f"{model.name}:{model.value or ''}".rstrip(":")
+    return [str(own), side]

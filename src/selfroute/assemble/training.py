@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfroute.assemble.pieces import first_rows, quiet_libraries, remembered, template_of
+from selfroute.assemble.pieces import first_rows, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.gguf import check_gguf, is_gguf
 from selfroute.config import TrainRecipe, WarmupRecipe, make_task, to_values
@@ -121,6 +121,7 @@ def train_recipe(
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
     first_rows(task, "train", 1)
+    table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     model, tokenizer = model_files(recipe.model)
     # Task tuning never offers the hand-off, so it needs no cloud.
     needs_cloud = recipe.algorithm != "task_tuning"
@@ -150,6 +151,7 @@ def train_recipe(
         lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
         concurrency=recipe.concurrency,
+        cloud_price=None if table is None else table.prices.cloud,
         resume=recipe.resume,
         config=to_values(recipe),
         on_progress=on_progress,

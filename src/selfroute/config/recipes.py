@@ -215,6 +215,8 @@ class TrainRecipe:
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
         concurrency: cloud requests in flight.
+        prices: YAML file of prices, to count what the cloud's answers cost; None counts calls alone.
+        priced_as: names of `device` and `cloud` in that file, if not those of the models.
         report_to: trackers beside metrics.jsonl, such as `[tensorboard]` or `[wandb]`.
         trl: further options of TRL's GRPOConfig by name, such as use_vllm, activation_checkpointing or fsdp.
     """
@@ -247,6 +249,8 @@ class TrainRecipe:
     out: Path = Path("out/train")
     cache: Path | None = None
     concurrency: Count = 32
+    prices: Path | None = None
+    priced_as: Mapping[str, str] = field(default_factory=dict)
     report_to: tuple[str, ...] = ()
     trl: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False

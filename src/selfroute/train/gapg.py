@@ -381,6 +381,8 @@ class GAPGTrainer(GRPOTrainer):
             calls, failures = (sum(gather_object([n])) for n in (self._cloud.calls, self._cloud.failures))
             self._note("cloud/calls", calls)
             self._note("cloud/failures", failures)
+            if self._cloud.price is not None:
+                self._note("cloud/usd", sum(gather_object([self._cloud.usd])))
         if self._training:
             self._raise_alarms(
                 asked=metrics["rollouts/call_share"],

@@ -10,6 +10,7 @@ from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.errors import SelfRouteError
 from selfroute.grading import Outcome, is_formatted, judge
 from selfroute.handoff import PromptTemplate, parse
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Sampling
 
@@ -24,18 +25,28 @@ class CloudAnswers:
     Attributes:
         calls: rows the cloud was asked for.
         failures: rows it did not answer; a failed row is asked again when it comes up again.
+        usd: what its answers cost by `price`, those that a cache file held too; 0 without a price.
     """
 
     def __init__(
-        self, task: Task, backend: Backend, template: PromptTemplate, *, max_tokens: int, concurrency: int = 32
+        self,
+        task: Task,
+        backend: Backend,
+        template: PromptTemplate,
+        *,
+        max_tokens: int,
+        concurrency: int = 32,
+        price: Price | None = None,
     ) -> None:
         self.task = task
         self.backend = backend
         self.template = template
         self.sampling = Sampling(max_tokens=max_tokens)
         self.concurrency = concurrency
+        self.price = price
         self.calls = 0
         self.failures = 0
+        self.usd = 0.0
         self._known: dict[str, bool | None] = {}
 
     def correct(self, rows: Sequence[Row]) -> list[bool | None]:
@@ -47,15 +58,16 @@ class CloudAnswers:
 
     def state(self) -> dict[str, Any]:
         """What was learnt so far, ready for JSON."""
-        return {"calls": self.calls, "failures": self.failures, "known": self._known}
+        return {"calls": self.calls, "failures": self.failures, "usd": self.usd, "known": self._known}
 
     def restore(self, states: Iterable[Mapping[str, Any]], *, count: bool = True) -> None:
-        """Take over states, of one or several processes; with `count` also their calls and failures."""
+        """Take over states, of one or several processes; with `count` also their calls, failures and costs."""
         for state in states:
             self._known.update({row: verdict for row, verdict in state["known"].items() if verdict is not None})
             if count:
                 self.calls += state["calls"]
                 self.failures += state["failures"]
+                self.usd += state["usd"]
 
     def _ask(self, rows: Sequence[Row]) -> None:
         prompts = [self.template.conversation(row.question) for row in rows]
@@ -66,6 +78,7 @@ class CloudAnswers:
                 self.failures += 1
                 self._known[row.id] = None
             else:
+                self.usd += 0.0 if self.price is None else self.price.cost_usd(answer.usage)
                 self._known[row.id] = judge(self.task, row, answer.text)[0]
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfroute.backends.base import Backend
 from selfroute.errors import ConfigError
 from selfroute.handoff import TEMPLATES
+from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.arguments import build_arguments, check_distribution, check_rows, missing_vllm
@@ -87,6 +88,7 @@ def train(
     lora: Mapping[str, Any] | None = None,
     trl: Mapping[str, Any] | None = None,
     concurrency: int = 32,
+    cloud_price: Price | None = None,
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
@@ -109,6 +111,7 @@ def train(
         lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
             kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
         trl: further options of TRL's config by name.
+        cloud_price: to count what the cloud's answers cost.
         save_steps: steps between checkpoints, from which `resume` goes on.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
@@ -160,7 +163,7 @@ def train(
     if lora is not None:
         torch.manual_seed(seed)  # of the adapter's first weights
         network = add_adapter(network, lora)
-    answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency)
+    answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency, cloud_price)
     known = {row.id: row for row in rows}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
@@ -193,17 +196,20 @@ def train(
             "resumed_from": None if checkpoint is None else Path(checkpoint).name,
             "cloud_calls": 0 if answers is None else answers.calls,
             "cloud_failures": 0 if answers is None else answers.failures,
+            "cloud_usd": None if answers is None or cloud_price is None else answers.usd,
             "warnings": trainer.alarms.messages,
         },
         origin,
     )
 
 
-def _cloud_answers(task: Task, cloud: Backend | None, max_new_tokens: int, concurrency: int) -> CloudAnswers | None:
+def _cloud_answers(
+    task: Task, cloud: Backend | None, max_new_tokens: int, concurrency: int, price: Price | None
+) -> CloudAnswers | None:
     if cloud is None:
         return None
     template, most = TEMPLATES[task.template], max(512, max_new_tokens)
-    return CloudAnswers(task, cloud, template, max_tokens=most, concurrency=concurrency)
+    return CloudAnswers(task, cloud, template, max_tokens=most, concurrency=concurrency, price=price)
 
 
 def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None:
