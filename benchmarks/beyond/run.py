@@ -2,6 +2,7 @@
 
     python benchmarks/beyond/run.py                    # all, about three hours on two cores
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
+    python benchmarks/beyond/run.py early jobs=1       # one run at a time
 
 Experiments: share, any, early, forced. Each run is one `selfroute train` of recipes/countdown/gapg.yaml, and all are
 judged on the same 1,000 held-out problems. Stopped and started again it goes on where it was. Writes `results.json` and
@@ -28,7 +29,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path("out/beyond")
 CACHE = OUT / "answers.sqlite"
-JOBS = 2  # runs at a time, one thread each
 PROBLEMS = 1000
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 PRICES = (0.0, 0.001, 0.002, 0.004)
@@ -95,13 +95,13 @@ def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature
     )  # fmt: skip
 
 
-def in_parallel(commands: Sequence[tuple[str, list[str]]]) -> None:
-    """Run commands, `JOBS` at a time; the first that fails ends all."""
+def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int) -> None:
+    """Run commands, `jobs` at a time, with one thread each; the first that fails ends all."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running: dict[str, subprocess.Popen[bytes]] = {}
     waiting = list(commands)
     while waiting or running:
-        while waiting and len(running) < JOBS:
+        while waiting and len(running) < jobs:
             name, command = waiting.pop(0)
             print(name, flush=True)
             log = (OUT / f"{name}.log").open("ab")
@@ -120,7 +120,7 @@ def judged(runs: Sequence[Run], seeds: Sequence[int], share: float, temperature:
     """Figures of every policy at a share, by name; runs the evaluation if it is not there yet."""
     folder, command = judging(runs, seeds, share, temperature)
     if not (folder / "summary.json").exists():
-        in_parallel([(folder.name, command)])
+        in_parallel([(folder.name, command)], jobs=1)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     figures: dict[str, Any] = {entry["name"]: entry for entry in summary["strategies"]}
     for name, tokens in tokens_handed_off(folder / "records.jsonl").items():
@@ -202,19 +202,20 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if "=" not in word] or list(EXPERIMENTS)
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     seeds = [int(seed) for seed in options.pop("seeds", "1,2,3").split(",")]
+    jobs = int(options.pop("jobs", "2"))
     if unknown := [*options, *(word for word in words if word not in EXPERIMENTS)]:
-        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3")
+        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3, jobs=2")
     OUT.mkdir(parents=True, exist_ok=True)
     file = HERE / "results.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in words:
         missing = [
             (f"{run.name}-{seed}", training(run, seed))
-            for seed in seeds
             for run in EXPERIMENTS[name]
+            for seed in seeds  # runs side by side are of different seeds, so that the cloud is not asked twice
             if not (run.folder(seed) / "run.json").exists()
         ]
-        in_parallel(missing)
+        in_parallel(missing, jobs)
         command = f"python benchmarks/beyond/run.py {name} seeds={','.join(map(str, seeds))}"
         results[name] = {"command": command, "seeds": seeds, **provenance(), "rows": rows_of(name, seeds)}
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others on one batch's noise
+DECAY = 0.3  # of the steps, at the end
 ROWS_PER_PASS = 32  # keeps the demo's memory under 2 GB
 
 # TRL's options that keys of the recipe set already, and those keys.
@@ -149,7 +150,7 @@ def build_arguments(
     offer_handoff = method.pop("offer_handoff")
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     values: dict[str, Any] = {
-        "lr_scheduler_type": "constant_with_warmup",
+        **(_for_a_price(steps) if handoff_reward == "dual" else {"lr_scheduler_type": "constant_with_warmup"}),
         "warmup_steps": min(WARMUP_STEPS, steps // 4),
         "save_total_limit": 2,
         "logging_steps": 1,
@@ -188,6 +189,16 @@ def build_arguments(
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
         where = f"trl ({', '.join(further)})" if further else "the options of training"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _for_a_price(steps: int) -> dict[str, Any]:
+    """How to optimise where a moving price has to meet a share.
+
+    Adam's usual mean over ten steps makes the policy follow the price that much later, and the two swing around the share
+    (docs/lab-log.md). The rate falls at the end, or the share would be that of the last few batches' noise.
+    """
+    decay = {"num_decay_steps": max(1, round(DECAY * steps))}
+    return {"adam_beta1": 0.5, "lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": decay}
 
 
 def check_trl(options: Mapping[str, Any]) -> dict[str, Any]:
