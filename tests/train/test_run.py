@@ -207,7 +207,7 @@ def test_a_stopped_run_with_everything_beyond_the_paper_goes_on_bit_for_bit(mode
         run(model, tmp_path / "parts", on_progress=stop_after(2), **BEYOND)
     parts = run(model, tmp_path / "parts", resume=True, **BEYOND)
     assert whole["targets"] == parts["targets"]
-    assert all(target["multiplier"][0] != 0 for target in whole["targets"])
+    assert all(target["multiplier"]["value"] != 0 for target in whole["targets"])
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(one[name], two[name]) for name in one)
     for ours, theirs in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "whole"), strict=True):

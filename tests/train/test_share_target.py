@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.train.share_target import ShareMultiplier, ShareTarget
+from selfroute.train.share_target import WINDOW, ShareMultiplier, ShareTarget
 
 shares = st.floats(0.05, 0.95)
 
@@ -22,7 +22,7 @@ def multiplier(share: float, **options: float) -> ShareMultiplier:
 def test_the_price_stays_within_its_bounds(share: float, measured: list[float]) -> None:
     made = multiplier(share)
     for value in measured:
-        made.update(value)
+        made.update([value] * WINDOW)
         assert -0.5 <= made.value <= 1.5
         assert -0.5 <= made.price <= 1.5
 
@@ -30,24 +30,24 @@ def test_the_price_stays_within_its_bounds(share: float, measured: list[float]) 
 @given(shares)
 def test_asking_too_often_makes_it_dearer_and_too_rarely_cheaper(share: float) -> None:
     often, rarely = multiplier(share), multiplier(share)
-    often.update(1.0)
-    rarely.update(0.0)
+    often.update([1.0] * WINDOW)
+    rarely.update([0.0] * WINDOW)
     assert rarely.price < 0 < often.price
 
 
 def test_without_damping_it_is_da_grpos_update() -> None:
     made = multiplier(0.3, damping=0.0)
-    made.update(0.5)
-    made.update(0.1)
-    made.update(0.4)
+    made.update([0.5] * WINDOW)
+    made.update([0.1] * WINDOW)
+    made.update([0.4] * WINDOW)
     assert made.price == made.value == pytest.approx(0.05 * (0.2 - 0.2 + 0.1))
 
 
 def test_a_long_stretch_beyond_a_bound_is_forgotten_at_once() -> None:
     made = multiplier(0.3, damping=0.0)
     for _ in range(1000):
-        made.update(1.0)
-    made.update(0.0)
+        made.update([1.0] * WINDOW)
+    made.update([0.0] * WINDOW)
     assert made.price < 1.5
 
 
@@ -58,16 +58,27 @@ def test_a_policy_that_follows_with_a_delay_ends_at_the_share(share: float, pays
     made, logit = multiplier(share), 0.0
     for _ in range(400):
         asked = 1 / (1 + math.exp(-logit))
-        made.update(asked)
+        made.update([asked] * WINDOW)
         logit += 0.5 * (pays - made.price)
     assert 1 / (1 + math.exp(-logit)) == pytest.approx(share, abs=0.01)
     assert made.price == pytest.approx(pays, abs=0.02)
 
 
+def test_a_share_of_few_prompts_is_measured_over_several_steps() -> None:
+    made = multiplier(0.5)
+    for _ in range(WINDOW // 4):
+        made.update([1.0, 0.0, 0.5, 0.5])
+    made.update([1.0] * 4)
+    assert made.violation == pytest.approx(math.log((WINDOW / 2 + 2) / (WINDOW / 2 - 2)))
+    made.update([0.0, 1.0] * WINDOW)  # a step of more prompts counts whole
+    assert len(made.recent) == 2 * WINDOW
+    assert made.violation == pytest.approx(0.0)
+
+
 def test_a_target_goes_on_where_it_was() -> None:
     target, again = (ShareTarget(0.3, multiplier(0.3)) for _ in range(2))
     assert target.multiplier is not None
-    target.multiplier.update(0.9)
+    target.multiplier.update([0.9] * WINDOW)
     target.filter.carry = 0.25
     again.restore(json.loads(json.dumps(target.state())))
     assert again.state() == target.state()

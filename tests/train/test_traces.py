@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 from hypothesis import given
@@ -13,7 +14,7 @@ from selfroute.backends.embedded import accepts_own_check
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.tasks.arithmetic import countdown_verdict
 from selfroute.tasks.countdown import Countdown, Problem, Step, draw_steps
-from selfroute.train.traces import FAILED, TraceStyle, _place, write_trace
+from selfroute.train.traces import FAILED, SHOWN, TraceStyle, _place, _search, write_answer_to_attempt, write_trace
 
 TASK = Countdown(four_share=0.5)
 STYLE = TraceStyle(handoff_rate=0.2)
@@ -129,6 +130,30 @@ def test_hand_offs_are_offered_only_where_asked_for() -> None:
     assert any(reasoning(trace).endswith("n\n") for trace in offered)
     assert not any(reasoning(trace).endswith(FAILED) for trace in offered)  # behind it, both ends look alike
     assert any(trace == f"<think>{HANDOFF_TEXT}" for trace in offered)
+
+
+@given(problems, styles, seeds)
+def test_a_cloud_that_goes_on_with_an_attempt_repeats_none_of_it(
+    problem: Problem, style: TraceStyle, seed: int
+) -> None:
+    attempt, completion = write_answer_to_attempt(problem, style, random.Random(seed))
+    shown, own = attempt.splitlines(), attempts(completion)
+    assert len(shown) <= SHOWN
+    assert own and all(line.endswith("n") for line in shown)
+    starts = [line.rpartition(",")[0] for line in [*shown, *own]]
+    assert len(set(starts)) == len(starts)  # of one search
+    right = countdown_verdict(completion, problem.numbers, problem.target).correct
+    assert right == own[-1].endswith("y")
+
+
+@given(problems, styles, seeds)
+def test_a_cloud_that_ignores_an_attempt_writes_a_whole_search(problem: Problem, style: TraceStyle, seed: int) -> None:
+    ignoring = replace(style, shown="ignore")
+    rng, same = random.Random(seed), random.Random(seed)
+    attempt, completion = write_answer_to_attempt(problem, ignoring, rng)
+    assert all(line.endswith("n") for line in attempt.splitlines())
+    _search(problem, ignoring, same)
+    assert completion == write_trace(problem, style, same, offer_handoff=False)
 
 
 def test_the_solution_rate_sets_how_often_a_search_succeeds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfroute.errors import ConfigError
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse
+from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train.tokenizer import build_tokenizer
 from selfroute.train.traces import TraceStyle
-from selfroute.train.warmup import IGNORED, TraceBatches, build_model, warm_up
+from selfroute.train.warmup import IGNORED, QUESTION, TraceBatches, build_model, warm_up
 
 TOKENIZER = build_tokenizer()
 
 
 def batches(**options: Any) -> TraceBatches:
     given: dict[str, Any] = {"role": "device", "seed": 0, "batch_tokens": 512, "chunk": 64, **options}
-    return TraceBatches(TOKENIZER, Countdown(), TraceStyle(handoff_rate=0.3), **given)
+    return TraceBatches(TOKENIZER, Countdown(), given.pop("style", TraceStyle(handoff_rate=0.3)), **given)
 
 
 def first(data: TraceBatches, count: int = 12) -> list[dict[str, torch.Tensor]]:
@@ -87,18 +88,31 @@ def test_a_prompt_is_what_the_trainer_and_the_backend_render() -> None:
             assert not parse(completion).wants_cloud
     assert offered > 10 and plain > 10
     problem = Countdown().draw(random.Random(0))
-    before, after = batches()._frames[True]
-    messages = template.device_messages(template.conversation(question(problem.numbers, problem.target)))
+    asked = question(problem.numbers, problem.target)
+    messages = template.device_messages(template.conversation(asked))
     rendered = TOKENIZER.apply_chat_template(
         [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
     )
-    assert f"{before}{question(problem.numbers, problem.target)}{after}" == rendered
+    assert batches()._offered[True].replace(QUESTION, asked) == rendered
 
 
 def test_the_cloud_reads_no_system_prompt_and_never_hands_off() -> None:
     for prompt, completion in rows(batches(role="cloud")):
         assert TEMPLATES["think"].system not in prompt
         assert HANDOFF_TEXT not in completion
+
+
+def test_a_cloud_is_shown_attempts_as_a_hand_off_shows_them() -> None:
+    style = TraceStyle(shown_rate=0.5)
+    shown = [prompt for prompt, _ in rows(batches(role="cloud", style=style)) if "<attempt>" in prompt]
+    assert 0 < len(shown) < len(rows(batches(role="cloud", style=style)))
+    for prompt in shown:
+        asked = re.search(r"Using the numbers.*? only be used once", prompt)
+        tried = re.search(r"<attempt>\n(.*)\n</attempt>", prompt, re.DOTALL)
+        assert asked and tried
+        messages = with_attempt(TEMPLATES["think"].conversation(asked[0]), tried[1])
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        assert prompt == TOKENIZER.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
 
 def test_sizes_are_those_documented() -> None:

@@ -236,8 +236,8 @@ class TrainRecipe:
     temperature: Positive = 1.0
     reward: RewardOptions = RewardOptions()
     handoff_reward: Literal["fixed", "dual"] = "fixed"
-    multiplier_rate: NotNegative = 0.15
-    multiplier_damping: NotNegative = 0.4
+    multiplier_rate: NotNegative = 0.1
+    multiplier_damping: NotNegative = 0.6
     forced_attempts: Annotated[int, Bounds(0)] = 0
     forced_weight: NotNegative = 1.0
     told_shares: tuple[Share, ...] = ()
@@ -265,6 +265,8 @@ class TraceOptions:
     handoff_rate: Rate = 0.03
     final_handoff_rate: Rate = 0.5
     largest: Count = 100
+    shown_rate: Rate = 0.0
+    shown: Literal["continue", "ignore"] = "continue"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

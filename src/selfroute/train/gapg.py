@@ -278,11 +278,11 @@ class GAPGTrainer(GRPOTrainer):
             mine = [self._free(group) for group, wanted in zip(groups, shares, strict=True) if wanted == share]
             if target.multiplier is None or not mine:
                 continue
-            asked = sum(o.wants_cloud for group in mine for o in group) / sum(map(len, mine))
+            asked = [sum(o.wants_cloud for o in group) / len(group) for group in mine]
             target.multiplier.update(asked)
             name = "handoff" if len(self.targets) == 1 else f"handoff/{share:g}"
             self._note(f"{name}/price", target.price)
-            self._note(f"{name}/gap", asked - share)
+            self._note(f"{name}/gap", sum(asked) / len(asked) - share)
 
     def _free(self, group: Sequence[Outcome]) -> Sequence[Outcome]:
         """The rollouts of a group that could hand off."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
 
 __all__ = ["ShareMultiplier", "ShareTarget"]
 
+WINDOW = 32  # prompts that a share is measured on, at least: of few the measure is mostly noise
 _FARTHEST = 2.0  # of the violation in log-odds: a step without one hand-off says no more than one with few
 
 
@@ -27,7 +29,8 @@ class ShareMultiplier:
     Attributes:
         share: τ.
         value: λ without the second part.
-        violation: log-odds of J_c minus those of τ, of the last step.
+        violation: log-odds of J_c minus those of τ, as last measured.
+        recent: share of each of the last prompts, at least `WINDOW` of them once there were so many.
     """
 
     def __init__(self, share: float, *, rate: float, damping: float, lowest: float, highest: float) -> None:
@@ -38,14 +41,17 @@ class ShareMultiplier:
         self.highest = highest
         self.value = 0.0
         self.violation = 0.0
+        self.recent: list[float] = []
 
     @property
     def price(self) -> float:
         """What a hand-off costs now, whether or not the cloud is right."""
         return self._within(self.value + self.damping * self.violation)
 
-    def update(self, measured: float) -> None:
-        """Take in the share of one step's rollouts."""
+    def update(self, prompts: Sequence[float]) -> None:
+        """Take in one step: the share of each prompt's rollouts that ask."""
+        self.recent = [*self.recent, *prompts][-max(WINDOW, len(prompts)) :]
+        measured = sum(self.recent) / len(self.recent)
         self.violation = min(_FARTHEST, max(-_FARTHEST, _log_odds(measured) - _log_odds(self.share)))
         reach = min(self.share, 1.0 - self.share)
         # Bounds hold λ itself too, or it would have to come all the way back after a long stretch beyond them.
@@ -83,11 +89,14 @@ class ShareTarget:
         return {
             "share": self.share,
             "filter_carry": self.filter.carry,
-            "multiplier": None if multiplier is None else [multiplier.value, multiplier.violation],
+            "multiplier": None
+            if multiplier is None
+            else {"value": multiplier.value, "violation": multiplier.violation, "recent": multiplier.recent},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.filter.carry = float(state["filter_carry"])
         if self.multiplier is not None and state["multiplier"] is not None:
-            self.multiplier.value, self.multiplier.violation = map(float, state["multiplier"])
+            for name, value in state["multiplier"].items():
+                setattr(self.multiplier, name, value)

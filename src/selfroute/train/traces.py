@@ -24,6 +24,9 @@ Hand-offs break the open reasoning off at random places, so that the imitating m
 at once, between attempts, and after the last one, also after a successful one. They stand right behind a verdict and
 before `none` or `</think>`: there what comes next without a hand-off depends on the verdict, so the model has to tell
 the two apart. Where both go on alike, as behind `none` or `</think>`, it does not, and training changes asking in both.
+
+A cloud can learn what to do with a device's attempt that it is shown: to go on where that search stopped, or to search
+as if it were not there.
 """
 
 from __future__ import annotations
@@ -31,13 +34,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.countdown import OPERATORS, Problem, Step, draw_steps, expression
 
-__all__ = ["FAILED", "TraceStyle", "write_trace"]
+__all__ = ["FAILED", "TraceStyle", "write_answer_to_attempt", "write_trace"]
 
 FAILED = "none\n"
+SHOWN = 6  # most lines of a device's attempt that a cloud is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class TraceStyle:
         final_handoff_rate: the same after the search, whether it found the target or not. It must
             not be small: the policy gradient of a rare action is small too.
         largest: largest intermediate result of a random attempt.
+        shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
+        shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
     """
 
     attempts: int = 6
@@ -58,6 +65,8 @@ class TraceStyle:
     handoff_rate: float = 0.03
     final_handoff_rate: float = 0.5
     largest: int = 100
+    shown_rate: float = 0.0
+    shown: Literal["continue", "ignore"] = "continue"
 
 
 def _attempt(steps: Sequence[Step], target: int) -> str:
@@ -113,6 +122,24 @@ def write_trace(problem: Problem, style: TraceStyle, rng: random.Random, *, offe
         lines.append(_attempt(steps, problem.target))
     if offer_handoff and rng.random() < style.final_handoff_rate:
         return f"<think>{''.join(lines)}{HANDOFF_TEXT}"
-    if search[-1][-1].result != problem.target:
-        lines.append(FAILED)
-    return f"<think>{''.join(lines)}</think><answer>{expression(search[-1])}</answer>"
+    return _with_answer(lines, search[-1], problem)
+
+
+def write_answer_to_attempt(problem: Problem, style: TraceStyle, rng: random.Random) -> tuple[str, str]:
+    """What a device tried in vain, and the completion of a cloud that is shown it.
+
+    The attempt is empty where the search succeeds with its first line.
+    """
+    search = _search(problem, style, rng)
+    lines = [_attempt(steps, problem.target) for steps in search]
+    most = min(SHOWN, len(lines) - 1)  # the last line is left to the cloud
+    if style.shown == "ignore":
+        tried = "".join(lines[:most])
+        return tried, write_trace(problem, style, rng, offer_handoff=False)
+    cut = rng.randint(min(1, most), most)
+    return "".join(lines[:cut]), _with_answer(lines[cut:], search[-1], problem)
+
+
+def _with_answer(lines: Sequence[str], last: Sequence[Step], problem: Problem) -> str:
+    failed = [] if last[-1].result == problem.target else [FAILED]
+    return f"<think>{''.join([*lines, *failed])}</think><answer>{expression(last)}</answer>"

@@ -17,19 +17,22 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from selfroute.environment import has_fast_bf16
-from selfroute.handoff import TEMPLATES
+from selfroute.handoff import TEMPLATES, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train import folder
-from selfroute.train.traces import TraceStyle, write_trace
+from selfroute.train.traces import TraceStyle, write_answer_to_attempt, write_trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from selfroute.types import Message
 
 __all__ = ["TraceBatches", "build_model", "warm_up"]
 
 Role = Literal["device", "cloud"]
 Batch = dict[str, torch.Tensor]
 IGNORED = -100  # label that the cross-entropy leaves out
+QUESTION, ATTEMPT = "\0", "\1"  # stand for them in a rendered prompt
 
 
 def build_model(
@@ -66,7 +69,7 @@ class TraceBatches(IterableDataset[Batch]):
 
     Args:
         role: the device reads the paper's system prompt, with the offer to hand off in half of the traces; the
-            cloud reads the user turn alone and never hands off.
+            cloud reads the user turn alone, or with a device's attempt, and never hands off.
         batch_tokens: padded tokens per batch.
         chunk: traces drawn at a time.
     """
@@ -89,19 +92,15 @@ class TraceBatches(IterableDataset[Batch]):
         self.seed = seed
         self.batch_tokens = batch_tokens
         self.chunk = chunk
-        self._frames = {offer: self._frame(offer) for offer in (False, True)}
+        # Rendering each prompt anew costs more than its trace.
+        template = TEMPLATES[task.template]
+        asked = template.conversation(QUESTION)
+        self._offered = {o: self._render(template.device_messages(asked, offer_handoff=o)) for o in (False, True)}
+        self._plain, self._shown = self._render(asked), self._render(with_attempt(asked, ATTEMPT))
 
-    def _frame(self, offer: bool) -> tuple[str, str]:
-        """What stands before and after the question in a prompt; rendering each one anew costs more than its trace."""
-        template, mark = TEMPLATES[self.task.template], "\0"
-        messages = template.conversation(mark)
-        if self.role == "device":
-            messages = template.device_messages(messages, offer_handoff=offer)
-        rendered = self.tokenizer.apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
-        )
-        before, _, after = str(rendered).partition(mark)
-        return before, after
+    def _render(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
     def _problem(self, rng: random.Random) -> Problem:
         while True:
@@ -112,10 +111,18 @@ class TraceBatches(IterableDataset[Batch]):
     def _texts(self, rng: random.Random) -> tuple[str, str]:
         """Prompt and completion of one trace."""
         problem = self._problem(rng)
-        offer = self.role == "device" and rng.random() < 0.5
-        before, after = self._frames[offer]
-        prompt = f"{before}{question(problem.numbers, problem.target)}{after}"
-        return prompt, write_trace(problem, self.style, rng, offer_handoff=offer)
+        asked = question(problem.numbers, problem.target)
+        if self.role == "device":
+            offer = rng.random() < 0.5
+            prompt = self._offered[offer].replace(QUESTION, asked)
+            return prompt, write_trace(problem, self.style, rng, offer_handoff=offer)
+        attempt = ""
+        if self.style.shown_rate and rng.random() < self.style.shown_rate:
+            attempt, completion = write_answer_to_attempt(problem, self.style, rng)
+        else:
+            completion = write_trace(problem, self.style, rng, offer_handoff=False)
+        frame = self._shown if attempt else self._plain
+        return frame.replace(QUESTION, asked).replace(ATTEMPT, attempt.strip()), completion
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
