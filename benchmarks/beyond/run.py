@@ -4,9 +4,10 @@
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
     python benchmarks/beyond/run.py early jobs=1       # one run at a time
 
-Experiments: share, any, early, forced. Each run is one `selfroute train` of recipes/countdown/gapg.yaml, and all are
-judged on the same 1,000 held-out problems. Stopped and started again it goes on where it was. Writes `results.json` and
-`results.md` beside this file, of every experiment whose runs are there; the runs lie under `out/beyond`.
+Experiments: share, any, early, forced, and ablations, which takes another five hours. Each run is one `selfroute train`
+of recipes/countdown/gapg.yaml, and all are judged on the same 1,000 held-out problems. Stopped and started again it goes
+on where it was. Writes `results.json` and `results.md` beside this file, of every experiment whose runs are there;
+the runs lie under `out/beyond`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,13 @@ ROOT = HERE.parents[1]
 OUT = Path("out/beyond")
 CACHE = OUT / "answers.sqlite"
 PROBLEMS = 1000
+TEMPERATURES = (0.0, 1.0)  # greedy, and as in training
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-PRICES = (0.0, 0.001, 0.002, 0.004)
+PRICES = (0.001, 0.002, 0.004)
+REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
+ROLLOUTS = 256  # of a step, however many of them are of one prompt
+# GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
+ALGORITHMS = ("grpo", "grpo_filter", "dr_grpo", "dr_grpo_filter", "gapg_no_filter", "gapg")
 TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
 
 
@@ -50,17 +56,47 @@ class Run:
         return OUT / f"{self.name}-{seed}"
 
 
-EXPERIMENTS: dict[str, list[Run]] = {
-    "share": [
-        Run(f"share-{share:g}", TRAINED, 80, ("handoff_reward=dual", f"share={share:g}"), (share,)) for share in SHARES
-    ],
+PLAIN = Run("plain", WARM, 80, ())
+# The shipped policy trained on as it was: plain GAPG, which is cut by its score at any share.
+ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",))
+
+
+def _meeting(share: float) -> Run:
+    return Run(f"share-{share:g}", TRAINED, 80, ("handoff_reward=dual", f"share={share:g}"), (share,))
+
+
+# Runs of one list are judged together, at the shares of the first.
+EXPERIMENTS: dict[str, list[list[Run]]] = {
+    "share": [[_meeting(share), ONWARD] for share in SHARES],
     "any": [
-        Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*SHARES, 0.6]}"), (*SHARES, 0.6), told=True)
+        [Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*SHARES, 0.6]}"), (*SHARES, 0.6), told=True)],
+        [_meeting(0.6), ONWARD],
     ],
-    "early": [Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES],
+    "early": [
+        [ONWARD, *(Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES)]
+    ],
     "forced": [
-        Run("plain", WARM, 80, ()),
-        Run("forced", WARM, 80, ("forced_attempts=2",)),
+        [
+            PLAIN,
+            Run("forced", WARM, 80, ("forced_attempts=2",)),
+            Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
+        ]
+    ],
+    "ablations": [
+        [
+            PLAIN,
+            *(
+                Run(f"{algorithm}-{reward}", WARM, 80, (f"algorithm={algorithm}", f"handoff_reward={reward}"))
+                for algorithm in ALGORITHMS
+                for reward in ("fixed", "dual")
+                if (algorithm, reward) != ("gapg", "fixed")  # that is PLAIN
+            ),
+            *(
+                Run(f"group-{size}", WARM, 80, (f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}"))
+                for size in (2, 4, 16)
+            ),
+            *(Run(f"reward-{reward:g}", WARM, 80, (f"reward.cloud={reward:g}",)) for reward in REWARDS),
+        ]
     ],
 }
 
@@ -80,18 +116,24 @@ def training(run: Run, seed: int) -> list[str]:
     )  # fmt: skip
 
 
-def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature: float) -> tuple[Path, list[str]]:
-    """The command that judges all runs at a share, and its folder."""
+def judged_in(runs: Sequence[Run], share: float, temperature: float) -> Path:
+    """Where the runs of a group are judged at a share."""
+    names = "-".join(run.name for run in runs) if len(runs) < 5 else f"{runs[0].name}-and-{len(runs) - 1}"
+    return OUT / f"judged-{names}-{share:g}-{temperature:g}"
+
+
+def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature: float) -> list[str]:
+    """The command that judges all runs of a group at a share."""
     policies = {f"{run.name}-{seed}": f"transformers:{run.folder(seed)}/checkpoint" for run in runs for seed in seeds}
     told = any(run.told for run in runs)
     if not told:  # the shipped policy has never been told a share
         policies["shipped"] = TRAINED
-    out = OUT / f"judged-{'-'.join(run.name for run in runs)}-{share:g}-{temperature:g}"
     given = ", ".join(f"{name}: '{model}'" for name, model in policies.items())
-    return out, selfroute(
+    return selfroute(
         "evaluate", "recipes/countdown/evaluate.yaml", "seed=1000", f"limit={PROBLEMS}", f"share={share:g}",
         f"temperature={temperature:g}", f"policies={{{given}}}", "strategies=[always_device]",
-        f"alone={str(temperature == 0).lower()}", f"tell_share={str(told).lower()}", f"cache={CACHE}", f"out={out}",
+        f"alone={str(temperature == 0).lower()}", f"tell_share={str(told).lower()}", f"cache={CACHE}",
+        f"out={judged_in(runs, share, temperature)}",
     )  # fmt: skip
 
 
@@ -116,11 +158,20 @@ def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int) -> None:
                 raise SystemExit(f"{name} failed with exit code {code}; see {OUT / name}.log; start again to go on")
 
 
-def judged(runs: Sequence[Run], seeds: Sequence[int], share: float, temperature: float) -> dict[str, Any]:
-    """Figures of every policy at a share, by name; runs the evaluation if it is not there yet."""
-    folder, command = judging(runs, seeds, share, temperature)
-    if not (folder / "summary.json").exists():
-        in_parallel([(folder.name, command)], jobs=1)
+def judge_all(name: str, seeds: Sequence[int], jobs: int) -> None:
+    """Every evaluation of an experiment that is not there yet."""
+    wanted = [
+        (judged_in(group, share, temperature), judging(group, seeds, share, temperature))
+        for group in EXPERIMENTS[name]
+        for share in group[0].shares
+        for temperature in TEMPERATURES
+    ]
+    in_parallel([(out.name, words) for out, words in wanted if not (out / "summary.json").exists()], jobs)
+
+
+def judged(runs: Sequence[Run], share: float, temperature: float) -> dict[str, Any]:
+    """Figures of every policy at a share, by name."""
+    folder = judged_in(runs, share, temperature)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     figures: dict[str, Any] = {entry["name"]: entry for entry in summary["strategies"]}
     for name, tokens in tokens_handed_off(folder / "records.jsonl").items():
@@ -141,12 +192,9 @@ def tokens_handed_off(records: Path) -> dict[str, float]:
 def rows_of(name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
     """One row per run and share: every figure of every seed."""
     rows = []
-    runs = EXPERIMENTS[name]
-    groups = [[run] for run in runs] if len({run.shares for run in runs}) > 1 else [runs]
-    for group in groups:
+    for group in EXPERIMENTS[name]:
         for share in group[0].shares:
-            greedy = judged(group, seeds, share, 0.0)
-            sampled = judged(group, seeds, share, 1.0)
+            greedy, sampled = (judged(group, share, temperature) for temperature in TEMPERATURES)
             for run in group:
                 mine = [f"{run.name}-{seed}" for seed in seeds]
                 figure = partial(_figures, names=mine)
@@ -211,11 +259,12 @@ def main() -> None:
     for name in words:
         missing = [
             (f"{run.name}-{seed}", training(run, seed))
-            for run in EXPERIMENTS[name]
+            for run in {run.name: run for group in EXPERIMENTS[name] for run in group}.values()
             for seed in seeds  # runs side by side are of different seeds, so that the cloud is not asked twice
             if not (run.folder(seed) / "run.json").exists()
         ]
         in_parallel(missing, jobs)
+        judge_all(name, seeds, jobs)
         command = f"python benchmarks/beyond/run.py {name} seeds={','.join(map(str, seeds))}"
         results[name] = {"command": command, "seeds": seeds, **provenance(), "rows": rows_of(name, seeds)}
         file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
