@@ -5,8 +5,8 @@
     python benchmarks/beyond/run.py early jobs=1       # one run at a time
 
 Experiments: share, any, early, forced, and ablations, which takes another five hours. Each run is one `selfroute train`
-of recipes/countdown/gapg.yaml, and all are judged on the same 1,000 held-out problems. Stopped and started again it goes
-on where it was. Writes `results.json` and `results.md` beside this file, of every experiment whose runs are there;
+of recipes/countdown/gapg.yaml, and all are judged on the same 1,000 held-out problems. Stopped and started again, it
+goes on where it was. Writes `results.json` and `results.md` beside this file, of every experiment whose runs are there;
 the runs lie under `out/beyond`.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -106,9 +107,11 @@ def selfroute(*words: str) -> list[str]:
 
 
 def training(run: Run, seed: int) -> list[str]:
-    """The command that trains a run, or goes on with it."""
+    """The command that trains a run, or goes on with it; makes way for it."""
     out = run.folder(seed)
     begun = any((out / "checkpoints").glob("checkpoint-*/gapg_state.json"))
+    if not begun:  # stopped before its first checkpoint, if there at all
+        shutil.rmtree(out, ignore_errors=True)
     return selfroute(
         "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
         "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
