@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,76 +11,24 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.train.small_run import TOKENIZER, Stop, run, small_model, stop_after, weights
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from selfroute.assemble import model_files
-from selfroute.backends.function import FunctionBackend
 from selfroute.backends.transformers import TransformersBackend, check_folder
 from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError
-from selfroute.tasks.base import Row, Verdict
-from selfroute.tasks.countdown import Countdown
 from selfroute.train.arguments import OWN_KEYS, build_arguments, check_distribution, check_trl, missing_vllm
 from selfroute.train.gapg_config import GAPGConfig
 from selfroute.train.pretrained import from_adapter, lora_config
-from selfroute.train.run import train
-from selfroute.train.tokenizer import build_tokenizer
 from selfroute.train.warmup import build_model
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
-TOKENIZER = build_tokenizer()
-
-
-class Easy(Countdown):
-    """Countdown in which a random model is sometimes right."""
-
-    def verify(self, row: Row, completion: str) -> Verdict:
-        return Verdict(len(completion) % 2 == 0)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    build_model(TOKENIZER, hidden_size=32, layers=1).save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return str(folder)
-
-
-def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "task": Easy(limit=6),
-        "cloud": FunctionBackend("cloud", lambda messages, sampling: "even"),
-        "algorithm": "gapg",
-        "share": 0.3,
-        "steps": 3,
-        "prompts_per_step": 2,
-        "group_size": 4,
-        "learning_rate": 1e-2,
-        "temperature": 1.0,
-        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
-        "max_new_tokens": 6,
-        "seed": 0,
-        "save_steps": 1,
-        "tokenizer": model,
-        **options,
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
-        return train(model=model, out=out, **given)
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "checkpoint" / "model.safetensors")
-
-
-class Stop(Exception):
-    """Ends a run from outside."""
-
-
-def stop(step: int, steps: int, numbers: Mapping[str, float]) -> None:
-    if step == 3:  # the checkpoint of step 2 is there
-        raise Stop
+    return small_model(tmp_path_factory.mktemp("model"))
 
 
 # --- LoRA
@@ -109,7 +56,7 @@ def test_an_adapter_is_trained_and_added_to_a_plain_model(model: str, adapted: P
 def test_a_stopped_lora_run_goes_on_bit_for_bit(model: str, adapted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stop):
-        run(model, out, lora=LORA, on_progress=stop)
+        run(model, out, lora=LORA, on_progress=stop_after(2))
     torch.manual_seed(123)  # a new process has another generator
     assert run(model, out, lora=LORA, resume=True)["resumed_from"] == "checkpoint-2"
     one, two = weights(adapted), weights(out)
@@ -190,7 +137,7 @@ def arguments(**options: Any) -> GAPGConfig:
         "temperature": 1.0, "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0}, "max_new_tokens": 8, "seed": 0,
         "save_steps": 1, "out": Path("out"), **options,
     }  # fmt: skip
-    return build_arguments(**given)[0]
+    return build_arguments(**given)
 
 
 def test_options_of_trl_reach_its_config() -> None:

@@ -14,96 +14,31 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.train.small_run import Stop, run, small_model, stop_after, weights
 from transformers import AutoModelForCausalLM
 
-from selfroute.backends.base import Backend
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.grading import Outcome
-from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies.sides import Price
-from selfroute.tasks.base import Row, Verdict
-from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.base import Row
 from selfroute.train.alarms import CollapseWarning
 from selfroute.train.arguments import batching, processes_here
 from selfroute.train.gapg import STATE_FILE
-from selfroute.train.run import train
-from selfroute.train.tokenizer import build_tokenizer
-from selfroute.train.warmup import build_model
 from selfroute.types import Message, Sampling
-
-TOKENIZER = build_tokenizer()
-
-
-class Easy(Countdown):
-    """Countdown in which a random model is sometimes right: any text with an even number of characters."""
-
-    def verify(self, row: Row, completion: str) -> Verdict:
-        return Verdict(len(completion) % 2 == 0)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A random model that asks now and then."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    made = build_model(TOKENIZER, hidden_size=32, layers=1)
-    ask = TOKENIZER.convert_tokens_to_ids(HANDOFF_TEXT)
-    with torch.no_grad():
-        # The tied embedding of one word brings the hand-off nearer to everything.
-        made.model.norm.weight.mul_(4.0)
-        made.model.embed_tokens.weight[ask] *= 3.0
-    made.save_pretrained(folder)
-    TOKENIZER.save_pretrained(folder)
-    return str(folder)
-
-
-def cloud() -> Backend:
-    return FunctionBackend("cloud", lambda messages, sampling: "even")
+    return small_model(tmp_path_factory.mktemp("model"))
 
 
 def down(messages: Sequence[Message], sampling: Sampling) -> str:
     raise BackendUnavailable("no route", backend="cloud")
 
 
-def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "task": Easy(limit=6),
-        "cloud": cloud(),
-        "algorithm": "gapg",
-        "share": 0.3,
-        "steps": 4,
-        "prompts_per_step": 2,
-        "group_size": 4,
-        "learning_rate": 1e-2,
-        "temperature": 1.0,
-        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
-        "max_new_tokens": 6,
-        "seed": 0,
-        "save_steps": 1,
-        **options,
-    }
-    return train(model=model, tokenizer=model, out=out, **given)
-
-
 def metrics(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    return load_file(out / "checkpoint" / "model.safetensors")
-
-
-class Stop(Exception):
-    """Ends a run from outside, as a signal would between two steps."""
-
-
-def stop_after(step: int) -> Any:
-    def on_progress(now: int, steps: int, numbers: Mapping[str, float]) -> None:
-        if now == step + 1:  # the checkpoint of `step` is there, that of `step + 1` is not
-            raise Stop
-
-    return on_progress
 
 
 @pytest.fixture(scope="module")

@@ -59,17 +59,19 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     cloud = "none, the algorithm does not ask" if recipe.algorithm == "task_tuning" else _cloud(recipe.cloud, notes)
 
     from selfroute.train.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
+    from selfroute.train.gapg_config import ALGORITHMS
 
     quiet_libraries()
     if rows:
         check_rows(len(rows), recipe.prompts_per_step, task.name)
     with _environment_kept():
-        arguments, offers = build_arguments(**run_options(recipe))
+        arguments = build_arguments(**run_options(recipe))
         check_distribution(arguments)
         notes += [note] if (note := missing_vllm(arguments)) else []
         notes += _beside(arguments)
         sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)
         network, trained, total = _network(files.model, recipe, beside, notes)
+        offers = bool(ALGORITHMS[recipe.algorithm]["offer_handoff"])
         prompt = _longest_prompt(files.tokenizer, rows, task, network, offers, notes)
         memory = _memory(recipe, arguments, network, sizes, prompt, total=total, trained=trained, processes=processes)
     how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"

@@ -129,6 +129,10 @@ def train_recipe(
         remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud") if needs_cloud else None
     )
 
+    from selfroute.train.arguments import build_arguments  # torch and TRL: once all this is known to be right
+
+    quiet_libraries()
+    arguments = build_arguments(**run_options(recipe))  # refused before the cloud is asked
     if cloud is not None:
         most = max(512, recipe.max_new_tokens)
         check_cloud(cloud, task, max_tokens=most)
@@ -140,14 +144,16 @@ def train_recipe(
 
             ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
 
-    from selfroute.train.run import train  # torch and TRL: only once everything above is known to be right
+    from selfroute.train.run import train
 
-    quiet_libraries()
     train(
         task=task,
         model=model,
         tokenizer=tokenizer,
         cloud=cloud,
+        algorithm=recipe.algorithm,
+        arguments=arguments,
+        out=recipe.out,
         lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
         concurrency=recipe.concurrency,
@@ -155,13 +161,12 @@ def train_recipe(
         resume=recipe.resume,
         config=to_values(recipe),
         on_progress=on_progress,
-        **run_options(recipe),
     )
     return recipe.out / "checkpoint"
 
 
 def run_options(recipe: TrainRecipe) -> dict[str, Any]:
-    """The arguments of `selfroute.train.arguments.build_arguments`, which are arguments of `train` too."""
+    """The arguments of `selfroute.train.arguments.build_arguments`."""
     return {
         "algorithm": recipe.algorithm,
         "share": recipe.share,

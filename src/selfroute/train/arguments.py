@@ -29,6 +29,7 @@ __all__ = [
     "is_sharded",
     "missing_vllm",
     "processes_here",
+    "prompts_of_a_step",
 ]
 
 WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others on one batch's noise
@@ -135,8 +136,22 @@ def build_arguments(
     told_shares: Sequence[float] = (),
     report_to: Sequence[str] = (),
     trl: Mapping[str, Any] | None = None,
-) -> tuple[GAPGConfig, bool]:
-    """TRL's config for a run, and whether the algorithm offers the hand-off; arguments as in `train`.
+) -> GAPGConfig:
+    """TRL's config for a run.
+
+    Args:
+        algorithm: a key of `ALGORITHMS`.
+        share: wanted call share, in (0, 1).
+        reward: weights `local`, `cloud` and `format`, and `token_price`.
+        save_steps: steps between checkpoints, from which a run can go on.
+        out: folder of the run.
+        rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
+            takes the largest divisor that also divides 32.
+        bf16: compute in bfloat16; weights and optimiser stay in float32.
+        handoff_reward, multiplier_rate, multiplier_damping, forced_attempts, forced_weight, told_shares: as in
+            `GAPGConfig`.
+        report_to: trackers of transformers, such as tensorboard or wandb.
+        trl: further options of TRL's config by name.
 
     Raises:
         ConfigError: an option that cannot be, alone or beside another.
@@ -147,7 +162,7 @@ def build_arguments(
     further = check_trl(trl or {})
     sizes = batching(prompts_per_step, group_size, rows_per_pass, processes_here())
     method = dict(ALGORITHMS[algorithm])
-    offer_handoff = method.pop("offer_handoff")
+    del method["offer_handoff"]  # the prompt's matter, not the trainer's
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     values: dict[str, Any] = {
         **(_for_a_price(steps) if handoff_reward == "dual" else {"lr_scheduler_type": "constant_with_warmup"}),
@@ -185,7 +200,7 @@ def build_arguments(
         **method,
     }
     try:
-        return GAPGConfig(**values), offer_handoff
+        return GAPGConfig(**values)
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
         where = f"trl ({', '.join(further)})" if further else "the options of training"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
@@ -194,8 +209,8 @@ def build_arguments(
 def _for_a_price(steps: int) -> dict[str, Any]:
     """How to optimise where a moving price has to meet a share.
 
-    Adam's usual mean over ten steps makes the policy follow the price that much later, and the two swing around the share
-    (docs/lab-log.md). The rate falls at the end, or the share would be that of the last few batches' noise.
+    Adam's usual mean over ten steps makes the policy follow the price that much later, and the two swing around the
+    share (docs/lab-log.md). The rate falls at the end, or the share would be that of the last few batches' noise.
     """
     decay = {"num_decay_steps": max(1, round(DECAY * steps))}
     return {"adam_beta1": 0.5, "lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": decay}
@@ -256,6 +271,12 @@ def missing_vllm(arguments: GAPGConfig) -> str | None:
     if not arguments.use_vllm or find_spec("vllm") is not None:
         return None
     return "trl.use_vllm: vLLM is not installed; run: pip install 'trl[vllm]', or leave it out"
+
+
+def prompts_of_a_step(arguments: GAPGConfig) -> int:
+    """Prompts whose groups make one step, over all processes."""
+    rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * processes_here()
+    return int(rows // (arguments.num_generations or 1))
 
 
 def check_rows(rows: int, prompts_per_step: int, task: str) -> None:

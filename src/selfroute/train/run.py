@@ -17,9 +17,10 @@ from selfroute.handoff import TEMPLATES
 from selfroute.strategies.sides import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
-from selfroute.train.arguments import build_arguments, check_distribution, check_rows, missing_vllm
+from selfroute.train.arguments import check_distribution, check_rows, missing_vllm, prompts_of_a_step
 from selfroute.train.folder import Progress
 from selfroute.train.gapg import STATE_FILE, GAPGTrainer, WritePrompt
+from selfroute.train.gapg_config import ALGORITHMS, GAPGConfig
 from selfroute.train.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.train.pretrained import (
     ADAPTER,
@@ -64,29 +65,10 @@ def train(
     tokenizer: str,
     cloud: Backend | None,
     algorithm: str,
-    share: float,
-    steps: int,
-    prompts_per_step: int,
-    group_size: int,
-    learning_rate: float,
-    temperature: float,
-    reward: Mapping[str, Any],
-    max_new_tokens: int,
-    seed: int,
-    save_steps: int,
+    arguments: GAPGConfig,
     out: Path,
-    rows_per_pass: int | None = None,
-    bf16: bool = False,
     max_minutes: float | None = None,
-    handoff_reward: str = "fixed",
-    multiplier_rate: float = 0.1,
-    multiplier_damping: float = 0.6,
-    forced_attempts: int = 0,
-    forced_weight: float = 1.0,
-    told_shares: Sequence[float] = (),
-    report_to: Sequence[str] = (),
     lora: Mapping[str, Any] | None = None,
-    trl: Mapping[str, Any] | None = None,
     concurrency: int = 32,
     cloud_price: Price | None = None,
     resume: bool = False,
@@ -98,21 +80,14 @@ def train(
     Args:
         model, tokenizer: folders, hub names or GGUF files.
         cloud: answers hand-offs; None for an algorithm that offers none.
-        algorithm: a key of `selfroute.train.gapg.ALGORITHMS`.
-        share: wanted call share, in (0, 1).
-        reward: weights `local`, `cloud` and `format`, and `token_price`.
-        rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
-            takes the largest divisor that also divides 32.
-        bf16: compute in bfloat16; weights and optimiser stay in float32.
+        algorithm: a key of `selfroute.train.gapg_config.ALGORITHMS`.
+        arguments: that `selfroute.train.arguments.build_arguments` made for this algorithm and folder.
         max_minutes: ends the run after the step in which this time is up.
-        handoff_reward, multiplier_rate, multiplier_damping, forced_attempts, forced_weight, told_shares: as in
-            `GAPGConfig`.
-        report_to: trackers of transformers, such as tensorboard or wandb.
         lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
             kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
-        trl: further options of TRL's config by name.
+        concurrency: cloud requests in flight.
         cloud_price: to count what the cloud's answers cost.
-        save_steps: steps between checkpoints, from which `resume` goes on.
+        resume: go on from the newest checkpoint in `out`.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
 
@@ -122,48 +97,27 @@ def train(
     Raises:
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
-    arguments, offer_handoff = build_arguments(
-        algorithm=algorithm,
-        share=share,
-        steps=steps,
-        prompts_per_step=prompts_per_step,
-        group_size=group_size,
-        learning_rate=learning_rate,
-        temperature=temperature,
-        reward=reward,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        save_steps=save_steps,
-        out=out,
-        rows_per_pass=rows_per_pass,
-        bf16=bf16,
-        handoff_reward=handoff_reward,
-        multiplier_rate=multiplier_rate,
-        multiplier_damping=multiplier_damping,
-        forced_attempts=forced_attempts,
-        forced_weight=forced_weight,
-        told_shares=told_shares,
-        report_to=report_to,
-        trl=trl,
-    )
+    offer_handoff = bool(ALGORITHMS[algorithm]["offer_handoff"])
     if offer_handoff and cloud is None:
         raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
     check_distribution(arguments)
     if missing := missing_vllm(arguments):
         raise ConfigError(missing)
+    steps = arguments.max_steps
     checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
-    check_rows(len(rows), prompts_per_step, task.name)
+    check_rows(len(rows), prompts_of_a_step(arguments), task.name)
     shape = load_config(model)
     words = load_tokenizer(tokenizer, shape)
     if checkpoint is not None:
         check_checkpoint(checkpoint, shape, lora)
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
-    network: Any = load_network(model, attention="eager" if bf16 and arguments.use_cpu else None)
+    network: Any = load_network(model, attention="eager" if arguments.bf16 and arguments.use_cpu else None)
     if lora is not None:
-        torch.manual_seed(seed)  # of the adapter's first weights
+        torch.manual_seed(arguments.seed)  # of the adapter's first weights
         network = add_adapter(network, lora)
-    answers = _cloud_answers(task, cloud if offer_handoff else None, max_new_tokens, concurrency, cloud_price)
+    most = max(512, cast(int, arguments.max_completion_length))
+    answers = _cloud_answers(task, cloud if offer_handoff else None, most, concurrency, cloud_price)
     known = {row.id: row for row in rows}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
@@ -186,10 +140,10 @@ def train(
         out,
         {
             "algorithm": algorithm,
-            "seed": seed,
+            "seed": arguments.seed,
             "steps": trainer.state.global_step,
-            "share": share,
-            "rho": ratio_from_share(share),
+            "share": arguments.cloud_share,
+            "rho": ratio_from_share(arguments.cloud_share),
             "targets": [target.state() for target in trainer.targets.values()],
             "rows": len(rows),
             "wall_s": round(watcher.wall_s, 1),
@@ -204,12 +158,12 @@ def train(
 
 
 def _cloud_answers(
-    task: Task, cloud: Backend | None, max_new_tokens: int, concurrency: int, price: Price | None
+    task: Task, cloud: Backend | None, max_tokens: int, concurrency: int, price: Price | None
 ) -> CloudAnswers | None:
     if cloud is None:
         return None
-    template, most = TEMPLATES[task.template], max(512, max_new_tokens)
-    return CloudAnswers(task, cloud, template, max_tokens=most, concurrency=concurrency, price=price)
+    template = TEMPLATES[task.template]
+    return CloudAnswers(task, cloud, template, max_tokens=max_tokens, concurrency=concurrency, price=price)
 
 
 def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None:

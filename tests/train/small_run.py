@@ -1,0 +1,91 @@
+"""Runs of a few steps of a random model, through `train` as a recipe goes through it."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from selfroute.backends.function import FunctionBackend
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.countdown import Countdown
+from selfroute.train.arguments import build_arguments
+from selfroute.train.run import train
+from selfroute.train.tokenizer import build_tokenizer
+from selfroute.train.warmup import build_model
+
+TOKENIZER = build_tokenizer()
+
+
+class Easy(Countdown):
+    """Countdown in which a random model is sometimes right: any text with an even number of characters."""
+
+    def verify(self, row: Row, completion: str) -> Verdict:
+        return Verdict(len(completion) % 2 == 0)
+
+
+def small_model(folder: Path, *, hidden_size: int = 32) -> str:
+    """A random model that asks now and then."""
+    torch.manual_seed(0)
+    made = build_model(TOKENIZER, hidden_size=hidden_size, layers=1)
+    ask = TOKENIZER.convert_tokens_to_ids(HANDOFF_TEXT)
+    with torch.no_grad():
+        # The tied embedding of one word brings the hand-off nearer to everything.
+        made.model.norm.weight.mul_(4.0)
+        made.model.embed_tokens.weight[ask] *= 3.0
+    made.save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
+    return str(folder)
+
+
+def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
+    """Train; options are those of `train` and of `build_arguments`."""
+    given: dict[str, Any] = {
+        "algorithm": "gapg",
+        "share": 0.3,
+        "steps": 4,
+        "prompts_per_step": 2,
+        "group_size": 4,
+        "learning_rate": 1e-2,
+        "temperature": 1.0,
+        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
+        "max_new_tokens": 6,
+        "seed": 0,
+        "save_steps": 1,
+        "task": Easy(limit=6),
+        "tokenizer": model,
+        "cloud": FunctionBackend("cloud", lambda messages, sampling: "even"),
+        **options,
+        "model": model,
+        "out": out,
+    }
+    arguments = build_arguments(**_taken_by(build_arguments, given))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
+        return train(arguments=arguments, **_taken_by(train, given))
+
+
+def _taken_by(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "checkpoint" / "model.safetensors")
+
+
+class Stop(Exception):
+    """Ends a run from outside, as a signal would between two steps."""
+
+
+def stop_after(step: int) -> Any:
+    def on_progress(now: int, steps: int, numbers: Mapping[str, float]) -> None:
+        if now == step + 1:  # the checkpoint of `step` is there, that of `step + 1` is not
+            raise Stop
+
+    return on_progress
