@@ -140,8 +140,8 @@ def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature
     )  # fmt: skip
 
 
-def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int) -> None:
-    """Run commands, `jobs` at a time, with one thread each; the first that fails ends all."""
+def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int, logs: Path) -> None:
+    """Run commands, `jobs` at a time, with one thread each and a log in `logs`; the first that fails ends all."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running: dict[str, subprocess.Popen[bytes]] = {}
     waiting = list(commands)
@@ -149,7 +149,7 @@ def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int) -> None:
         while waiting and len(running) < jobs:
             name, command = waiting.pop(0)
             print(name, flush=True)
-            log = (OUT / f"{name}.log").open("ab")
+            log = (logs / f"{name}.log").open("ab")
             running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
         for name, process in list(running.items()):
             try:
@@ -158,7 +158,7 @@ def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int) -> None:
                 continue
             del running[name]
             if code:
-                raise SystemExit(f"{name} failed with exit code {code}; see {OUT / name}.log; start again to go on")
+                raise SystemExit(f"{name} failed with exit code {code}; see {logs / name}.log; start again to go on")
 
 
 def judge_all(name: str, seeds: Sequence[int], jobs: int) -> None:
@@ -169,7 +169,7 @@ def judge_all(name: str, seeds: Sequence[int], jobs: int) -> None:
         for share in group[0].shares
         for temperature in TEMPERATURES
     ]
-    in_parallel([(out.name, words) for out, words in wanted if not (out / "summary.json").exists()], jobs)
+    in_parallel([(out.name, words) for out, words in wanted if not (out / "summary.json").exists()], jobs, OUT)
 
 
 def judged(runs: Sequence[Run], share: float, temperature: float) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def main() -> None:
             for seed in seeds  # runs side by side are of different seeds, so that the cloud is not asked twice
             if not (run.folder(seed) / "run.json").exists()
         ]
-        in_parallel(missing, jobs)
+        in_parallel(missing, jobs, OUT)
         judge_all(name, seeds, jobs)
         command = f"python benchmarks/beyond/run.py {name} seeds={','.join(map(str, seeds))}"
         results[name] = {"command": command, "seeds": seeds, **provenance(), "rows": rows_of(name, seeds)}

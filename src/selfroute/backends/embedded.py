@@ -19,7 +19,7 @@ _FOLDERS = {"device": "device", "device-gapg": "device_gapg", "cloud": "cloud"}
 _CLOUD_SAMPLES = 8
 
 
-def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, root: Path | None = None) -> Backend:
+def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, root: str | Path | None = None) -> Backend:
     """A model that comes with the package, in float32 on the CPU.
 
     Args:
@@ -45,7 +45,7 @@ def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, roo
     return backend if count == 1 else BestOfN(backend, count, accepts_own_check)
 
 
-def asset_path(name: str, *, root: Path | None = None) -> Path:
+def asset_path(name: str, *, root: str | Path | None = None) -> Path:
     """Folder of an embedded model; its tokenizer lies beside it in `tokenizer`.
 
     Raises:
@@ -77,6 +77,6 @@ def accepts_own_check(completion: str) -> bool:
     return bool(closed) and attempts.rstrip("\n").endswith("y")
 
 
-def _root(root: Path | None) -> Path:
+def _root(root: str | Path | None) -> Path:
     # The package is always installed as files: torch reads weights from a path.
-    return root if root is not None else Path(str(files("selfroute") / "assets"))
+    return Path(root) if root is not None else Path(str(files("selfroute") / "assets"))
