@@ -149,6 +149,25 @@ def test_a_stopped_run_with_everything_beyond_the_paper_goes_on_bit_for_bit(mode
         assert _comparable(ours) == _comparable(theirs)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", 1, "seed: 0, the recipe has 1"),
+        ("algorithm", "grpo", "algorithm: gapg, the recipe has grpo"),
+        ("reward", {"local": 1.0, "cloud": 0.2}, "reward.cloud: 0.3, the recipe has 0.2"),
+    ],
+)
+def test_a_run_of_another_recipe_is_not_resumed(
+    model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]], key: str, value: Any, message: str
+) -> None:
+    was = {"algorithm": "gapg", "seed": 0, "reward": {"local": 1.0, "cloud": 0.3}}
+    out = shutil.copytree(straight[0], tmp_path / "run")
+    (out / "config.yaml").write_text(yaml.safe_dump(was))
+    with pytest.raises(ConfigError, match=re.escape(f"was trained with {message}")):
+        run(model, out, steps=5, resume=True, config={**was, key: value, "steps": 5})
+    assert yaml.safe_load((out / "config.yaml").read_text()) == was
+
+
 def test_a_run_for_other_shares_is_not_resumed(model: str, tmp_path: Path) -> None:
     run(model, tmp_path, steps=2, **BEYOND)
     with pytest.raises(ConfigError, match=r"was trained for shares \[0\.2, 0\.5\], not \[0\.1, 0\.5\]"):

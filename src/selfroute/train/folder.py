@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ __all__ = [
     "add_line",
     "begin",
     "can_resume",
+    "check_config",
     "check_trackers",
     "finish",
     "start_from",
@@ -40,6 +41,11 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 CHECKPOINTS = "checkpoints"
 # transformers writes this file last but for ours; a checkpoint without its marker was being written when the run died.
 TRAINER_STATE = "trainer_state.json"
+# Keys of a recipe that a resumed run may have otherwise: they say how long, how fast and where, not what is trained.
+FREE = frozenset(
+    ("out", "resume", "steps", "max_minutes", "save_steps", "rows_per_pass", "workers", "cache", "ask_ahead",
+     "concurrency", "report_to", "prices", "priced_as")
+)  # fmt: skip
 
 
 def start_from(out: Path, steps: int, *, resume: bool, marker: str = TRAINER_STATE) -> str | None:
@@ -64,6 +70,33 @@ def start_from(out: Path, steps: int, *, resume: bool, marker: str = TRAINER_STA
     if step_of_folder(last) >= steps:
         raise ConfigError(f"nothing to resume: '{last}' already has all {steps} steps; raise steps= to train longer")
     return str(last)
+
+
+def check_config(out: Path, config: Mapping[str, Any]) -> None:
+    """See that a run to go on with was trained as the recipe says.
+
+    Raises:
+        ConfigError: a key that changes what is trained has another value.
+    """
+    file = out / "config.yaml"
+    if not file.is_file():
+        return
+    stored = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8")) or {}))
+    for key, value in _flat(yaml.safe_load(yaml.safe_dump(dict(config)))):
+        if key in stored and key.partition(".")[0] not in FREE and stored[key] != value:
+            raise ConfigError(
+                f"'{out}' was trained with {key}: {stored[key]}, the recipe has {value}; set it as it was, or take "
+                "another out="
+            )
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """`{reward: {cloud: 0.3}}` as `reward.cloud` and 0.3."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
 
 
 def can_resume(out: Path, *, marker: str = TRAINER_STATE) -> bool:

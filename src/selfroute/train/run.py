@@ -111,6 +111,7 @@ def train(
     words = load_tokenizer(tokenizer, shape)
     if checkpoint is not None:
         check_checkpoint(checkpoint, shape, lora)
+        folder.check_config(out, config or {})
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
     network: Any = load_network(model, attention="eager" if arguments.bf16 and arguments.use_cpu else None)
     if lora is not None:

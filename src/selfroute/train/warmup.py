@@ -200,6 +200,8 @@ def warm_up(
         ConfigError: `out` holds a run and `resume` is off, or there is nothing to resume.
     """
     checkpoint = folder.start_from(out, steps, resume=resume)
+    if checkpoint is not None:
+        folder.check_config(out, config or {})
     torch.manual_seed(seed)
     if start is None:
         model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
