@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.train.share_target import WINDOW, ShareMultiplier, ShareTarget
+from selfroute.grading import Outcome
+from selfroute.train.share_target import WINDOW, ShareMultiplier, ShareTarget, ShareTargets
 
 shares = st.floats(0.05, 0.95)
 
@@ -83,3 +84,28 @@ def test_a_target_goes_on_where_it_was() -> None:
     again.restore(json.loads(json.dumps(target.state())))
     assert again.state() == target.state()
     assert ShareTarget(0.3, None).price == 0.0
+
+
+@given(st.lists(shares, min_size=1, max_size=6, unique=True), st.integers(0, 50), st.integers(0, 2**31), st.integers(0))
+def test_shares_are_dealt_equally_often_and_the_same_to_everyone(
+    wanted: list[float], groups: int, seed: int, step: int
+) -> None:
+    one, other = (ShareTargets([ShareTarget(share, None) for share in wanted], seed=seed) for _ in range(2))
+    dealt = one.deal(groups, step)
+    assert len(dealt) == groups
+    counts = [dealt.count(share) for share in wanted]
+    assert sum(counts) == groups and max(counts) - min(counts) <= 1
+    assert dealt == other.deal(groups, step)
+
+
+def test_each_price_follows_the_groups_of_its_share() -> None:
+    asks = Outcome(wants_cloud=True, device_correct=False, formatted=False, cloud_correct=True)
+    keeps = Outcome(wants_cloud=False, device_correct=True, formatted=True)
+    targets = ShareTargets([ShareTarget(share, multiplier(share)) for share in (0.25, 0.5)], seed=0)
+    found = targets.update([[asks, asks], [keeps, keeps], [asks, keeps]], [0.25, 0.5, 0.5])
+    assert found["handoff/0.25/gap"] == pytest.approx(0.75)
+    assert found["handoff/0.5/gap"] == pytest.approx(-0.25)
+    assert found["handoff/0.5/price"] < 0 < found["handoff/0.25/price"]
+    again = ShareTargets([ShareTarget(share, multiplier(share)) for share in (0.25, 0.5)], seed=0)
+    again.restore(json.loads(json.dumps(targets.state())))
+    assert again.state() == targets.state()

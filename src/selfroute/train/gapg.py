@@ -44,7 +44,7 @@ from selfroute.train.gapg_config import GAPGConfig
 from selfroute.train.outcomes import CloudAnswers
 from selfroute.train.prompt_filter import Selection
 from selfroute.train.rollout_metrics import kind_of, rollout_metrics
-from selfroute.train.share_target import ShareMultiplier, ShareTarget
+from selfroute.train.share_target import ShareMultiplier, ShareTarget, ShareTargets
 
 __all__ = ["STATE_FILE", "GAPGTrainer", "WritePrompt"]
 
@@ -105,7 +105,8 @@ class GAPGTrainer(GRPOTrainer):
         self.local_grader = local_grader
         self.write_prompt = write_prompt
         self.on_sample = on_sample
-        self.targets = {share: _target(share, args) for share in args.told_shares or [args.cloud_share]}
+        shares = args.told_shares or [args.cloud_share]
+        self.targets = ShareTargets([_target(share, args) for share in shares], seed=args.seed)
         self.alarms = Alarms()
         self._outcomes: list[Outcome] = []
         self._may_ask = getattr(grader, "cloud", None) is not None
@@ -141,15 +142,11 @@ class GAPGTrainer(GRPOTrainer):
         return rows
 
     def _shares(self, groups: int) -> list[float]:
-        """The wanted share of each group of a step: all shares equally often, in an order drawn from seed and step."""
-        shares = list(self.targets)
-        if len(shares) == 1 or not self._training:
-            return [self.args.cloud_share if self.args.cloud_share in shares else shares[0]] * groups
-        rng = random.Random(f"shares/{self.args.seed}/{self.state.global_step}")
-        rng.shuffle(shares)
-        drawn = [shares[i % len(shares)] for i in range(groups)]
-        rng.shuffle(drawn)
-        return drawn
+        """The wanted share of each group of a step; in an evaluation, one for all."""
+        if self._training:
+            return self.targets.deal(groups, self.state.global_step)
+        shares = self.targets.shares
+        return [self.args.cloud_share if self.args.cloud_share in shares else shares[0]] * groups
 
     @property
     def _group_size(self) -> int:
@@ -182,7 +179,7 @@ class GAPGTrainer(GRPOTrainer):
                 cloud=self.args.cloud_reward,
                 format=self.args.format_reward,
                 # An attempt without the offer that asks all the same is a wrong answer.
-                price=self.targets[wanted].price if may_ask else 0.0,
+                price=self.targets.of[wanted].price if may_ask else 0.0,
                 token_price=self.args.token_price if may_ask else 0.0,
             )
             for outcome, wanted, may_ask in zip(self._outcomes, share, offered, strict=True)
@@ -228,7 +225,8 @@ class GAPGTrainer(GRPOTrainer):
             start = self.accelerator.process_index * len(inputs)
             mine = slice(start, start + len(inputs))
             batch["advantages"] = self._advantages(groups, shares, rewards, batch["advantages"], mine)
-            self._meet_shares(groups, shares)
+            for name, value in self.targets.update([self._free(group) for group in groups], shares).items():
+                self._note(name, value)
         return batch
 
     def _advantages(
@@ -259,30 +257,9 @@ class GAPGTrainer(GRPOTrainer):
     def _choose(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> list[int]:
         if not self.args.prompt_filter:
             return list(range(len(groups)))
-        # A generator made from seed and step is the same on every process and after a resume.
-        rng = random.Random(f"filter/{self.args.seed}/{self.state.global_step}")
-        chosen, selections = [], []
-        for share, target in self.targets.items():
-            places = [i for i, wanted in enumerate(shares) if wanted == share]
-            selection = target.filter.select([groups[i] for i in places], rng)
-            chosen += [places[i] for i in selection.prompts]
-            selections.append(selection)
+        chosen, selections = self.targets.select(groups, shares, self.state.global_step)
         self._log_filter(selections)
         return chosen
-
-    def _meet_shares(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> None:
-        """Move the price of a hand-off by how often this step's rollouts asked."""
-        if self.args.handoff_reward != "dual":
-            return
-        for share, target in self.targets.items():
-            mine = [self._free(group) for group, wanted in zip(groups, shares, strict=True) if wanted == share]
-            if target.multiplier is None or not mine:
-                continue
-            asked = [sum(o.wants_cloud for o in group) / len(group) for group in mine]
-            target.multiplier.update(asked)
-            name = "handoff" if len(self.targets) == 1 else f"handoff/{share:g}"
-            self._note(f"{name}/price", target.price)
-            self._note(f"{name}/gap", sum(asked) / len(asked) - share)
 
     def _free(self, group: Sequence[Outcome]) -> Sequence[Outcome]:
         """The rollouts of a group that could hand off."""
@@ -413,7 +390,7 @@ class GAPGTrainer(GRPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             state = {
-                "targets": [target.state() for target in self.targets.values()],
+                "targets": self.targets.state(),
                 "alarms": self.alarms.state(),
                 "clouds": clouds,
             }
@@ -428,10 +405,9 @@ class GAPGTrainer(GRPOTrainer):
             raise ConfigError(f"'{resume_from_checkpoint}' has no {STATE_FILE}: not a finished checkpoint of GAPG")
         state = json.loads(file.read_text(encoding="utf-8"))
         shares = [target["share"] for target in state["targets"]]
-        if shares != list(self.targets):
-            raise ConfigError(f"'{resume_from_checkpoint}' was trained for shares {shares}, not {list(self.targets)}")
-        for target in state["targets"]:
-            self.targets[target["share"]].restore(target)
+        if shares != self.targets.shares:
+            raise ConfigError(f"'{resume_from_checkpoint}' was trained for shares {shares}, not {self.targets.shares}")
+        self.targets.restore(state["targets"])
         self.alarms.restore(state["alarms"])
         if self._cloud is not None:
             # Every process learns all answers; what was counted is counted on, once.

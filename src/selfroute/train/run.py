@@ -145,7 +145,7 @@ def train(
             "steps": trainer.state.global_step,
             "share": arguments.cloud_share,
             "rho": ratio_from_share(arguments.cloud_share),
-            "targets": [target.state() for target in trainer.targets.values()],
+            "targets": trainer.targets.state(),
             "rows": len(rows),
             "wall_s": round(watcher.wall_s, 1),
             "resumed_from": None if checkpoint is None else Path(checkpoint).name,

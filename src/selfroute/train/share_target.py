@@ -1,14 +1,16 @@
-"""A wanted call share in training: the filter that caps it, and the multiplier that meets it."""
+"""Wanted call shares in training: the filter that caps each, and the multiplier that meets it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from selfroute.train.prompt_filter import PromptFilter, ratio_from_share
+from selfroute.grading import Outcome
+from selfroute.train.prompt_filter import PromptFilter, Selection, ratio_from_share
 
-__all__ = ["ShareMultiplier", "ShareTarget"]
+__all__ = ["ShareMultiplier", "ShareTarget", "ShareTargets"]
 
 WINDOW = 32  # prompts that a share is measured on, at least: of few the measure is mostly noise
 _FARTHEST = 2.0  # of the violation in log-odds: a step without one hand-off says no more than one with few
@@ -94,9 +96,73 @@ class ShareTarget:
             else {"value": multiplier.value, "violation": multiplier.violation, "recent": multiplier.recent},
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.filter.carry = float(state["filter_carry"])
         if self.multiplier is not None and state["multiplier"] is not None:
             for name, value in state["multiplier"].items():
                 setattr(self.multiplier, name, value)
+
+
+class ShareTargets:
+    """The wanted shares of a run, one or several.
+
+    What is drawn comes from the seed and the step alone, so that it is the same on every process and after a resume.
+
+    Args:
+        targets: at least one, of different shares.
+    """
+
+    def __init__(self, targets: Sequence[ShareTarget], *, seed: int) -> None:
+        self.of = {target.share: target for target in targets}
+        self.seed = seed
+
+    @property
+    def shares(self) -> list[float]:
+        return list(self.of)
+
+    def deal(self, groups: int, step: int) -> list[float]:
+        """The wanted share of each group of a step: all shares equally often, in random order."""
+        shares = self.shares
+        if len(shares) == 1:
+            return shares * groups
+        rng = random.Random(f"shares/{self.seed}/{step}")
+        rng.shuffle(shares)
+        dealt = [shares[i % len(shares)] for i in range(groups)]
+        rng.shuffle(dealt)
+        return dealt
+
+    def select(
+        self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float], step: int
+    ) -> tuple[list[int], list[Selection]]:
+        """Groups that take part in an update, each filtered by its own share; and what each filter saw."""
+        rng = random.Random(f"filter/{self.seed}/{step}")
+        chosen, selections = [], []
+        for share, target in self.of.items():
+            places = [i for i, wanted in enumerate(shares) if wanted == share]
+            selection = target.filter.select([groups[i] for i in places], rng)
+            chosen += [places[i] for i in selection.prompts]
+            selections.append(selection)
+        return chosen, selections
+
+    def update(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> dict[str, float]:
+        """Move each price by how often the groups of its share asked; returns metrics."""
+        found: dict[str, float] = {}
+        for share, target in self.of.items():
+            mine = [group for group, wanted in zip(groups, shares, strict=True) if wanted == share]
+            if target.multiplier is None or not mine:
+                continue
+            asked = [sum(outcome.wants_cloud for outcome in group) / len(group) for group in mine]
+            target.multiplier.update(asked)
+            name = "handoff" if len(self.of) == 1 else f"handoff/{share:g}"
+            found |= {f"{name}/price": target.price, f"{name}/gap": sum(asked) / len(asked) - share}
+        return found
+
+    def state(self) -> list[dict[str, Any]]:
+        """Ready for JSON."""
+        return [target.state() for target in self.of.values()]
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where `state` was taken, of the same shares."""
+        for state in states:
+            self.of[state["share"]].restore(state)
