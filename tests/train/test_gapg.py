@@ -363,9 +363,7 @@ def test_a_multiplier_meets_the_share_where_the_fixed_reward_does_not(tmp_path: 
     options: dict[str, Any] = {"max_steps": 100, "learning_rate": 5e-3, "cloud_share": 0.25, "prompt_filter": False}
     kept, asked = learn(tmp_path / "fixed", 0, **options)
     assert (1 - kept + asked) / 2 > 0.45
-    kept, asked = learn(
-        tmp_path / "dual", 0, handoff_reward="dual", multiplier_rate=0.02, multiplier_damping=3.0, **options
-    )
+    kept, asked = learn(tmp_path / "dual", 0, handoff_reward="dual", **options)
     assert abs((1 - kept + asked) / 2 - 0.25) < 0.1
 
 

@@ -36,12 +36,18 @@ def test_asking_too_often_makes_it_dearer_and_too_rarely_cheaper(share: float) -
     assert rarely.price < 0 < often.price
 
 
-def test_without_damping_it_is_da_grpos_update() -> None:
+def test_without_damping_it_is_da_grpos_update_with_one_rate_for_all_shares() -> None:
     made = multiplier(0.3, damping=0.0)
-    made.update([0.5] * WINDOW)
-    made.update([0.1] * WINDOW)
-    made.update([0.4] * WINDOW)
-    assert made.price == made.value == pytest.approx(0.05 * (0.2 - 0.2 + 0.1))
+    for measured in (0.35, 0.2, 0.4):
+        made.update([measured] * WINDOW)
+    assert made.price == made.value == pytest.approx(0.05 * (0.05 - 0.1 + 0.1) / (0.3 * 0.7))
+
+
+def test_a_share_far_away_moves_it_no_faster_than_a_bound() -> None:
+    for share, measured in ((0.1, 1.0), (0.5, 0.0)):
+        made = multiplier(share, damping=0.0)
+        made.update([measured] * WINDOW)
+        assert abs(made.value) == pytest.approx(0.05 * 0.5)
 
 
 def test_a_long_stretch_beyond_a_bound_is_forgotten_at_once() -> None:

@@ -236,7 +236,7 @@ class TrainRecipe:
     temperature: Positive = 1.0
     reward: RewardOptions = RewardOptions()
     handoff_reward: Literal["fixed", "dual"] = "fixed"
-    multiplier_rate: NotNegative = 0.1
+    multiplier_rate: NotNegative = 0.04
     multiplier_damping: NotNegative = 0.6
     forced_attempts: Annotated[int, Bounds(0)] = 0
     forced_weight: NotNegative = 1.0

@@ -129,7 +129,7 @@ def build_arguments(
     rows_per_pass: int | None = None,
     bf16: bool = False,
     handoff_reward: str = "fixed",
-    multiplier_rate: float = 0.1,
+    multiplier_rate: float = 0.04,
     multiplier_damping: float = 0.6,
     forced_attempts: int = 0,
     forced_weight: float = 1.0,

@@ -86,7 +86,7 @@ class GAPGConfig(GRPOConfig):
     cloud_reward: float = field(default=0.3, metadata={"help": "Reward of a correct cloud answer (alpha_c)."})
     format_reward: float = field(default=0.0, metadata={"help": "Reward of a formatted wrong answer (alpha_f)."})
     handoff_reward: str = field(default="fixed", metadata={"help": "fixed (the paper's) or dual (meets the share)."})
-    multiplier_rate: float = field(default=0.1, metadata={"help": "Step size of the price of a hand-off."})
+    multiplier_rate: float = field(default=0.04, metadata={"help": "Step size of the price of a hand-off."})
     multiplier_damping: float = field(default=0.6, metadata={"help": "Proportional part of that price."})
     token_price: float = field(default=0.0, metadata={"help": "Price of a device token of a hand-off."})
     forced_attempts: int = field(default=0, metadata={"help": "Rollouts of a group without the offer to hand off."})

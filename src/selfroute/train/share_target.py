@@ -14,6 +14,7 @@ __all__ = ["ShareMultiplier", "ShareTarget", "ShareTargets"]
 
 WINDOW = 32  # prompts that a share is measured on, at least: of few the measure is mostly noise
 _FARTHEST = 2.0  # of the violation in log-odds: a step without one hand-off says no more than one with few
+_STRIDE = 0.5  # most of it that λ takes in, per step
 
 
 class ShareMultiplier:
@@ -24,9 +25,9 @@ class ShareMultiplier:
     follows it with a delay swing around the target, so the price has a second part, in proportion to the last step's
     violation (a PI controller; Stooke et al., arXiv 2007.03964).
 
-    Two measures keep a small share from being overshot, after which hardly a rollout asks and nothing is learnt about
-    asking: the second part takes the violation in log-odds, in which a policy moves about evenly, and λ takes at most
-    min(τ, 1 - τ) of it in a step, as far as it can lie on the other side.
+    Both parts take the violation in log-odds, in which a policy moves about evenly, so that one η and one damping suit
+    all shares: the second part as it is, λ to first order, (J_c - τ) / τ(1 - τ), whose mean over noise is not biased.
+    λ takes at most 0.5 of it in a step, or it would still be under way when a far share is reached, and overshoot.
 
     Attributes:
         share: τ.
@@ -55,9 +56,9 @@ class ShareMultiplier:
         self.recent = [*self.recent, *prompts][-max(WINDOW, len(prompts)) :]
         measured = sum(self.recent) / len(self.recent)
         self.violation = min(_FARTHEST, max(-_FARTHEST, _log_odds(measured) - _log_odds(self.share)))
-        reach = min(self.share, 1.0 - self.share)
+        stride = (measured - self.share) / (self.share * (1.0 - self.share))
         # Bounds hold λ itself too, or it would have to come all the way back after a long stretch beyond them.
-        self.value = self._within(self.value + self.rate * min(reach, measured - self.share))
+        self.value = self._within(self.value + self.rate * min(_STRIDE, max(-_STRIDE, stride)))
 
     def _within(self, value: float) -> float:
         return min(self.highest, max(self.lowest, value))
