@@ -1,0 +1,97 @@
+"""Draws ablations.svg from benchmarks/beyond/results.json: what each part of the method does, three seeds each.
+
+python docs/figures/ablations.py             # ablations.svg beside this file
+python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parents[1] / "benchmarks" / "beyond" / "results.json"
+INK, GRID = "#737d8a", "#c9d0d8"  # mid-tones: the background is transparent
+COLOURS = {"fixed": "#0072B2", "dual": "#E08A00"}
+GRID_RUNS = {
+    "GRPO": "grpo",
+    "GRPO + filter": "grpo_filter",
+    "Dr. GRPO": "dr_grpo",
+    "Dr. GRPO + filter": "dr_grpo_filter",
+    "GAPG estimator": "gapg_no_filter",
+    "GAPG": "gapg",
+}
+PLAIN = "plain"  # GAPG with the filter, the fixed reward of 0.5 and groups of 8
+
+
+def main() -> None:
+    out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "ablations.svg"
+    rows = {row["run"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["ablations"]["rows"]}
+    matplotlib.rcParams.update({"svg.hashsalt": "selfroute", "svg.fonttype": "none", "font.size": 9})
+    figure = Figure(figsize=(9.0, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplot_mosaic([["right", "right", "asks", "asks"], ["size", "size", "reward", "reward"]])
+    for name, key, words in (("right", "overall", "right at a 30 % share, %"), ("asks", "greedy_share", "asks, %")):
+        draw_grid(panels[name], rows, key, words)
+    draw_line(panels["size"], rows, {2: "group-2", 4: "group-4", 8: PLAIN, 16: "group-16"}, "attempts of a group")
+    rewards = {0.3: "reward-0.3", 0.4: "reward-0.4", 0.5: PLAIN, 0.6: "reward-0.6", 0.7: "reward-0.7"}
+    draw_line(panels["reward"], rows, rewards, "reward of a hand-off that the cloud solves")
+    for axes in panels.values():
+        style(axes)
+    keys = [panels[name].get_legend_handles_labels() for name in ("right", "size")]
+    handles, labels = ([one for part in parts for one in part] for parts in zip(*keys, strict=True))
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, labelcolor=INK)
+    figure.savefig(out, transparent=True, metadata={"Date": None} if out.suffix == ".svg" else None)
+
+
+def draw_grid(axes: Axes, rows: dict[str, dict[str, Any]], key: str, words: str) -> None:
+    """One line per estimator, one colour per reward of a hand-off: the mean, and a dot per seed."""
+    for place, (label, run) in enumerate(reversed(GRID_RUNS.items())):
+        for shift, kind in ((0.15, "fixed"), (-0.15, "dual")):
+            name = PLAIN if (run, kind) == ("gapg", "fixed") else f"{run}-{kind}"
+            values = percents(rows[name][key])
+            axes.plot(values, [place + shift] * len(values), "o", color=COLOURS[kind], alpha=0.35, markersize=4)
+            first = label == "GAPG"
+            axes.plot(np.mean(values), place + shift, "|", color=COLOURS[kind], markersize=12, markeredgewidth=2.5,
+                      label=f"{kind} reward" if first else None)  # fmt: skip
+    axes.set_yticks(range(len(GRID_RUNS)), list(reversed(GRID_RUNS)))
+    axes.set_xlabel(words)
+
+
+def draw_line(axes: Axes, rows: dict[str, dict[str, Any]], runs: dict[Any, str], words: str) -> None:
+    places = range(len(runs))
+    for key, label, colour in (("overall", "right at a 30 % share", "#009E73"), ("greedy_share", "asks", "#b0607f")):
+        values = [percents(rows[run][key]) for run in runs.values()]
+        axes.plot(places, [np.mean(seeds) for seeds in values], color=colour, label=label)
+        for place, seeds in zip(places, values, strict=True):
+            axes.plot([place] * len(seeds), seeds, "o", color=colour, alpha=0.35, markersize=4)
+    axes.set_xticks(places, [str(value) for value in runs])
+    axes.set_xlabel(words)
+    axes.set_ylabel("%")
+
+
+def percents(values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values]
+
+
+def style(axes: Axes) -> None:
+    axes.grid(color=GRID, linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelcolor=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for spine in axes.spines.values():
+        spine.set_color(GRID)
+
+
+if __name__ == "__main__":
+    main()
