@@ -57,13 +57,16 @@ class Run:
         return OUT / f"{self.name}-{seed}"
 
 
-PLAIN = Run("plain", WARM, 80, ())
 # The shipped policy trained on as it was: plain GAPG, which is cut by its score at any share.
 ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",))
 
 
 def _meeting(share: float) -> Run:
     return Run(f"share-{share:g}", TRAINED, 80, ("handoff_reward=dual", f"share={share:g}"), (share,))
+
+
+def _ablation(name: str, *options: str) -> Run:
+    return Run(name, WARM, 50, options)
 
 
 # Runs of one list are judged together, at the shares of the first.
@@ -78,25 +81,23 @@ EXPERIMENTS: dict[str, list[list[Run]]] = {
     ],
     "forced": [
         [
-            PLAIN,
+            Run("plain", WARM, 80, ()),
             Run("forced", WARM, 80, ("forced_attempts=2",)),
             Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
         ]
     ],
     "ablations": [
         [
-            PLAIN,
             *(
-                Run(f"{algorithm}-{reward}", WARM, 80, (f"algorithm={algorithm}", f"handoff_reward={reward}"))
+                _ablation(f"{algorithm}-{reward}", f"algorithm={algorithm}", f"handoff_reward={reward}")
                 for algorithm in ALGORITHMS
                 for reward in ("fixed", "dual")
-                if (algorithm, reward) != ("gapg", "fixed")  # that is PLAIN
             ),
             *(
-                Run(f"group-{size}", WARM, 80, (f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}"))
+                _ablation(f"group-{size}", f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}")
                 for size in (2, 4, 16)
             ),
-            *(Run(f"reward-{reward:g}", WARM, 80, (f"reward.cloud={reward:g}",)) for reward in REWARDS),
+            *(_ablation(f"reward-{reward:g}", f"reward.cloud={reward:g}") for reward in REWARDS),
         ]
     ],
 }

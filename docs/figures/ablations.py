@@ -30,7 +30,7 @@ GRID_RUNS = {
     "GAPG estimator": "gapg_no_filter",
     "GAPG": "gapg",
 }
-PLAIN = "plain"  # GAPG with the filter, the fixed reward of 0.5 and groups of 8
+PLAIN = "gapg-fixed"  # GAPG with its filter, a reward of 0.5 and groups of 8
 
 
 def main() -> None:
@@ -57,8 +57,7 @@ def draw_grid(axes: Axes, rows: dict[str, dict[str, Any]], key: str, words: str)
     """One line per estimator, one colour per reward of a hand-off: the mean, and a dot per seed."""
     for place, (label, run) in enumerate(reversed(GRID_RUNS.items())):
         for shift, kind in ((0.15, "fixed"), (-0.15, "dual")):
-            name = PLAIN if (run, kind) == ("gapg", "fixed") else f"{run}-{kind}"
-            values = percents(rows[name][key])
+            values = percents(rows[f"{run}-{kind}"][key])
             axes.plot(values, [place + shift] * len(values), "o", color=COLOURS[kind], alpha=0.35, markersize=4)
             first = label == "GAPG"
             axes.plot(np.mean(values), place + shift, "|", color=COLOURS[kind], markersize=12, markeredgewidth=2.5,
