@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import HERE, in_parallel, selfroute
+from run import HERE, in_parallel, resumed, selfroute
 from scipy.stats import binomtest
 
 from selfroute.backends.embedded import asset_path
 from selfroute.environment import provenance
+from selfroute.train.folder import TRAINER_STATE
 
 OUT = Path("out/attempt")
 PROBLEMS = 1000
@@ -52,13 +53,10 @@ def folder(name: str) -> Path:
 
 def training(name: str, traces: str, steps: int, seed: int) -> list[str]:
     out = folder(name)
-    begun = any((out / "checkpoints").glob("checkpoint-*/trainer_state.json"))
-    if not begun:
-        shutil.rmtree(out, ignore_errors=True)
     return selfroute(
         "train", "recipes/countdown/warmup.yaml", "role=cloud", "start=embedded:cloud", f"steps={steps}",
         "learning_rate=5e-4", f"traces={{attempts: 12, solution_rate: 0.25, {traces}}}", f"seed={seed}", f"out={out}",
-        *(["--resume"] if begun else []),
+        *resumed(out, TRAINER_STATE),
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """What goes beyond the paper, on embedded Countdown: docs/beyond-the-paper.md says what each experiment asks.
 
-    python benchmarks/beyond/run.py                    # all, about three hours on two cores
+    python benchmarks/beyond/run.py                    # all, about six hours on two cores
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
     python benchmarks/beyond/run.py early jobs=1       # one run at a time
 
-Experiments: share, any, early, forced, and ablations, which takes another five hours. Each run is one `selfroute train`
+Experiments: share, any, early, forced, and ablations, the longest with two hours. Each run is one `selfroute train`
 of recipes/countdown/gapg.yaml, and all are judged on the same 1,000 held-out problems. Stopped and started again, it
 goes on where it was. Writes `results.json` and `results.md` beside this file, of every experiment whose runs are there;
 the runs lie under `out/beyond`.
@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 
 from selfroute.environment import provenance
+from selfroute.train.folder import can_resume
+from selfroute.train.gapg import STATE_FILE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -107,16 +109,21 @@ def selfroute(*words: str) -> list[str]:
     return [sys.executable, "-m", "selfroute.cli", *words]
 
 
+def resumed(out: Path, marker: str) -> list[str]:
+    """The option that goes on with a run; of one stopped before its first checkpoint, nothing is left."""
+    if can_resume(out, marker=marker):
+        return ["--resume"]
+    shutil.rmtree(out, ignore_errors=True)
+    return []
+
+
 def training(run: Run, seed: int) -> list[str]:
-    """The command that trains a run, or goes on with it; makes way for it."""
+    """The command that trains a run, or goes on with it."""
     out = run.folder(seed)
-    begun = any((out / "checkpoints").glob("checkpoint-*/gapg_state.json"))
-    if not begun:  # stopped before its first checkpoint, if there at all
-        shutil.rmtree(out, ignore_errors=True)
     return selfroute(
         "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
         "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
-        f"out={out}", *run.options, *(["--resume"] if begun else []),
+        f"out={out}", *run.options, *resumed(out, STATE_FILE),
     )  # fmt: skip
 
 

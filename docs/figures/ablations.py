@@ -1,7 +1,10 @@
 """Draws ablations.svg from benchmarks/beyond/results.json: what each part of the method does, three seeds each.
 
-python docs/figures/ablations.py             # ablations.svg beside this file
-python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
+    python benchmarks/beyond/run.py ablations    # first: the runs, about two hours on two cores
+    python docs/figures/ablations.py             # ablations.svg beside this file
+    python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
+
+The background is transparent, and all of it in mid-tones that read on a white page and on a dark one.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ PLAIN = "gapg-fixed"  # GAPG with its filter, a reward of 0.5 and groups of 8
 
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "ablations.svg"
-    rows = {row["run"]: row for row in json.loads(RESULTS.read_text(encoding="utf-8"))["ablations"]["rows"]}
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if "ablations" not in results:
+        raise SystemExit(f"{RESULTS} holds no ablations; run: python benchmarks/beyond/run.py ablations")
+    rows = {row["run"]: row for row in results["ablations"]["rows"]}
     matplotlib.rcParams.update({"svg.hashsalt": "selfroute", "svg.fonttype": "none", "font.size": 9})
     figure = Figure(figsize=(9.0, 5.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -155,12 +155,13 @@ def test_a_stopped_run_with_everything_beyond_the_paper_goes_on_bit_for_bit(mode
         ("seed", 1, "seed: 0, the recipe has 1"),
         ("algorithm", "grpo", "algorithm: gapg, the recipe has grpo"),
         ("reward", {"local": 1.0, "cloud": 0.2}, "reward.cloud: 0.3, the recipe has 0.2"),
+        ("cloud", {"openai": {"model": "big"}}, "cloud: embedded:cloud, the recipe has not set"),
     ],
 )
 def test_a_run_of_another_recipe_is_not_resumed(
     model: str, tmp_path: Path, straight: tuple[Path, dict[str, Any]], key: str, value: Any, message: str
 ) -> None:
-    was = {"algorithm": "gapg", "seed": 0, "reward": {"local": 1.0, "cloud": 0.3}}
+    was = {"algorithm": "gapg", "seed": 0, "reward": {"local": 1.0, "cloud": 0.3}, "cloud": "embedded:cloud"}
     out = shutil.copytree(straight[0], tmp_path / "run")
     (out / "config.yaml").write_text(yaml.safe_dump(was))
     with pytest.raises(ConfigError, match=re.escape(f"was trained with {message}")):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfroute.assemble.pieces import quiet_libraries, template_of
+from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files, run_options
 from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
 from selfroute.errors import ConfigError
@@ -55,6 +55,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
     rows = _rows(task, notes)
+    price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
     cloud = "none, the algorithm does not ask" if recipe.algorithm == "task_tuning" else _cloud(recipe.cloud, notes)
 

@@ -81,13 +81,16 @@ def check_config(out: Path, config: Mapping[str, Any]) -> None:
     file = out / "config.yaml"
     if not file.is_file():
         return
-    stored = dict(_flat(yaml.safe_load(file.read_text(encoding="utf-8")) or {}))
-    for key, value in _flat(yaml.safe_load(yaml.safe_dump(dict(config)))):
-        if key in stored and key.partition(".")[0] not in FREE and stored[key] != value:
-            raise ConfigError(
-                f"'{out}' was trained with {key}: {stored[key]}, the recipe has {value}; set it as it was, or take "
-                "another out="
-            )
+    stored = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for key, value in yaml.safe_load(yaml.safe_dump(dict(config))).items():
+        if key in FREE or key not in stored or stored[key] == value:
+            continue
+        was, now = dict(_flat({key: stored[key]})), dict(_flat({key: value}))
+        name = next(name for name in (*was, *now) if was.get(name) != now.get(name))
+        raise ConfigError(
+            f"'{out}' was trained with {name}: {was.get(name, 'not set')}, the recipe has {now.get(name, 'not set')}; "
+            "set it as it was, or take another out="
+        )
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

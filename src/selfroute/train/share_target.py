@@ -101,8 +101,9 @@ class ShareTarget:
         """Go on where `state` was taken."""
         self.filter.carry = float(state["filter_carry"])
         if self.multiplier is not None and state["multiplier"] is not None:
-            for name, value in state["multiplier"].items():
-                setattr(self.multiplier, name, value)
+            self.multiplier.value = float(state["multiplier"]["value"])
+            self.multiplier.violation = float(state["multiplier"]["violation"])
+            self.multiplier.recent = list(state["multiplier"]["recent"])
 
 
 class ShareTargets:
