@@ -358,6 +358,48 @@ def test_each_group_is_told_one_of_the_shares_and_filtered_by_it(tmp_path: Path)
         assert (price > 0) == (gap > 0)
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_price_is_moved_by_held_out_prompts_alone(tmp_path: Path, asks: bool) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def grader(row_ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
+        seen.extend(zip(row_ids, texts, strict=True))
+        return [Outcome(wants_cloud=asks, device_correct=not asks) for _ in row_ids]
+
+    held_out = [f"{i}:p{i}" for i in range(6, 11)]
+    options: dict[str, Any] = {"handoff_reward": "dual", "cloud_share": 0.3, "write_prompt": written}
+    look = step(tmp_path, local_grader=grader, held_out=held_out, share_prompts=3, **options)
+    plain = step(tmp_path / "plain", **options)
+    log, other = (made.trainer.state.log_history[0] for made in (look, plain) if made.trainer is not None)
+    assert len(seen) == len({row_id for row_id, _ in seen}) == 3
+    assert {row_id for row_id, _ in seen} <= set(held_out)
+    assert log["handoff/gap"] == pytest.approx(0.7 if asks else -0.3)
+    assert (log["handoff/price"] > 0) is asks
+    assert log["held_out/device_correct"] == (not asks)
+    # The rollouts, what they are paid and the first step are those of a run without held-out prompts.
+    assert other["handoff/gap"] == pytest.approx(other["rollouts/call_share"] - 0.3)
+    assert log["rollouts/call_share"] == other["rollouts/call_share"]
+    assert look.gradient is not None and plain.gradient is not None
+    assert torch.equal(look.gradient, plain.gradient)
+
+
+def test_held_out_prompts_are_told_the_share_that_they_are_measured_for(tmp_path: Path) -> None:
+    told: list[tuple[str, float | None]] = []
+
+    def writer(row_id: str, *, offer_handoff: bool, share: float | None) -> list[dict[str, str]]:
+        if int(row_id.partition(":")[0]) >= 6:
+            told.append((row_id, share))
+        return written(row_id, offer_handoff=offer_handoff, share=share)
+
+    held_out = [f"{i}:p{i}" for i in range(6, 11)]
+    options: dict[str, Any] = {"handoff_reward": "dual", "held_out": held_out, "local_grader": never}
+    step(tmp_path, told_shares=[0.1, 0.6], share_prompts=4, write_prompt=writer, **options)
+    assert sorted(share for _, share in told if share is not None) == [0.1, 0.1, 0.6, 0.6]
+    told.clear()
+    step(tmp_path / "one", share_prompts=9, write_prompt=writer, **options)
+    assert sorted(told) == sorted((row_id, None) for row_id in held_out)  # all of them, where there are no more
+
+
 def test_a_multiplier_meets_the_share_where_the_fixed_reward_does_not(tmp_path: Path) -> None:
     """Half the prompts are hopeless; at the fixed reward asking pays for all of them."""
     options: dict[str, Any] = {"max_steps": 100, "learning_rate": 5e-3, "cloud_share": 0.25, "prompt_filter": False}
@@ -488,6 +530,7 @@ ALGORITHM_OPTIONS = {
         ({"local_reward": 0.2}, "local > cloud > format"),
         ({"format_reward": 0.3}, "local > cloud > format"),
         ({"handoff_reward": "lagrange"}, "handoff_reward must be 'fixed' or 'dual', not 'lagrange'"),
+        ({"share_prompts": -1}, "share_prompts must not be negative, not -1"),
         ({"token_price": -1.0}, "token_price must not be negative, not -1"),
         ({"forced_attempts": 1}, r"leave at least 2 .* group of 8 .* not 1"),
         ({"forced_attempts": 7}, r"leave at least 2 .* group of 8 .* not 7"),
@@ -502,10 +545,21 @@ def test_options_that_cannot_be(tmp_path: Path, options: dict[str, Any], message
         GAPGConfig(**{**fixed, **options})
 
 
-@pytest.mark.parametrize("options", [{"forced_attempts": 2}, {"told_shares": [0.1, 0.5]}])
+@pytest.mark.parametrize("options", [{"forced_attempts": 2}, {"told_shares": [0.1, 0.5]}, {"held_out": ["6:p6"]}])
 def test_what_writes_prompts_anew_needs_to_be_told_how(tmp_path: Path, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="need write_prompt"):
         trainer(tmp_path, **options)
+
+
+@pytest.mark.parametrize("options", [{"forced_attempts": 2}, {"held_out": ["6:p6"]}])
+def test_attempts_without_a_cloud_need_a_grader(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="need local_grader"):
+        trainer(tmp_path, write_prompt=written, **options)
+
+
+def test_each_process_needs_a_held_out_prompt(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="share_prompts=0, of 1 held-out prompts: each of the 1 processes needs one"):
+        trainer(tmp_path, write_prompt=written, local_grader=never, held_out=["6:p6"], share_prompts=0)
 
 
 def test_data_without_row_ids_are_refused(tmp_path: Path) -> None:

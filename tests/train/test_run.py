@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.train.small_run import Stop, run, small_model, stop_after, weights
+from tests.train.small_run import Easy, Stop, run, small_model, stop_after, weights
 from transformers import AutoModelForCausalLM
 
 from selfroute.backends.function import FunctionBackend
@@ -167,6 +167,27 @@ def test_a_run_of_another_recipe_is_not_resumed(
     with pytest.raises(ConfigError, match=re.escape(f"was trained with {message}")):
         run(model, out, steps=5, resume=True, config={**was, key: value, "steps": 5})
     assert yaml.safe_load((out / "config.yaml").read_text()) == was
+
+
+class NoValidation(Easy):
+    """A task whose rows are all for training."""
+
+    def rows(self, split: str) -> list[Row]:
+        return [] if split == "validation" else list(super().rows(split))
+
+
+def test_a_share_is_measured_on_validation_rows_or_where_the_user_says(model: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"handoff_reward": "dual", "steps": 1}
+    run(model, tmp_path / "run", **options)
+    assert "held_out/device_correct" in metrics(tmp_path / "run")[0]
+    task = NoValidation(limit=6)
+    with pytest.raises(ConfigError, match=r"validation rows, and 'countdown' has none; .* share_prompts=0"):
+        run(model, tmp_path / "none", task=task, **options)
+    assert not (tmp_path / "none").exists()
+    run(model, tmp_path / "rollouts", task=task, share_prompts=0, **options)
+    (line,) = metrics(tmp_path / "rollouts")
+    assert "held_out/device_correct" not in line
+    assert line["handoff/gap"] == pytest.approx(line["rollouts/call_share"] - 0.3)
 
 
 def test_a_run_for_other_shares_is_not_resumed(model: str, tmp_path: Path) -> None:

@@ -104,6 +104,18 @@ def test_shares_are_dealt_equally_often_and_the_same_to_everyone(
     assert dealt == other.deal(groups, step)
 
 
+@given(st.integers(1, 40), st.integers(1, 80), st.integers(0, 2**31), st.integers(0))
+def test_other_held_out_prompts_are_drawn_in_each_step_and_the_same_for_everyone(
+    rows: int, count: int, seed: int, step: int
+) -> None:
+    one, other = (ShareTargets([ShareTarget(0.3, None)], seed=seed) for _ in range(2))
+    ids = [f"row {i}" for i in range(rows)]
+    drawn = one.draw(ids, count, step)
+    assert drawn == other.draw(ids, count, step)
+    assert len(drawn) == len(set(drawn)) == min(count, rows)
+    assert set(drawn) <= set(ids)
+
+
 def test_each_price_follows_the_groups_of_its_share() -> None:
     asks = Outcome(wants_cloud=True, device_correct=False, formatted=False, cloud_correct=True)
     keeps = Outcome(wants_cloud=False, device_correct=True, formatted=True)

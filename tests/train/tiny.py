@@ -93,6 +93,7 @@ def trainer(
     callbacks: Any = None,
     write_prompt: Any = None,
     local_grader: Any = None,
+    held_out: Any = None,
     **options: Any,
 ) -> GAPGTrainer:
     """A trainer that makes plain gradient steps: SGD, rate 1, no clipping."""
@@ -127,5 +128,6 @@ def trainer(
         callbacks=callbacks,
         write_prompt=write_prompt,
         local_grader=local_grader,
+        held_out=held_out,
     )
     return made

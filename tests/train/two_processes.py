@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tests.train.tiny import PROMPTS, policy, trainer
+from tests.train.tiny import PROMPTS, grade, policy, trainer
 
 from selfroute.backends.sampler import Sampled
 from selfroute.train import gapg
@@ -45,11 +45,19 @@ def forced_rollouts() -> Iterator[None]:
 
 
 def run(folder: Path) -> None:
-    """Train with and without the filter and in several passes; keep the weights after the step."""
+    """Train with and without the filter, to a share of other prompts, in several passes; keep the last weights."""
     processes = PartialState(cpu=True).num_processes
     ways: dict[str, dict[str, Any]] = {
         "filter": {"cloud_share": 0.3},
         "no_filter": {"prompt_filter": False},
+        "held_out": {
+            "handoff_reward": "dual",
+            "max_steps": 2,  # the price that the first has moved pays in the second
+            "held_out": [f"{i}:p{i}" for i in range(4, 10)],
+            "share_prompts": 4,
+            "write_prompt": lambda row_id, **_: [{"role": "user", "content": row_id.partition(":")[2]}],
+            "local_grader": grade,
+        },
         "passes": {"cloud_share": 0.3, "rows_per_pass": 6 // processes},
     }
     prompts = PROMPTS[:5]  # thirty rollouts: with two processes one group lies on both

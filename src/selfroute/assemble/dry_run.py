@@ -61,6 +61,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
 
     from selfroute.train.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
     from selfroute.train.gapg_config import ALGORITHMS
+    from selfroute.train.run import rows_held_out
 
     quiet_libraries()
     if rows:
@@ -68,6 +69,8 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     with _environment_kept():
         arguments = build_arguments(**run_options(recipe))
         check_distribution(arguments)
+        if rows:
+            rows_held_out(task, arguments)
         notes += [note] if (note := missing_vllm(arguments)) else []
         notes += _beside(arguments)
         sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)

@@ -185,6 +185,7 @@ def run_options(recipe: TrainRecipe) -> dict[str, Any]:
         "handoff_reward": recipe.handoff_reward,
         "multiplier_rate": recipe.multiplier_rate,
         "multiplier_damping": recipe.multiplier_damping,
+        "share_prompts": recipe.share_prompts,
         "forced_attempts": recipe.forced_attempts,
         "forced_weight": recipe.forced_weight,
         "told_shares": recipe.told_shares,

@@ -205,6 +205,8 @@ class TrainRecipe:
         handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
         multiplier_rate: step size of that price.
         multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
+        share_prompts: validation prompts per step, one attempt each, by which that price is moved; 0 moves it by the
+            rollouts, which are of problems that the policy was trained on.
         forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
         forced_weight: of their objective beside the paper's.
         told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
@@ -238,6 +240,7 @@ class TrainRecipe:
     handoff_reward: Literal["fixed", "dual"] = "fixed"
     multiplier_rate: NotNegative = 0.04
     multiplier_damping: NotNegative = 0.6
+    share_prompts: Annotated[int, Bounds(0)] = 64
     forced_attempts: Annotated[int, Bounds(0)] = 0
     forced_weight: NotNegative = 1.0
     told_shares: tuple[Share, ...] = ()

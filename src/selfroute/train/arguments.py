@@ -58,7 +58,8 @@ OWN_KEYS: dict[str, str] = {
         name: name
         for name in (
             "learning_rate", "temperature", "handoff_reward", "multiplier_rate", "multiplier_damping",
-            "forced_attempts", "forced_weight", "told_shares", "save_steps", "seed", "bf16", "report_to",
+            "share_prompts", "forced_attempts", "forced_weight", "told_shares", "save_steps", "seed", "bf16",
+            "report_to",
         )
     },
 }  # fmt: skip
@@ -131,6 +132,7 @@ def build_arguments(
     handoff_reward: str = "fixed",
     multiplier_rate: float = 0.04,
     multiplier_damping: float = 0.6,
+    share_prompts: int = 64,
     forced_attempts: int = 0,
     forced_weight: float = 1.0,
     told_shares: Sequence[float] = (),
@@ -148,8 +150,8 @@ def build_arguments(
         rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
             takes the largest divisor that also divides 32.
         bf16: compute in bfloat16; weights and optimiser stay in float32.
-        handoff_reward, multiplier_rate, multiplier_damping, forced_attempts, forced_weight, told_shares: as in
-            `GAPGConfig`.
+        handoff_reward, multiplier_rate, multiplier_damping, share_prompts, forced_attempts, forced_weight, told_shares:
+            as in `GAPGConfig`.
         report_to: trackers of transformers, such as tensorboard or wandb.
         trl: further options of TRL's config by name.
 
@@ -190,6 +192,7 @@ def build_arguments(
         "handoff_reward": handoff_reward,
         "multiplier_rate": multiplier_rate,
         "multiplier_damping": multiplier_damping,
+        "share_prompts": share_prompts,
         "forced_attempts": forced_attempts,
         "forced_weight": forced_weight,
         "told_shares": list(told_shares),

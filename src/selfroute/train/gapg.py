@@ -71,7 +71,9 @@ class GAPGTrainer(GRPOTrainer):
         processing_class: tokenizer; taken from the model's folder if None.
         write_prompt: writes a row's prompt anew, without the offer or with a share; needed for `forced_attempts` and
             `told_shares`.
-        local_grader: grades forced attempts, for which there is no cloud; needed for them.
+        local_grader: grades attempts for which there is no cloud; needed for `forced_attempts` and `held_out`.
+        held_out: ids of rows outside the training data, on which `handoff_reward="dual"` measures the call share;
+            without them it does so on the rollouts.
         on_sample: given one rollout of each kind per step, to read: `step`, `row_id`, `kind`, `reward` and `text`.
         **kwargs: anything else `GRPOTrainer` takes.
 
@@ -91,19 +93,26 @@ class GAPGTrainer(GRPOTrainer):
         *,
         write_prompt: WritePrompt | None = None,
         local_grader: Grader | None = None,
+        held_out: Sequence[str] | None = None,
         on_sample: Callable[[Mapping[str, Any]], None] | None = None,
         **kwargs: Any,
     ) -> None:
         missing = {"prompt", "row_id"} - set(train_dataset.column_names)
         if missing:
             raise ConfigError(f"the training data lacks the column(s) {', '.join(sorted(missing))}")
-        if (args.forced_attempts or args.told_shares) and write_prompt is None:
-            raise ConfigError("forced_attempts and told_shares need write_prompt")
-        if args.forced_attempts and local_grader is None:
-            raise ConfigError("forced_attempts needs local_grader")
+        if (args.forced_attempts or args.told_shares or held_out) and write_prompt is None:
+            raise ConfigError("forced_attempts, told_shares and held_out need write_prompt")
+        if (args.forced_attempts or held_out) and local_grader is None:
+            raise ConfigError("forced_attempts and held_out need local_grader")
+        if held_out and min(args.share_prompts, len(held_out)) < args.world_size:
+            raise ConfigError(
+                f"share_prompts={args.share_prompts}, of {len(held_out)} held-out prompts: each of the "
+                f"{args.world_size} processes needs one"
+            )
         self.grader = grader
         self.local_grader = local_grader
         self.write_prompt = write_prompt
+        self.held_out = held_out if args.handoff_reward == "dual" else None
         self.on_sample = on_sample
         shares = args.told_shares or [args.cloud_share]
         self.targets = ShareTargets([_target(share, args) for share in shares], seed=args.seed)
@@ -225,9 +234,34 @@ class GAPGTrainer(GRPOTrainer):
             start = self.accelerator.process_index * len(inputs)
             mine = slice(start, start + len(inputs))
             batch["advantages"] = self._advantages(groups, shares, rewards, batch["advantages"], mine)
-            for name, value in self.targets.update([self._free(group) for group in groups], shares).items():
+            measured = self._attempts_held_out() if self.held_out else ([self._free(group) for group in groups], shares)
+            for name, value in self.targets.update(*measured).items():
                 self._note(name, value)
         return batch
+
+    def _attempts_held_out(self) -> tuple[list[list[Outcome]], list[float]]:
+        """One attempt at each of a step's held-out prompts, in groups of one, and the wanted share of each.
+
+        The policy asks less often for problems that it was trained on than for others, so a price that is moved by the
+        rollouts meets the share on these alone. No gradient comes from here, and the cloud is not asked.
+        """
+        assert self.held_out is not None and self.write_prompt is not None and self.local_grader is not None
+        ids = self.targets.draw(self.held_out, self.args.share_prompts, self.state.global_step)
+        shares = self.targets.deal(len(ids), self.state.global_step)
+        place, processes = self.accelerator.process_index, self.accelerator.num_processes
+        mine = slice(place * len(ids) // processes, (place + 1) * len(ids) // processes)
+        told = shares[mine] if self.args.told_shares else [None] * len(shares[mine])
+        prompts = [
+            self.write_prompt(row_id, offer_handoff=True, share=share)
+            for row_id, share in zip(ids[mine], told, strict=True)
+        ]
+        prompt_ids, *_ = self._tokenize_prompts(prompts)
+        completions, _ = self._generate_single_turn(prompt_ids, None, {}, 1)
+        texts = self._tokenizer.batch_decode(completions, skip_special_tokens=True)
+        outcomes = self.local_grader(ids[mine], texts)
+        found = gather_object(list(zip(outcomes, shares[mine], strict=True)))
+        self._note("held_out/device_correct", sum(bool(outcome.device_correct) for outcome, _ in found) / len(found))
+        return [[outcome] for outcome, _ in found], [share for _, share in found]
 
     def _advantages(
         self,
@@ -283,8 +317,9 @@ class GAPGTrainer(GRPOTrainer):
             return result
         # Within the optimiser step: TRL's own count of passes starts anew after a resume.
         part = self._step % self.args.gradient_accumulation_steps
+        what = "rollouts" if num_generations > 1 else "held_out"
         seed = random.Random(
-            f"rollouts/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{part}"
+            f"{what}/{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{part}"
         ).getrandbits(62)
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, _quick_on_cpu(model):
             sampled = sample(

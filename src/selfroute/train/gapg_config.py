@@ -62,6 +62,8 @@ class GAPGConfig(GRPOConfig):
             call share is `cloud_share`.
         multiplier_rate: η_λ of that price, per step.
         multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
+        share_prompts: held-out prompts per step, one attempt each, by which that price is moved; 0 moves it by the
+            rollouts. A trainer without held-out prompts does that too.
         token_price: taken off the reward of a hand-off for each token that the device wrote before.
         forced_attempts: rollouts of each group that are not offered the hand-off; 0 or at least 2.
         forced_weight: of their objective beside the paper's.
@@ -88,6 +90,7 @@ class GAPGConfig(GRPOConfig):
     handoff_reward: str = field(default="fixed", metadata={"help": "fixed (the paper's) or dual (meets the share)."})
     multiplier_rate: float = field(default=0.04, metadata={"help": "Step size of the price of a hand-off."})
     multiplier_damping: float = field(default=0.6, metadata={"help": "Proportional part of that price."})
+    share_prompts: int = field(default=64, metadata={"help": "Held-out prompts per step that measure the share."})
     token_price: float = field(default=0.0, metadata={"help": "Price of a device token of a hand-off."})
     forced_attempts: int = field(default=0, metadata={"help": "Rollouts of a group without the offer to hand off."})
     forced_weight: float = field(default=1.0, metadata={"help": "Weight of their objective."})
@@ -128,7 +131,7 @@ class GAPGConfig(GRPOConfig):
     def _check_extensions(self) -> None:
         if self.handoff_reward not in ("fixed", "dual"):
             raise ConfigError(f"handoff_reward must be 'fixed' or 'dual', not '{self.handoff_reward}'")
-        for name in ("multiplier_rate", "multiplier_damping", "token_price", "forced_weight"):
+        for name in ("multiplier_rate", "multiplier_damping", "share_prompts", "token_price", "forced_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name):g}")
         if len(set(self.told_shares)) < len(self.told_shares):

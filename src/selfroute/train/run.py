@@ -34,7 +34,7 @@ from selfroute.train.pretrained import (
 )
 from selfroute.train.prompt_filter import ratio_from_share
 
-__all__ = ["build_dataset", "train"]
+__all__ = ["build_dataset", "rows_held_out", "train"]
 
 
 def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
@@ -56,6 +56,23 @@ def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Da
     return Dataset.from_list(
         [{"prompt": write(row.id, offer_handoff=offer_handoff, share=None), "row_id": row.id} for row in rows]
     )
+
+
+def rows_held_out(task: Task, arguments: GAPGConfig) -> list[Row]:
+    """Validation rows, on which a wanted share is measured; none where nothing is measured on them.
+
+    Raises:
+        ConfigError: a share is to be measured, and the task has no such rows.
+    """
+    if arguments.handoff_reward != "dual" or not arguments.share_prompts:
+        return []
+    rows = list(task.rows("validation"))
+    if not rows:
+        raise ConfigError(
+            f"handoff_reward=dual measures the call share on validation rows, and '{task.name}' has none; "
+            "hold some out (validation_share of most tasks), or set share_prompts=0 to measure it on the rollouts"
+        )
+    return rows
 
 
 def train(
@@ -107,6 +124,7 @@ def train(
     checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
+    held_out = rows_held_out(task, arguments)
     shape = load_config(model)
     words = load_tokenizer(tokenizer, shape)
     if checkpoint is not None:
@@ -119,7 +137,7 @@ def train(
         network = add_adapter(network, lora)
     most = max(512, cast(int, arguments.max_completion_length))
     answers = _cloud_answers(task, cloud if offer_handoff else None, most, concurrency, cloud_price)
-    known = {row.id: row for row in rows}
+    known = {row.id: row for row in (*rows, *held_out)}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
         network,
@@ -127,8 +145,9 @@ def train(
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
-        write_prompt=prompt_writer(rows, task),
+        write_prompt=prompt_writer([*rows, *held_out], task),
         local_grader=OutcomeGrader(task, known, None),
+        held_out=[row.id for row in held_out],
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
     )
     watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)

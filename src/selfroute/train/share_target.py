@@ -134,6 +134,10 @@ class ShareTargets:
         rng.shuffle(dealt)
         return dealt
 
+    def draw(self, rows: Sequence[str], count: int, step: int) -> list[str]:
+        """Rows of a step to measure the shares on: `count` different ones, or all where there are no more."""
+        return random.Random(f"held_out/{self.seed}/{step}").sample(rows, min(count, len(rows)))
+
     def select(
         self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float], step: int
     ) -> tuple[list[int], list[Selection]]:
