@@ -91,7 +91,12 @@ EXPERIMENTS: dict[str, list[list[Run]]] = {
             Run("plain", WARM, 80, ()),
             Run("forced", WARM, 80, ("forced_attempts=2",)),
             Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
-        ]
+        ],
+        # Two attempts tell little of a prompt; more of them, or less weight on them, is less noise.
+        [
+            Run("forced-4", WARM, 80, ("forced_attempts=4",)),
+            Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
+        ],
     ],
     "ablations": [
         [
