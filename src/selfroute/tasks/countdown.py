@@ -143,8 +143,11 @@ class Countdown:
 
     Args:
         seed: draws the problems; the same seed gives the same rows.
-        limit: rows per split; None gives the paper's 5,000 train, 500 validation and 1,000 test rows.
-        four_share: share of problems with four numbers; the rest have three.
+        limit: rows per split; lists of equal length of "validation" and "test" are alike, those of "train" are easier.
+            None gives the paper's 5,000 train, 500 validation and 1,000 test rows.
+        four_share: share of draws with four numbers; the rest have three. Of the rows it is another: more draws of four
+            lead to no problem, and in a small split, or a long list, most problems of three have been drawn already. Of
+            1,000 rows about 42 % have four in "train", 53 % in "validation" and "test".
         largest_number: numbers are drawn from 1 to this.
         largest_target: targets and intermediate results of the construction are at most this.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +37,8 @@ from selfroute.train.prompt_filter import ratio_from_share
 
 __all__ = ["build_dataset", "rows_held_out", "train"]
 
+HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
+
 
 def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
     """Writes the device's messages for a row, with or without the offer to hand off."""
@@ -59,14 +62,14 @@ def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Da
 
 
 def rows_held_out(task: Task, arguments: GAPGConfig) -> list[Row]:
-    """Validation rows, on which a wanted share is measured; none where nothing is measured on them.
+    """The first validation rows, on which a wanted share is measured; none where nothing is measured on them.
 
     Raises:
         ConfigError: a share is to be measured, and the task has no such rows.
     """
     if arguments.handoff_reward != "dual" or not arguments.share_prompts:
         return []
-    rows = list(task.rows("validation"))
+    rows = list(islice(task.rows("validation"), HELD_OUT_ROWS))
     if not rows:
         raise ConfigError(
             f"handoff_reward=dual measures the call share on validation rows, and '{task.name}' has none; "
