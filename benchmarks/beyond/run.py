@@ -37,7 +37,7 @@ PROBLEMS = 1000
 TEMPERATURES = (0.0, 1.0)  # greedy, and as in training
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 PRICES = (0.001, 0.002, 0.004)  # of a token before a hand-off
-PRICES_AT_A_SHARE = (0.002, 0.004, 0.008)
+WARM_PRICES, WARM_PRICES_AT_A_SHARE = (0.001, 0.002), (0.002, 0.004)
 REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
 ROLLOUTS = 256  # of a step, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
@@ -64,11 +64,13 @@ class Run:
 ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",))
 
 
-def _meeting(share: float, token_price: float = 0.0) -> Run:
-    name, options = f"share-{share:g}", ["handoff_reward=dual", f"share={share:g}"]
-    if token_price:
-        name, options = f"{name}-early-{token_price:g}", [*options, f"reward.token_price={token_price:g}"]
-    return Run(name, TRAINED, 80, tuple(options), (share,))
+def _meeting(share: float) -> Run:
+    return Run(f"share-{share:g}", TRAINED, 80, ("handoff_reward=dual", f"share={share:g}"), (share,))
+
+
+def _warm_early(price: float, *options: str) -> Run:
+    name = f"early-warm-{'share-' if options else ''}{price:g}"
+    return Run(name, WARM, 80, (f"reward.token_price={price:g}", *options))
 
 
 def _ablation(name: str, *options: str) -> Run:
@@ -84,7 +86,11 @@ EXPERIMENTS: dict[str, list[list[Run]]] = {
     ],
     "early": [
         [ONWARD, *(Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES)],
-        [_meeting(0.3), *(_meeting(0.3, price) for price in PRICES_AT_A_SHARE)],
+        # The shipped policy has unlearnt to ask early; the device that it was trained from still does.
+        [
+            *(_warm_early(price) for price in WARM_PRICES),
+            *(_warm_early(price, "handoff_reward=dual", "share=0.3") for price in WARM_PRICES_AT_A_SHARE),
+        ],
     ],
     "forced": [
         [
