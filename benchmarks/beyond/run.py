@@ -37,7 +37,7 @@ PROBLEMS = 1000
 TEMPERATURES = (0.0, 1.0)  # greedy, and as in training
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 PRICES = (0.001, 0.002, 0.004)  # of a token before a hand-off
-WARM_PRICES, WARM_PRICES_AT_A_SHARE = (0.001, 0.002), (0.002, 0.004)
+WARM_PRICES, WARM_PRICES_AT_A_SHARE = (0.001, 0.002), (0.002, 0.004, 0.008)
 REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
 ROLLOUTS = 256  # of a step, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
