@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import HERE, in_parallel, resumed, selfroute
+from run import HERE, Job, in_parallel, resumed, selfroute
 from scipy.stats import binomtest
 
 from selfroute.backends.embedded import asset_path
@@ -51,13 +51,17 @@ def folder(name: str) -> Path:
     return OUT / name.replace(" ", "-")
 
 
-def training(name: str, traces: str, steps: int, seed: int) -> list[str]:
+def training(name: str, steps: int, seed: int) -> Job:
     out = folder(name)
-    return selfroute(
-        "train", "recipes/countdown/warmup.yaml", "role=cloud", "start=embedded:cloud", f"steps={steps}",
-        "learning_rate=5e-4", f"traces={{attempts: 12, solution_rate: 0.25, {traces}}}", f"seed={seed}", f"out={out}",
-        *resumed(out, TRAINER_STATE),
-    )  # fmt: skip
+
+    def words() -> list[str]:
+        return selfroute(
+            "train", "recipes/countdown/warmup.yaml", "role=cloud", "start=embedded:cloud", f"steps={steps}",
+            "learning_rate=5e-4", f"traces={{attempts: 12, solution_rate: 0.25, {CLOUDS[name]}}}", f"seed={seed}",
+            f"out={out}", *resumed(out, TRAINER_STATE),
+        )  # fmt: skip
+
+    return Job(out.name, words, out / "run.json")
 
 
 def as_assets(name: str) -> Path:
@@ -73,13 +77,18 @@ def judged_in(name: str, context: str) -> Path:
     return OUT / f"judged-{name.replace(' ', '-')}-{context}"
 
 
-def judging(name: str, context: str) -> list[str]:
-    root = "" if CLOUDS[name] is None else f", root: {as_assets(name)}"
-    return selfroute(
-        "evaluate", "recipes/countdown/evaluate.yaml", "seed=1000", f"limit={PROBLEMS}", f"context={context}",
-        f"cloud={{embedded: {{name: cloud{root}}}}}", "policies={policy: 'embedded:device-gapg'}",
-        "strategies=[always_device]", f"out={judged_in(name, context)}",
-    )  # fmt: skip
+def judging(name: str, context: str) -> Job:
+    out, trained = judged_in(name, context), CLOUDS[name] is not None
+
+    def words() -> list[str]:
+        root = f", root: {as_assets(name)}" if trained else ""
+        return selfroute(
+            "evaluate", "recipes/countdown/evaluate.yaml", "seed=1000", f"limit={PROBLEMS}", f"context={context}",
+            f"cloud={{embedded: {{name: cloud{root}}}}}", "policies={policy: 'embedded:device-gapg'}",
+            "strategies=[]", f"out={out}",
+        )  # fmt: skip
+
+    return Job(out.name, words, out / "summary.json", (folder(name).name,) if trained else ())
 
 
 def answers(name: str, context: str) -> Answers:
@@ -134,20 +143,8 @@ def main() -> None:
     if options:
         raise SystemExit(f"unknown: {', '.join(options)}; known: steps=800, seed=1, jobs=1")
     OUT.mkdir(parents=True, exist_ok=True)
-    made = {name: traces for name, traces in CLOUDS.items() if traces is not None}
-    trained = [
-        (folder(name).name, training(name, traces, steps, seed))
-        for name, traces in made.items()
-        if not (folder(name) / "run.json").exists()
-    ]
-    in_parallel(trained, jobs, OUT)
-    wanted = [
-        (judged_in(name, context).name, judging(name, context))
-        for name in CLOUDS
-        for context in CONTEXTS
-        if not (judged_in(name, context) / "summary.json").exists()
-    ]
-    in_parallel(wanted, jobs, OUT)
+    trainings = [training(name, steps, seed) for name, traces in CLOUDS.items() if traces is not None]
+    in_parallel([*trainings, *(judging(name, context) for name in CLOUDS for context in CONTEXTS)], jobs, OUT)
     rows = [row(name) for name in CLOUDS]
     command = f"python benchmarks/beyond/attempt.py steps={steps} seed={seed}"
     result = {"command": command, **provenance(), "rows": rows}

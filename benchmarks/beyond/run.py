@@ -1,13 +1,14 @@
 """What goes beyond the paper, on embedded Countdown: docs/beyond-the-paper.md says what each experiment asks.
 
-    python benchmarks/beyond/run.py                    # all, about six hours on two cores
+    python benchmarks/beyond/run.py                    # all, about seven hours on two cores
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
-    python benchmarks/beyond/run.py early jobs=1       # one run at a time
+    python benchmarks/beyond/run.py early jobs=1       # one training at a time
+    python benchmarks/beyond/run.py any keep=true      # only the runs that results.json does not hold yet
 
-Experiments: share, any, early, forced, and ablations, the longest with two hours. Each run is one `selfroute train`
-of recipes/countdown/gapg.yaml, and all are judged on the same 1,000 held-out problems. Stopped and started again, it
-goes on where it was. Writes `results.json` and `results.md` beside this file, of every experiment whose runs are there;
-the runs lie under `out/beyond`.
+Experiments: share, early, forced, any, and ablations, the longest with three hours. Each run is one `selfroute train`
+of recipes/countdown/gapg.yaml per seed, and all are judged on the same 1,000 held-out problems. Stopped and started
+again, it goes on where it was. `results.json` and `results.md` beside this file are written anew whenever a run has
+been judged; the runs lie under `out/beyond`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from selfroute.environment import provenance
+from selfroute.evaluation.records import Record, read_records
+from selfroute.evaluation.summary import summarise
 from selfroute.train.folder import can_resume
 from selfroute.train.gapg import STATE_FILE
 
@@ -33,11 +36,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path("out/beyond")
 CACHE = OUT / "answers.sqlite"
-PROBLEMS = 1000
+PROBLEMS, PROBLEM_SEED = 1000, 1000
 TEMPERATURES = (0.0, 1.0)  # greedy, and as in training
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+MORE_SHARES = (*SHARES, 0.6)
 PRICES = (0.001, 0.002, 0.004)  # of a token before a hand-off
-WARM_PRICES, WARM_PRICES_AT_A_SHARE = (0.001, 0.002), (0.002, 0.004, 0.008)
+WARM_PRICE, WARM_PRICES_AT_A_SHARE = 0.002, (0.002, 0.004, 0.008)
 REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
 ROLLOUTS = 256  # of a step, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
@@ -47,21 +51,23 @@ TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy,
 
 @dataclass(frozen=True)
 class Run:
-    """One training and the shares that it is judged at."""
+    """One training per seed, and the shares that it is judged at; of no steps, a model as it is."""
 
     name: str
     model: str
     steps: int
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
     shares: tuple[float, ...] = (0.3,)
     told: bool = False
 
     def folder(self, seed: int) -> Path:
         return OUT / f"{self.name}-{seed}"
 
+    def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
+        return seeds if self.steps else seeds[:1]
 
-# The shipped policy trained on as it was: plain GAPG, which is cut by its score at any share.
-ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",))
+    def policy(self, seed: int) -> str:
+        return f"transformers:{self.folder(seed)}/checkpoint" if self.steps else self.model
 
 
 def _meeting(share: float) -> Run:
@@ -77,48 +83,59 @@ def _ablation(name: str, *options: str) -> Run:
     return Run(name, WARM, 50, options)
 
 
-# Runs of one list are judged together, at the shares of the first.
-EXPERIMENTS: dict[str, list[list[Run]]] = {
-    "share": [[_meeting(share), ONWARD] for share in SHARES],
-    "any": [
-        [Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*SHARES, 0.6]}"), (*SHARES, 0.6), told=True)],
-        [_meeting(0.6), ONWARD],
-    ],
+# Plain GAPG, cut by its score at any share: the shipped policy, trained on as it was, and the device trained as long.
+SHIPPED = Run("shipped", TRAINED, 0, (), MORE_SHARES)
+ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",), SHARES)
+PLAIN = Run("plain", WARM, 80)
+ANY = Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"), MORE_SHARES, told=True)
+
+EXPERIMENTS: dict[str, list[Run]] = {
+    "share": [*map(_meeting, SHARES), ONWARD, SHIPPED],
     "early": [
-        [ONWARD, *(Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES)],
+        SHIPPED,
+        ONWARD,
+        *(Run(f"early-{price:g}", TRAINED, 60, (f"reward.token_price={price:g}",)) for price in PRICES),
         # The shipped policy has unlearnt to ask early; the device that it was trained from still does.
-        [
-            *(_warm_early(price) for price in WARM_PRICES),
-            *(_warm_early(price, "handoff_reward=dual", "share=0.3") for price in WARM_PRICES_AT_A_SHARE),
-        ],
+        PLAIN,
+        *(_warm_early(price, "handoff_reward=dual", "share=0.3") for price in WARM_PRICES_AT_A_SHARE),
+        _warm_early(WARM_PRICE),
     ],
     "forced": [
-        [
-            Run("plain", WARM, 80, ()),
-            Run("forced", WARM, 80, ("forced_attempts=2",)),
-            Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
-        ],
-        # Two attempts tell little of a prompt; more of them, or less weight on them, is less noise.
-        [
-            Run("forced-4", WARM, 80, ("forced_attempts=4",)),
-            Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
-        ],
+        PLAIN,
+        Run("forced", WARM, 80, ("forced_attempts=2",)),
+        Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
+        # Two attempts tell little of a prompt; less weight on them, or more of them, is less noise.
+        Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
+        Run("forced-4", WARM, 80, ("forced_attempts=4",)),
     ],
+    "any": [ANY, *map(_meeting, MORE_SHARES), SHIPPED],
     "ablations": [
-        [
-            *(
-                _ablation(f"{algorithm}-{reward}", f"algorithm={algorithm}", f"handoff_reward={reward}")
-                for algorithm in ALGORITHMS
-                for reward in ("fixed", "dual")
-            ),
-            *(
-                _ablation(f"group-{size}", f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}")
-                for size in (2, 4, 16)
-            ),
-            *(_ablation(f"reward-{reward:g}", f"reward.cloud={reward:g}") for reward in REWARDS),
-        ]
+        *(
+            _ablation(f"{algorithm}-{reward}", f"algorithm={algorithm}", f"handoff_reward={reward}")
+            for algorithm in ALGORITHMS
+            for reward in ("fixed", "dual")
+        ),
+        *(
+            _ablation(f"group-{size}", f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}")
+            for size in (2, 4, 16)
+        ),
+        *(_ablation(f"reward-{reward:g}", f"reward.cloud={reward:g}") for reward in REWARDS),
     ],
-}
+}  # fmt: skip
+COMPARED_AT = {"share": SHARES, "any": MORE_SHARES}  # the others at 30 %
+
+
+# --- commands ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, the jobs that have to end before it, and what is written when it has."""
+
+    name: str
+    words: Callable[[], list[str]]
+    made: Path
+    needs: tuple[str, ...] = ()
 
 
 def selfroute(*words: str) -> list[str]:
@@ -133,135 +150,144 @@ def resumed(out: Path, marker: str) -> list[str]:
     return []
 
 
-def training(run: Run, seed: int) -> list[str]:
-    """The command that trains a run, or goes on with it."""
+def training(run: Run, seed: int) -> Job:
+    """Trains a run, or goes on with it."""
     out = run.folder(seed)
-    return selfroute(
-        "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
-        "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
-        f"out={out}", *run.options, *resumed(out, STATE_FILE),
-    )  # fmt: skip
+
+    def words() -> list[str]:
+        return selfroute(
+            "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
+            "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
+            f"out={out}", *run.options, *resumed(out, STATE_FILE),
+        )  # fmt: skip
+
+    return Job(out.name, words, out / "run.json")
 
 
-def judged_in(runs: Sequence[Run], share: float, temperature: float) -> Path:
-    """Where the runs of a group are judged at a share."""
-    names = "-".join(run.name for run in runs) if len(runs) < 5 else f"{runs[0].name}-and-{len(runs) - 1}"
-    return OUT / f"judged-{names}-{share:g}-{temperature:g}"
+def judged_in(run: Run, temperature: float, share: float | None) -> Path:
+    """Where a run is judged; a share is named if the policy is told it."""
+    return OUT / f"judged-{run.name}-{temperature:g}{'' if share is None else f'-{share:g}'}"
 
 
-def judging(runs: Sequence[Run], seeds: Iterable[int], share: float, temperature: float) -> list[str]:
-    """The command that judges all runs of a group at a share."""
-    policies = {f"{run.name}-{seed}": f"transformers:{run.folder(seed)}/checkpoint" for run in runs for seed in seeds}
-    told = any(run.told for run in runs)
-    if not told:  # the shipped policy has never been told a share
-        policies["shipped"] = TRAINED
-    given = ", ".join(f"{name}: '{model}'" for name, model in policies.items())
-    return selfroute(
-        "evaluate", "recipes/countdown/evaluate.yaml", "seed=1000", f"limit={PROBLEMS}", f"share={share:g}",
-        f"temperature={temperature:g}", f"policies={{{given}}}", "strategies=[always_device]",
-        f"alone={str(temperature == 0).lower()}", f"tell_share={str(told).lower()}", f"cache={CACHE}",
-        f"out={judged_in(runs, share, temperature)}",
-    )  # fmt: skip
+def told_shares(run: Run) -> Sequence[float | None]:
+    return run.shares if run.told else (None,)
 
 
-def in_parallel(commands: Sequence[tuple[str, list[str]]], jobs: int, logs: Path) -> None:
-    """Run commands, `jobs` at a time, with one thread each and a log in `logs`; the first that fails ends all."""
+def judgings(run: Run, seeds: Sequence[int]) -> list[Job]:
+    """Judge all seeds of a run, once for every temperature and every share that it is told."""
+    policies = ", ".join(f"{run.name}-{seed}: '{run.policy(seed)}'" for seed in run.seeds(seeds))
+    needs = tuple(run.folder(seed).name for seed in seeds)
+    jobs = []
+    for temperature, share in product(TEMPERATURES, told_shares(run)):
+        out = judged_in(run, temperature, share)
+        words = selfroute(
+            "evaluate", "recipes/countdown/evaluate.yaml", f"seed={PROBLEM_SEED}", f"limit={PROBLEMS}",
+            f"share={share or run.shares[0]:g}", f"temperature={temperature:g}", f"policies={{{policies}}}",
+            "strategies=[]", f"alone={str(temperature == 0).lower()}", f"tell_share={str(run.told).lower()}",
+            f"cache={CACHE}", f"out={out}",
+        )  # fmt: skip
+        jobs.append(Job(out.name, words.copy, out / "summary.json", needs))
+    return jobs
+
+
+def in_parallel(jobs: Iterable[Job], at_once: int, logs: Path, *, on_done: Callable[[], object] = lambda: None) -> None:
+    """Run jobs, so many at once, with one thread each and a log in `logs`; what is made already is left alone.
+
+    The first that fails ends all.
+
+    Args:
+        on_done: called after each job.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    waiting = [job for job in jobs if not job.made.exists()]
     running: dict[str, subprocess.Popen[bytes]] = {}
-    waiting = list(commands)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name, command = waiting.pop(0)
-            print(name, flush=True)
-            log = (logs / f"{name}.log").open("ab")
-            running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
-        for name, process in list(running.items()):
-            try:
-                code = process.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                continue
-            del running[name]
-            if code:
-                raise SystemExit(f"{name} failed with exit code {code}; see {logs / name}.log; start again to go on")
+    try:
+        while waiting or running:
+            while len(running) < at_once and (job := _next(waiting, running)):
+                waiting.remove(job)
+                print(job.name, flush=True)
+                log = (logs / f"{job.name}.log").open("ab")
+                running[job.name] = subprocess.Popen(job.words(), env=environment, stdout=log, stderr=log, cwd=ROOT)
+            for name, process in list(running.items()):
+                try:
+                    code = process.wait(timeout=1)
+                except subprocess.TimeoutExpired:
+                    continue
+                del running[name]
+                if code:
+                    raise SystemExit(
+                        f"{name} failed with exit code {code}; see {logs / name}.log; start again to go on"
+                    )
+                on_done()
+    finally:
+        for process in running.values():
+            process.terminate()
 
 
-def judge_all(name: str, seeds: Sequence[int], jobs: int) -> None:
-    """Every evaluation of an experiment that is not there yet."""
-    wanted = [
-        (judged_in(group, share, temperature), judging(group, seeds, share, temperature))
-        for group in EXPERIMENTS[name]
-        for share in group[0].shares
-        for temperature in TEMPERATURES
-    ]
-    in_parallel([(out.name, words) for out, words in wanted if not (out / "summary.json").exists()], jobs, OUT)
+def _next(waiting: Sequence[Job], running: Collection[str]) -> Job | None:
+    """The first job all of whose needs are there."""
+    unfinished = {job.name for job in waiting} | set(running)
+    return next((job for job in waiting if unfinished.isdisjoint(job.needs)), None)
 
 
-def judged(runs: Sequence[Run], share: float, temperature: float) -> dict[str, Any]:
-    """Figures of every policy at a share, by name."""
-    folder = judged_in(runs, share, temperature)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    figures: dict[str, Any] = {entry["name"]: entry for entry in summary["strategies"]}
-    for name, tokens in tokens_handed_off(folder / "records.jsonl").items():
-        figures[name]["tokens_handed_off"] = tokens
-    return figures
+# --- figures -----------------------------------------------------------------------------------------------------
 
 
-def tokens_handed_off(records: Path) -> dict[str, float]:
-    """Mean device tokens of the requests that each strategy wants to hand off."""
-    found: dict[str, list[float]] = {}
-    for line in records.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["wants_cloud"]:
-            found.setdefault(record["strategy"], []).append(record["device_tokens"])
-    return {name: float(np.mean(tokens)) for name, tokens in found.items()}
+def figures(run: Run, seeds: Sequence[int]) -> dict[str, dict[str, list[float | None]]]:
+    """Figures of a run that has been judged: one value per seed, by share."""
+    found = {}
+    for share in run.shares:
+        greedy, sampled = (_judged(run, temperature, share) for temperature in TEMPERATURES)
+        names = [f"{run.name}-{seed}" for seed in run.seeds(seeds)]
+        found[f"{share:g}"] = {
+            "sampled_share": [sampled[name]["raw_call_share"] for name in names],
+            "greedy_share": [greedy[name]["raw_call_share"] for name in names],
+            "overall": [greedy[name]["overall_accuracy"] for name in names],
+            "as_run": [greedy[name]["raw_overall_accuracy"] for name in names],
+            "alone": [greedy[f"{name}, alone"]["local_accuracy"] for name in names],
+            "tokens_handed_off": [greedy[name]["tokens_handed_off"] for name in names],
+        }
+    return found
 
 
-def rows_of(name: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """One row per run and share: every figure of every seed."""
-    rows = []
-    for group in EXPERIMENTS[name]:
-        for share in group[0].shares:
-            greedy, sampled = (judged(group, share, temperature) for temperature in TEMPERATURES)
-            for run in group:
-                mine = [f"{run.name}-{seed}" for seed in seeds]
-                figure = partial(_figures, names=mine)
-                rows.append(
-                    {
-                        "run": run.name,
-                        "share": share,
-                        "sampled_share": figure(sampled, key="raw_call_share"),
-                        "greedy_share": figure(greedy, key="raw_call_share"),
-                        "overall": figure(greedy, key="overall_accuracy"),
-                        "as_run": figure(greedy, key="raw_overall_accuracy"),
-                        "alone": [greedy[f"{one}, alone"]["local_accuracy"] for one in mine],
-                        "tokens_handed_off": figure(greedy, key="tokens_handed_off"),
-                        "shipped": greedy.get("shipped", {}).get("overall_accuracy"),
-                    }
-                )
-    return rows
+def _judged(run: Run, temperature: float, share: float) -> dict[str, dict[str, Any]]:
+    """Figures of every policy of a run at a share, by name."""
+    records = read_records(judged_in(run, temperature, share if run.told else None) / "records.jsonl")
+    summary = summarise(records, share=share, seed=PROBLEM_SEED, resamples=1)
+    return {
+        entry["name"]: entry | {"tokens_handed_off": _tokens_handed_off(records, entry["name"])}
+        for entry in summary["strategies"]
+    }
 
 
-def _figures(summary: dict[str, Any], *, names: Sequence[str], key: str) -> list[float | None]:
-    return [summary[name].get(key) for name in names]
+def _tokens_handed_off(records: Iterable[Record], strategy: str) -> float | None:
+    """Mean device tokens of the requests that a strategy wants to hand off."""
+    tokens = [record.device_tokens for record in records if record.strategy == strategy and record.wants_cloud]
+    return float(np.mean(tokens)) if tokens else None
 
 
-def markdown(name: str, rows: Sequence[dict[str, Any]], seeds: Sequence[int]) -> str:
-    heads = ("run", "wanted", "asks, sampled", "asks, greedy", "right at the share", "right as run",
-             "hand-off disabled", "tokens before a hand-off", "shipped policy cut by score")  # fmt: skip
+def markdown(name: str, runs: Mapping[str, Any]) -> str:
+    """The table of an experiment, of the runs that are there."""
+    heads = ("run", "at", "asks, sampled", "asks, greedy", "right at the share", "right as run", "hand-off disabled",
+             "tokens before a hand-off")  # fmt: skip
+    known = [run for run in EXPERIMENTS[name] if run.name in runs]
+    commits = sorted({runs[run.name]["commit"] for run in known})
+    seeds = sorted({seed for run in known for seed in runs[run.name]["seeds"]})
     lines = [
         f"## {name}",
         "",
-        f"n = {PROBLEMS} held-out problems, training seeds {', '.join(map(str, seeds))}; mean ± standard deviation "
-        "over seeds, in %.",
+        f"`python benchmarks/beyond/run.py {name}`, commit {', '.join(commits)}. n = {PROBLEMS} held-out problems, "
+        f"training seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds, in %.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),
     ]
-    for row in rows:
-        percents = ("sampled_share", "greedy_share", "overall", "as_run", "alone")
-        cells = [row["run"], f"{100 * row['share']:.0f}", *(_cell(row[key], 100) for key in percents)]
-        cells += [_cell(row["tokens_handed_off"], 1), _cell([row["shipped"]], 100)]
-        lines.append("| " + " | ".join(cells) + " |")
+    for share in COMPARED_AT.get(name, (0.3,)):
+        for run in known:
+            if row := runs[run.name]["figures"].get(f"{share:g}"):
+                keys = ("sampled_share", "greedy_share", "overall", "as_run", "alone")
+                cells = [run.name, f"{100 * share:.0f}", *(_cell(row[key], 100) for key in keys)]
+                lines.append("| " + " | ".join([*cells, _cell(row["tokens_handed_off"], 1)]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -273,31 +299,46 @@ def _cell(values: Sequence[float | None], scale: float) -> str:
     return f"{scale * np.mean(known):.1f}{spread}"
 
 
+def write(runs: Mapping[str, Any]) -> None:
+    """`results.json`, a line per run, and `results.md`."""
+    ordered = {run.name: runs[run.name] for group in EXPERIMENTS.values() for run in group if run.name in runs}
+    lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in ordered.items()]
+    (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    tables = [markdown(name, ordered) for name, group in EXPERIMENTS.items() if any(run.name in runs for run in group)]
+    (HERE / "results.md").write_text("\n".join(tables), encoding="utf-8")
+
+
 def main() -> None:
     words = [word for word in sys.argv[1:] if "=" not in word] or list(EXPERIMENTS)
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     seeds = [int(seed) for seed in options.pop("seeds", "1,2,3").split(",")]
-    jobs = int(options.pop("jobs", "2"))
+    at_once, keep = int(options.pop("jobs", "2")), options.pop("keep", "false") == "true"
     if unknown := [*options, *(word for word in words if word not in EXPERIMENTS)]:
-        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3, jobs=2")
+        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3, jobs=2, keep=false")
     OUT.mkdir(parents=True, exist_ok=True)
     file = HERE / "results.json"
-    results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for name in words:
-        missing = [
-            (f"{run.name}-{seed}", training(run, seed))
-            for run in {run.name: run for group in EXPERIMENTS[name] for run in group}.values()
-            for seed in seeds  # runs side by side are of different seeds, so that the cloud is not asked twice
-            if not (run.folder(seed) / "run.json").exists()
-        ]
-        in_parallel(missing, jobs, OUT)
-        judge_all(name, seeds, jobs)
-        command = f"python benchmarks/beyond/run.py {name} seeds={','.join(map(str, seeds))}"
-        results[name] = {"command": command, "seeds": seeds, **provenance(), "rows": rows_of(name, seeds)}
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        tables = [markdown(known, results[known]["rows"], results[known]["seeds"]) for known in results]
-        (HERE / "results.md").write_text("\n".join(tables), encoding="utf-8")
-        print(tables[list(results).index(name)], flush=True)
+    runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    wanted = {run.name: run for name in words for run in EXPERIMENTS[name] if not (keep and run.name in runs)}
+    judging = {name: judgings(run, seeds) for name, run in wanted.items()}
+
+    def collect() -> None:
+        """Write down every run that has been judged since."""
+        done = [name for name, jobs in judging.items() if all(job.made.exists() for job in jobs)]
+        for name in done:
+            del judging[name]
+            runs[name] = {"seeds": seeds, **provenance(), "figures": figures(wanted[name], seeds)}
+        if done:
+            write(runs)
+
+    collect()
+    jobs = [
+        job
+        for name, run in wanted.items()
+        # Trainings side by side are of different seeds, so that the cloud is not asked twice.
+        for job in (*(training(run, seed) for seed in seeds if run.steps), *judgings(run, seeds))
+    ]
+    in_parallel(jobs, at_once, OUT, on_done=collect)
+    print((HERE / "results.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ PLAIN = "gapg-fixed"  # GAPG with its filter, a reward of 0.5 and groups of 8
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "ablations.svg"
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    if "ablations" not in results:
+    if "group-16" not in results:
         raise SystemExit(f"{RESULTS} holds no ablations; run: python benchmarks/beyond/run.py ablations")
-    rows = {row["run"]: row for row in results["ablations"]["rows"]}
+    rows = {name: run["figures"]["0.3"] for name, run in results.items() if "0.3" in run["figures"]}
     matplotlib.rcParams.update({"svg.hashsalt": "selfroute", "svg.fonttype": "none", "font.size": 9})
     figure = Figure(figsize=(9.0, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
