@@ -3,6 +3,7 @@
     python benchmarks/beyond/run.py                    # all, about seven hours on two cores
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
     python benchmarks/beyond/run.py early jobs=1       # one training at a time
+    python benchmarks/beyond/run.py told forced-4      # single runs, by their names in results.md
     python benchmarks/beyond/run.py any keep=true      # only the runs that results.json does not hold yet
 
 Experiments: share, early, forced, any, and ablations, the longest with three hours. Each run is one `selfroute train`
@@ -85,9 +86,9 @@ def _ablation(name: str, *options: str) -> Run:
 
 # Plain GAPG, cut by its score at any share: the shipped policy, trained on as it was, and the device trained as long.
 SHIPPED = Run("shipped", TRAINED, 0, (), MORE_SHARES)
-ONWARD = Run("early-0", TRAINED, 60, ("reward.token_price=0",), SHARES)
+ONWARD = Run("onward", TRAINED, 60, ("reward.token_price=0",), SHARES)
 PLAIN = Run("plain", WARM, 80)
-ANY = Run("any", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"), MORE_SHARES, told=True)
+TOLD = Run("told", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"), MORE_SHARES, told=True)
 
 EXPERIMENTS: dict[str, list[Run]] = {
     "share": [*map(_meeting, SHARES), ONWARD, SHIPPED],
@@ -102,13 +103,13 @@ EXPERIMENTS: dict[str, list[Run]] = {
     ],
     "forced": [
         PLAIN,
-        Run("forced", WARM, 80, ("forced_attempts=2",)),
+        Run("forced-2", WARM, 80, ("forced_attempts=2",)),
         Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
         # Two attempts tell little of a prompt; less weight on them, or more of them, is less noise.
         Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
         Run("forced-4", WARM, 80, ("forced_attempts=4",)),
     ],
-    "any": [ANY, *map(_meeting, MORE_SHARES), SHIPPED],
+    "any": [TOLD, *map(_meeting, MORE_SHARES), SHIPPED],
     "ablations": [
         *(
             _ablation(f"{algorithm}-{reward}", f"algorithm={algorithm}", f"handoff_reward={reward}")
@@ -123,6 +124,7 @@ EXPERIMENTS: dict[str, list[Run]] = {
     ],
 }  # fmt: skip
 COMPARED_AT = {"share": SHARES, "any": MORE_SHARES}  # the others at 30 %
+RUNS = {run.name: run for group in EXPERIMENTS.values() for run in group}
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -301,7 +303,7 @@ def _cell(values: Sequence[float | None], scale: float) -> str:
 
 def write(runs: Mapping[str, Any]) -> None:
     """`results.json`, a line per run, and `results.md`."""
-    ordered = {run.name: runs[run.name] for group in EXPERIMENTS.values() for run in group if run.name in runs}
+    ordered = {name: runs[name] for name in RUNS if name in runs}
     lines = [f"{json.dumps(name)}: {json.dumps(found)}" for name, found in ordered.items()]
     (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     tables = [markdown(name, ordered) for name, group in EXPERIMENTS.items() if any(run.name in runs for run in group)]
@@ -313,12 +315,13 @@ def main() -> None:
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     seeds = [int(seed) for seed in options.pop("seeds", "1,2,3").split(",")]
     at_once, keep = int(options.pop("jobs", "2")), options.pop("keep", "false") == "true"
-    if unknown := [*options, *(word for word in words if word not in EXPERIMENTS)]:
-        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(EXPERIMENTS)}, seeds=1,2,3, jobs=2, keep=false")
+    known = {name: [run] for name, run in RUNS.items()} | EXPERIMENTS
+    if unknown := [*options, *(word for word in words if word not in known)]:
+        raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(known)}, seeds=1,2,3, jobs=2, keep=false")
     OUT.mkdir(parents=True, exist_ok=True)
     file = HERE / "results.json"
     runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    wanted = {run.name: run for name in words for run in EXPERIMENTS[name] if not (keep and run.name in runs)}
+    wanted = {run.name: run for name in words for run in known[name] if not (keep and run.name in runs)}
     judging = {name: judgings(run, seeds) for name, run in wanted.items()}
 
     def collect() -> None:
