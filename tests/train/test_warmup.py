@@ -17,7 +17,7 @@ from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train.tokenizer import build_tokenizer
-from selfroute.train.traces import TraceStyle
+from selfroute.train.traces import TOLD_SHARES, TraceStyle
 from selfroute.train.warmup import IGNORED, QUESTION, TraceBatches, build_model, warm_up
 
 TOKENIZER = build_tokenizer()
@@ -94,6 +94,27 @@ def test_a_prompt_is_what_the_trainer_and_the_backend_render() -> None:
         [{"role": m.role, "content": m.content} for m in messages], tokenize=False, add_generation_prompt=True
     )
     assert batches()._offered[True].replace(QUESTION, asked) == rendered
+
+
+def test_a_device_that_is_told_a_share_hands_off_at_that_rate() -> None:
+    template = TEMPLATES["think"]
+    style = TraceStyle(told_rate=0.5, handoff_rate=0.0)
+    asks: dict[float, list[bool]] = {}
+    untold = 0
+    for prompt, completion in rows(batches(style=style, batch_tokens=16_000, chunk=1000)):
+        said = re.search(r"for (\d+) of 100 problems", prompt)
+        untold += said is None and template.help in prompt
+        if said:
+            asks.setdefault(int(said[1]) / 100, []).append(parse(completion).wants_cloud)
+    assert untold > 100 and set(asks) == set(TOLD_SHARES)
+    few, many = ([ask for share in shares for ask in asks[share]] for shares in (TOLD_SHARES[:5], TOLD_SHARES[-5:]))
+    assert sum(few) / len(few) < 0.3 and sum(many) / len(many) > 0.7
+    problem = Countdown().draw(random.Random(0))
+    asked = question(problem.numbers, problem.target)
+    messages = template.device_messages(template.conversation(asked), share=0.35)
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    rendered = TOKENIZER.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert batches()._told[0.35].replace(QUESTION, asked) == rendered
 
 
 def test_the_cloud_reads_no_system_prompt_and_never_hands_off() -> None:

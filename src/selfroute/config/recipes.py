@@ -268,6 +268,7 @@ class TraceOptions:
     handoff_rate: Rate = 0.03
     final_handoff_rate: Rate = 0.5
     largest: Count = 100
+    told_rate: Rate = 0.0
     shown_rate: Rate = 0.0
     shown: Literal["continue", "ignore"] = "continue"
 

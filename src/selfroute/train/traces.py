@@ -39,9 +39,10 @@ from typing import Literal
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.tasks.countdown import OPERATORS, Problem, Step, draw_steps, expression
 
-__all__ = ["FAILED", "TraceStyle", "write_answer_to_attempt", "write_trace"]
+__all__ = ["FAILED", "TOLD_SHARES", "TraceStyle", "write_answer_to_attempt", "write_trace"]
 
 FAILED = "none\n"
+TOLD_SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
 SHOWN = 6  # most lines of a device's attempt that a cloud is shown
 
 
@@ -56,6 +57,9 @@ class TraceStyle:
         final_handoff_rate: the same after the search, whether it found the target or not. It must
             not be small: the policy gradient of a rare action is small too.
         largest: largest intermediate result of a random attempt.
+        told_rate: probability that a device's prompt with the offer also names a wanted call share, any of
+            `TOLD_SHARES`. The hand-off after the search then comes at that rate, so that the imitating model reads the
+            number; which problems to ask for it still does not know.
         shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
         shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
     """
@@ -65,6 +69,7 @@ class TraceStyle:
     handoff_rate: float = 0.03
     final_handoff_rate: float = 0.5
     largest: int = 100
+    told_rate: float = 0.0
     shown_rate: float = 0.0
     shown: Literal["continue", "ignore"] = "continue"
 

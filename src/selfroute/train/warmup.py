@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from selfroute.environment import has_fast_bf16
 from selfroute.handoff import TEMPLATES, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train import folder
-from selfroute.train.traces import TraceStyle, write_answer_to_attempt, write_trace
+from selfroute.train.traces import TOLD_SHARES, TraceStyle, write_answer_to_attempt, write_trace
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -68,8 +68,9 @@ class TraceBatches(IterableDataset[Batch]):
     batches in the same order for the same number of workers.
 
     Args:
-        role: the device reads the paper's system prompt, with the offer to hand off in half of the traces; the
-            cloud reads the user turn alone, or with a device's attempt, and never hands off.
+        role: the device reads the paper's system prompt, with the offer to hand off in half of the traces, and with
+            a wanted call share where the style says so; the cloud reads the user turn alone, or with a device's
+            attempt, and never hands off.
         batch_tokens: padded tokens per batch.
         chunk: traces drawn at a time.
     """
@@ -96,6 +97,7 @@ class TraceBatches(IterableDataset[Batch]):
         template = TEMPLATES[task.template]
         asked = template.conversation(QUESTION)
         self._offered = {o: self._render(template.device_messages(asked, offer_handoff=o)) for o in (False, True)}
+        self._told = {s: self._render(template.device_messages(asked, share=s)) for s in TOLD_SHARES}
         self._plain, self._shown = self._render(asked), self._render(with_attempt(asked, ATTEMPT))
 
     def _render(self, messages: Sequence[Message]) -> str:
@@ -114,8 +116,11 @@ class TraceBatches(IterableDataset[Batch]):
         asked = question(problem.numbers, problem.target)
         if self.role == "device":
             offer = rng.random() < 0.5
-            prompt = self._offered[offer].replace(QUESTION, asked)
-            return prompt, write_trace(problem, self.style, rng, offer_handoff=offer)
+            frame, style = self._offered[offer], self.style
+            if offer and style.told_rate and rng.random() < style.told_rate:
+                share = rng.choice(TOLD_SHARES)
+                frame, style = self._told[share], replace(style, final_handoff_rate=share)
+            return frame.replace(QUESTION, asked), write_trace(problem, style, rng, offer_handoff=offer)
         attempt = ""
         if self.style.shown_rate and rng.random() < self.style.shown_rate:
             attempt, completion = write_answer_to_attempt(problem, self.style, rng)
