@@ -30,7 +30,7 @@ import numpy as np
 from selfroute.environment import provenance
 from selfroute.evaluation.records import Record, read_records
 from selfroute.evaluation.summary import summarise
-from selfroute.train.folder import can_resume
+from selfroute.train.folder import TRAINER_STATE, can_resume
 from selfroute.train.gapg import STATE_FILE
 
 HERE = Path(__file__).parent
@@ -48,6 +48,9 @@ ROLLOUTS = 256  # of a step, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
 ALGORITHMS = ("grpo", "grpo_filter", "dr_grpo", "dr_grpo_filter", "gapg_no_filter", "gapg")
 TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
+READS_SHARES = (
+    OUT / "reads-shares"
+)  # the latter after a warm-up with shares in its prompts, which it cannot read before
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,14 @@ def _ablation(name: str, *options: str) -> Run:
 SHIPPED = Run("shipped", TRAINED, 0, (), MORE_SHARES)
 ONWARD = Run("onward", TRAINED, 60, ("reward.token_price=0",), SHARES)
 PLAIN = Run("plain", WARM, 80)
-TOLD = Run("told", TRAINED, 150, ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"), MORE_SHARES, told=True)
+TOLD = Run(
+    "told",
+    f"{READS_SHARES}/checkpoint",
+    200,
+    ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"),
+    MORE_SHARES,
+    told=True,
+)
 
 EXPERIMENTS: dict[str, list[Run]] = {
     "share": [*map(_meeting, SHARES), ONWARD, SHIPPED],
@@ -152,6 +162,16 @@ def resumed(out: Path, marker: str) -> list[str]:
     return []
 
 
+def teaching_to_read_shares() -> Job:
+    def words() -> list[str]:
+        return selfroute(
+            "train", "recipes/countdown/warmup.yaml", f"start={WARM}", "steps=600", "learning_rate=7e-4",
+            "traces={told_rate: 0.5}", "seed=1", f"out={READS_SHARES}", *resumed(READS_SHARES, TRAINER_STATE),
+        )  # fmt: skip
+
+    return Job(READS_SHARES.name, words, READS_SHARES / "run.json")
+
+
 def training(run: Run, seed: int) -> Job:
     """Trains a run, or goes on with it."""
     out = run.folder(seed)
@@ -163,7 +183,7 @@ def training(run: Run, seed: int) -> Job:
             f"out={out}", *run.options, *resumed(out, STATE_FILE),
         )  # fmt: skip
 
-    return Job(out.name, words, out / "run.json")
+    return Job(out.name, words, out / "run.json", (READS_SHARES.name,) if run.told else ())
 
 
 def judged_in(run: Run, temperature: float, share: float | None) -> Path:
@@ -334,7 +354,8 @@ def main() -> None:
             write(runs)
 
     collect()
-    jobs = [
+    jobs = [teaching_to_read_shares()] if any(run.told for run in wanted.values()) else []
+    jobs += [
         job
         for name, run in wanted.items()
         # Trainings side by side are of different seeds, so that the cloud is not asked twice.
