@@ -7,7 +7,7 @@ import random
 import re
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -96,16 +96,19 @@ def test_a_prompt_is_what_the_trainer_and_the_backend_render() -> None:
     assert batches()._offered[True].replace(QUESTION, asked) == rendered
 
 
-def test_a_device_that_is_told_a_share_hands_off_at_that_rate() -> None:
+@pytest.mark.parametrize("told", ["each", "last"])
+def test_a_device_that_is_told_a_share_hands_off_at_that_rate(told: Literal["each", "last"]) -> None:
     template = TEMPLATES["think"]
-    style = TraceStyle(told_rate=0.5, handoff_rate=0.0)
+    style = TraceStyle(told_rate=0.5, told=told, handoff_rate=0.0)
     asks: dict[float, list[bool]] = {}
     untold = 0
     for prompt, completion in rows(batches(style=style, batch_tokens=16_000, chunk=1000)):
         said = re.search(r"for (\d+) of 100 problems", prompt)
         untold += said is None and template.help in prompt
         if said:
-            asks.setdefault(int(said[1]) / 100, []).append(parse(completion).wants_cloud)
+            before = completion.startswith(f"<think>{HANDOFF_TEXT}")  # the first decision, and with "last" the only one
+            asked = before if told == "each" else parse(completion).wants_cloud
+            asks.setdefault(int(said[1]) / 100, []).append(asked)
     assert untold > 100 and set(asks) == set(TOLD_SHARES)
     few, many = ([ask for share in shares for ask in asks[share]] for shares in (TOLD_SHARES[:5], TOLD_SHARES[-5:]))
     assert sum(few) / len(few) < 0.3 and sum(many) / len(many) > 0.7

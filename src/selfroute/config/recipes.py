@@ -269,6 +269,7 @@ class TraceOptions:
     final_handoff_rate: Rate = 0.5
     largest: Count = 100
     told_rate: Rate = 0.0
+    told: Literal["each", "last"] = "last"
     shown_rate: Rate = 0.0
     shown: Literal["continue", "ignore"] = "continue"
 

@@ -58,8 +58,10 @@ class TraceStyle:
             not be small: the policy gradient of a rare action is small too.
         largest: largest intermediate result of a random attempt.
         told_rate: probability that a device's prompt with the offer also names a wanted call share, any of
-            `TOLD_SHARES`. The hand-off after the search then comes at that rate, so that the imitating model reads the
-            number; which problems to ask for it still does not know.
+            `TOLD_SHARES`, so that the imitating model reads the number; which problems to ask for it still does not
+            know.
+        told: what comes at that rate: "each" hand-off, before an attempt or after the search, or the "last" alone.
+            From the last alone a small model does not learn to read: it is one decision of a hundred tokens.
         shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
         shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
     """
@@ -70,6 +72,7 @@ class TraceStyle:
     final_handoff_rate: float = 0.5
     largest: int = 100
     told_rate: float = 0.0
+    told: Literal["each", "last"] = "last"
     shown_rate: float = 0.0
     shown: Literal["continue", "ignore"] = "continue"
 

@@ -119,7 +119,8 @@ class TraceBatches(IterableDataset[Batch]):
             frame, style = self._offered[offer], self.style
             if offer and style.told_rate and rng.random() < style.told_rate:
                 share = rng.choice(TOLD_SHARES)
-                frame, style = self._told[share], replace(style, final_handoff_rate=share)
+                early = share if style.told == "each" else style.handoff_rate
+                frame, style = self._told[share], replace(style, handoff_rate=early, final_handoff_rate=share)
             return frame.replace(QUESTION, asked), write_trace(problem, style, rng, offer_handoff=offer)
         attempt = ""
         if self.style.shown_rate and rng.random() < self.style.shown_rate:
