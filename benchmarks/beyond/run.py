@@ -133,6 +133,18 @@ EXPERIMENTS: dict[str, list[Run]] = {
         *(_ablation(f"reward-{reward:g}", f"reward.cloud={reward:g}") for reward in REWARDS),
     ],
 }  # fmt: skip
+# Columns of a table, and how much their figures are multiplied with.
+COLUMNS = {
+    "right at the share": ("overall", 100),
+    "hand-off disabled": ("alone", 100),
+    "asks": ("greedy_share", 100),
+    "right as run": ("as_run", 100),
+    "tokens before a hand-off": ("tokens_handed_off", 1),
+    "right at the share, sampled": ("sampled_overall", 100),
+    "asks, sampled": ("sampled_share", 100),
+    "right as run, sampled": ("sampled_as_run", 100),
+    "tokens before a hand-off, sampled": ("sampled_tokens_handed_off", 1),
+}
 COMPARED_AT = {"share": SHARES, "any": MORE_SHARES}  # the others at 30 %
 RUNS = {run.name: run for group in EXPERIMENTS.values() for run in group}
 
@@ -268,6 +280,9 @@ def figures(run: Run, seeds: Sequence[int]) -> dict[str, dict[str, list[float | 
             "as_run": [greedy[name]["raw_overall_accuracy"] for name in names],
             "alone": [greedy[f"{name}, alone"]["local_accuracy"] for name in names],
             "tokens_handed_off": [greedy[name]["tokens_handed_off"] for name in names],
+            "sampled_overall": [sampled[name]["overall_accuracy"] for name in names],
+            "sampled_as_run": [sampled[name]["raw_overall_accuracy"] for name in names],
+            "sampled_tokens_handed_off": [sampled[name]["tokens_handed_off"] for name in names],
         }
     return found
 
@@ -290,8 +305,7 @@ def _tokens_handed_off(records: Iterable[Record], strategy: str) -> float | None
 
 def markdown(name: str, runs: Mapping[str, Any]) -> str:
     """The table of an experiment, of the runs that are there."""
-    heads = ("run", "at", "asks, sampled", "asks, greedy", "right at the share", "right as run", "hand-off disabled",
-             "tokens before a hand-off")  # fmt: skip
+    heads = ("run", "at", *COLUMNS)
     known = [run for run in EXPERIMENTS[name] if run.name in runs]
     commits = sorted({runs[run.name]["commit"] for run in known})
     seeds = sorted({seed for run in known for seed in runs[run.name]["seeds"]})
@@ -299,7 +313,8 @@ def markdown(name: str, runs: Mapping[str, Any]) -> str:
         f"## {name}",
         "",
         f"`python benchmarks/beyond/run.py {name}`, commit {', '.join(commits)}. n = {PROBLEMS} held-out problems, "
-        f"training seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds, in %.",
+        f"training seeds {', '.join(map(str, seeds))}; mean ± standard deviation over seeds, in %; "
+        "decoded greedily if not said otherwise.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "---|" * len(heads),
@@ -307,9 +322,12 @@ def markdown(name: str, runs: Mapping[str, Any]) -> str:
     for share in COMPARED_AT.get(name, (0.3,)):
         for run in known:
             if row := runs[run.name]["figures"].get(f"{share:g}"):
-                keys = ("sampled_share", "greedy_share", "overall", "as_run", "alone")
-                cells = [run.name, f"{100 * share:.0f}", *(_cell(row[key], 100) for key in keys)]
-                lines.append("| " + " | ".join([*cells, _cell(row["tokens_handed_off"], 1)]) + " |")
+                cells = [
+                    run.name,
+                    f"{100 * share:.0f}",
+                    *(_cell(row.get(key, []), scale) for key, scale in COLUMNS.values()),
+                ]
+                lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
