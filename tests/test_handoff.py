@@ -9,7 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, Piece, StreamParser, handoff_score, parse, with_attempt
+from selfroute.handoff import (
+    HANDOFF_TEXT,
+    TEMPLATES,
+    Piece,
+    StreamParser,
+    handoff_score,
+    parse,
+    share_sentence,
+    with_attempt,
+)
 from selfroute.types import Message, Token
 
 SENTENCE = "I need external assistance"
@@ -342,6 +351,24 @@ def test_the_users_system_prompt_joins_the_devices() -> None:
     system, user = TEMPLATES["think"].device_messages(question)
     assert system.content.endswith("\n\nbe brief") and system.content.startswith(TEMPLATES["think"].system)
     assert user == question[1]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.01, "one"), (0.1, "ten"), (0.13, "thirteen"), (0.3, "thirty"), (0.6, "sixty"), (0.99, "ninety-nine")],
+)
+def test_a_wanted_share_is_said_in_words_beside_the_offer(share: float, said: str) -> None:
+    template = TEMPLATES["think"]
+    question = template.conversation("q")
+    sentence = f"You can ask for external assistance for {said} of a hundred problems."
+    assert share_sentence(share) == sentence
+    assert template.device_messages(question, share=share)[0].content == f"{template.system} {template.help} {sentence}"
+    forced = template.device_messages(question, share=share, offer_handoff=False)
+    assert forced == template.device_messages(question, offer_handoff=False)
+
+
+def test_no_two_shares_are_said_alike() -> None:
+    assert len({share_sentence(percent / 100) for percent in range(1, 100)}) == 99
 
 
 def test_an_attempt_goes_into_the_last_user_turn_in_either_form() -> None:

@@ -177,8 +177,9 @@ def resumed(out: Path, marker: str) -> list[str]:
 def teaching_to_read_shares() -> Job:
     def words() -> list[str]:
         return selfroute(
-            "train", "recipes/countdown/warmup.yaml", f"start={WARM}", "steps=600", "learning_rate=7e-4",
-            "traces={told_rate: 0.5}", "seed=1", f"out={READS_SHARES}", *resumed(READS_SHARES, TRAINER_STATE),
+            "train", "recipes/countdown/warmup.yaml", f"start={WARM}", "steps=1500", "learning_rate=2e-3",
+            "traces={told_rate: 0.7, told: each}", "seed=1", f"out={READS_SHARES}",
+            *resumed(READS_SHARES, TRAINER_STATE),
         )  # fmt: skip
 
     return Job(READS_SHARES.name, words, READS_SHARES / "run.json")

@@ -39,11 +39,31 @@ __all__ = [
     "StreamParser",
     "handoff_score",
     "parse",
+    "share_sentence",
     "with_attempt",
 ]
 
 HANDOFF_TEXT = "<unknown> I need external assistance </unknown>"
-SHARE_SENTENCE = "You can ask for external assistance for {percent} of 100 problems."
+
+
+def share_sentence(share: float) -> str:
+    """What a policy that was trained for several call shares is told of the wanted one."""
+    return f"You can ask for external assistance for {_in_words(round(100 * share))} of a hundred problems."
+
+
+_SMALL = (
+    "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def _in_words(number: int) -> str:
+    """A whole number from 0 to 99 in words: a small model reads digits as those of its problem."""
+    if number < len(_SMALL):
+        return _SMALL[number]
+    tens, ones = divmod(number, 10)
+    return _TENS[tens - 2] + (f"-{_SMALL[ones]}" if ones else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +94,7 @@ class PromptTemplate:
         """
         system = f"{self.system} {self.help}" if offer_handoff else self.system
         if offer_handoff and share is not None:
-            system = f"{system} {SHARE_SENTENCE.format(percent=round(100 * share))}"
+            system = f"{system} {share_sentence(share)}"
         if messages and messages[0].role in ("system", "developer"):
             own, *messages = messages
             system = f"{system}\n\n{own.content}"

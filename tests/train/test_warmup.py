@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfroute.errors import ConfigError
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse, with_attempt
+from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse, share_sentence, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train.tokenizer import build_tokenizer
 from selfroute.train.traces import TOLD_SHARES, TraceStyle
@@ -103,12 +103,12 @@ def test_a_device_that_is_told_a_share_hands_off_at_that_rate(told: Literal["eac
     asks: dict[float, list[bool]] = {}
     untold = 0
     for prompt, completion in rows(batches(style=style, batch_tokens=16_000, chunk=1000)):
-        said = re.search(r"for (\d+) of 100 problems", prompt)
+        said = next((share for share in TOLD_SHARES if share_sentence(share) in prompt), None)
         untold += said is None and template.help in prompt
         if said:
             before = completion.startswith(f"<think>{HANDOFF_TEXT}")  # the first decision, and with "last" the only one
             asked = before if told == "each" else parse(completion).wants_cloud
-            asks.setdefault(int(said[1]) / 100, []).append(asked)
+            asks.setdefault(said, []).append(asked)
     assert untold > 100 and set(asks) == set(TOLD_SHARES)
     few, many = ([ask for share in shares for ask in asks[share]] for shares in (TOLD_SHARES[:5], TOLD_SHARES[-5:]))
     assert sum(few) / len(few) < 0.3 and sum(many) / len(many) > 0.7
