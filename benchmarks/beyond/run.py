@@ -1,12 +1,12 @@
 """What goes beyond the paper, on embedded Countdown: docs/beyond-the-paper.md says what each experiment asks.
 
-    python benchmarks/beyond/run.py                    # all, about seven hours on two cores
+    python benchmarks/beyond/run.py                    # all, about eight hours on two cores
     python benchmarks/beyond/run.py share seeds=1,2    # one of them
     python benchmarks/beyond/run.py early jobs=1       # one training at a time
     python benchmarks/beyond/run.py told forced-4      # single runs, by their names in results.md
     python benchmarks/beyond/run.py any keep=true      # only the runs that results.json does not hold yet
 
-Experiments: share, early, forced, any, and ablations, the longest with three hours. Each run is one `selfroute train`
+Experiments: share, early, forced, any, and ablations, the longest with two hours. Each run is one `selfroute train`
 of recipes/countdown/gapg.yaml per seed, and all are judged on the same 1,000 held-out problems. Stopped and started
 again, it goes on where it was. `results.json` and `results.md` beside this file are written anew whenever a run has
 been judged; the runs lie under `out/beyond`.
@@ -44,7 +44,7 @@ MORE_SHARES = (*SHARES, 0.6)
 PRICES = (0.001, 0.002, 0.004)  # of a token before a hand-off
 WARM_PRICE, WARM_PRICES_AT_A_SHARE = 0.002, (0.002, 0.004, 0.008)
 REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
-ROLLOUTS = 256  # of a step, however many of them are of one prompt
+ROLLOUTS = 128  # of a step of the ablations, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
 ALGORITHMS = ("grpo", "grpo_filter", "dr_grpo", "dr_grpo_filter", "gapg_no_filter", "gapg")
 TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
@@ -63,6 +63,7 @@ class Run:
     options: tuple[str, ...] = ()
     shares: tuple[float, ...] = (0.3,)
     told: bool = False
+    prompts: int = 32  # per step
 
     def folder(self, seed: int) -> Path:
         return OUT / f"{self.name}-{seed}"
@@ -83,8 +84,8 @@ def _warm_early(price: float, *options: str) -> Run:
     return Run(name, WARM, 80, (f"reward.token_price={price:g}", *options))
 
 
-def _ablation(name: str, *options: str) -> Run:
-    return Run(name, WARM, 50, options)
+def _ablation(name: str, *options: str, group_size: int = 8) -> Run:
+    return Run(name, WARM, 50, (f"group_size={group_size}", *options), prompts=ROLLOUTS // group_size)
 
 
 # Plain GAPG, cut by its score at any share: the shipped policy, trained on as it was, and the device trained as long.
@@ -126,10 +127,7 @@ EXPERIMENTS: dict[str, list[Run]] = {
             for algorithm in ALGORITHMS
             for reward in ("fixed", "dual")
         ),
-        *(
-            _ablation(f"group-{size}", f"group_size={size}", f"prompts_per_step={ROLLOUTS // size}")
-            for size in (2, 4, 16)
-        ),
+        *(_ablation(f"group-{size}", group_size=size) for size in (2, 4, 16)),
         *(_ablation(f"reward-{reward:g}", f"reward.cloud={reward:g}") for reward in REWARDS),
     ],
 }  # fmt: skip
@@ -192,8 +190,8 @@ def training(run: Run, seed: int) -> Job:
     def words() -> list[str]:
         return selfroute(
             "train", "recipes/countdown/gapg.yaml", f"model={run.model}", f"steps={run.steps}", f"seed={seed}",
-            "bf16=true", f"task={{countdown: {{limit: {32 * run.steps}}}}}", "ask_ahead=true", f"cache={CACHE}",
-            f"out={out}", *run.options, *resumed(out, STATE_FILE),
+            f"prompts_per_step={run.prompts}", f"task={{countdown: {{limit: {run.prompts * run.steps}}}}}", "bf16=true",
+            "ask_ahead=true", f"cache={CACHE}", f"out={out}", *run.options, *resumed(out, STATE_FILE),
         )  # fmt: skip
 
     return Job(out.name, words, out / "run.json", (READS_SHARES.name,) if run.told else ())
