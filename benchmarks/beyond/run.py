@@ -175,7 +175,7 @@ def resumed(out: Path, marker: str) -> list[str]:
 def teaching_to_read_shares() -> Job:
     def words() -> list[str]:
         return selfroute(
-            "train", "recipes/countdown/warmup.yaml", f"start={WARM}", "steps=1500", "learning_rate=2e-3",
+            "train", "recipes/countdown/warmup.yaml", f"start={WARM}", "steps=1200", "learning_rate=2e-3",
             "traces={told_rate: 0.7, told: each}", "seed=1", f"out={READS_SHARES}",
             *resumed(READS_SHARES, TRAINER_STATE),
         )  # fmt: skip
