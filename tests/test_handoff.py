@@ -355,7 +355,15 @@ def test_the_users_system_prompt_joins_the_devices() -> None:
 
 @pytest.mark.parametrize(
     ("share", "said"),
-    [(0.01, "one"), (0.1, "ten"), (0.13, "thirteen"), (0.3, "thirty"), (0.6, "sixty"), (0.99, "ninety-nine")],
+    [
+        (0.01, "one"),
+        (0.1, "ten"),
+        (0.13, "thirteen"),
+        (0.3, "thirty"),
+        (0.6, "sixty"),
+        (0.99, "ninety-nine"),
+        (1.0, "a hundred"),
+    ],
 )
 def test_a_wanted_share_is_said_in_words_beside_the_offer(share: float, said: str) -> None:
     template = TEMPLATES["think"]
@@ -368,7 +376,7 @@ def test_a_wanted_share_is_said_in_words_beside_the_offer(share: float, said: st
 
 
 def test_no_two_shares_are_said_alike() -> None:
-    assert len({share_sentence(percent / 100) for percent in range(1, 100)}) == 99
+    assert len({share_sentence(percent / 100) for percent in range(101)}) == 101
 
 
 def test_an_attempt_goes_into_the_last_user_turn_in_either_form() -> None:

@@ -48,9 +48,7 @@ ROLLOUTS = 128  # of a step of the ablations, however many of them are of one pr
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
 ALGORITHMS = ("grpo", "grpo_filter", "dr_grpo", "dr_grpo_filter", "gapg_no_filter", "gapg")
 TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
-READS_SHARES = (
-    OUT / "reads-shares"
-)  # the latter after a warm-up with shares in its prompts, which it cannot read before
+READS_SHARES = OUT / "reads-shares"  # the latter, warmed up with shares in its prompts: before, it cannot read them
 
 
 @dataclass(frozen=True)
@@ -92,14 +90,8 @@ def _ablation(name: str, *options: str, group_size: int = 8) -> Run:
 SHIPPED = Run("shipped", TRAINED, 0, (), MORE_SHARES)
 ONWARD = Run("onward", TRAINED, 60, ("reward.token_price=0",), SHARES)
 PLAIN = Run("plain", WARM, 80)
-TOLD = Run(
-    "told",
-    f"{READS_SHARES}/checkpoint",
-    200,
-    ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}"),
-    MORE_SHARES,
-    told=True,
-)
+TELL = ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}")
+TOLD = Run("told", f"{READS_SHARES}/checkpoint", 200, TELL, MORE_SHARES, told=True)
 
 EXPERIMENTS: dict[str, list[Run]] = {
     "share": [*map(_meeting, SHARES), ONWARD, SHIPPED],
@@ -197,9 +189,10 @@ def training(run: Run, seed: int) -> Job:
     return Job(out.name, words, out / "run.json", (READS_SHARES.name,) if run.told else ())
 
 
-def judged_in(run: Run, temperature: float, share: float | None) -> Path:
-    """Where a run is judged; a share is named if the policy is told it."""
-    return OUT / f"judged-{run.name}-{temperature:g}{'' if share is None else f'-{share:g}'}"
+def judged_in(run: Run, seeds: Sequence[int], temperature: float, share: float | None) -> Path:
+    """Where these seeds of a run are judged; a share is named if the policy is told it."""
+    names = "-".join([run.name, *map(str, run.seeds(seeds))])
+    return OUT / f"judged-{names}-{temperature:g}{'' if share is None else f'-{share:g}'}"
 
 
 def told_shares(run: Run) -> Sequence[float | None]:
@@ -212,7 +205,7 @@ def judgings(run: Run, seeds: Sequence[int]) -> list[Job]:
     needs = tuple(run.folder(seed).name for seed in seeds)
     jobs = []
     for temperature, share in product(TEMPERATURES, told_shares(run)):
-        out = judged_in(run, temperature, share)
+        out = judged_in(run, seeds, temperature, share)
         words = selfroute(
             "evaluate", "recipes/countdown/evaluate.yaml", f"seed={PROBLEM_SEED}", f"limit={PROBLEMS}",
             f"share={share or run.shares[0]:g}", f"temperature={temperature:g}", f"policies={{{policies}}}",
@@ -270,7 +263,7 @@ def figures(run: Run, seeds: Sequence[int]) -> dict[str, dict[str, list[float | 
     """Figures of a run that has been judged: one value per seed, by share."""
     found = {}
     for share in run.shares:
-        greedy, sampled = (_judged(run, temperature, share) for temperature in TEMPERATURES)
+        greedy, sampled = (_judged(run, seeds, temperature, share) for temperature in TEMPERATURES)
         names = [f"{run.name}-{seed}" for seed in run.seeds(seeds)]
         found[f"{share:g}"] = {
             "sampled_share": [sampled[name]["raw_call_share"] for name in names],
@@ -286,9 +279,9 @@ def figures(run: Run, seeds: Sequence[int]) -> dict[str, dict[str, list[float | 
     return found
 
 
-def _judged(run: Run, temperature: float, share: float) -> dict[str, dict[str, Any]]:
+def _judged(run: Run, seeds: Sequence[int], temperature: float, share: float) -> dict[str, dict[str, Any]]:
     """Figures of every policy of a run at a share, by name."""
-    records = read_records(judged_in(run, temperature, share if run.told else None) / "records.jsonl")
+    records = read_records(judged_in(run, seeds, temperature, share if run.told else None) / "records.jsonl")
     summary = summarise(records, share=share, seed=PROBLEM_SEED, resamples=1)
     return {
         entry["name"]: entry | {"tokens_handed_off": _tokens_handed_off(records, entry["name"])}
@@ -351,14 +344,16 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if "=" not in word] or list(EXPERIMENTS)
     options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     seeds = [int(seed) for seed in options.pop("seeds", "1,2,3").split(",")]
-    at_once, keep = int(options.pop("jobs", "2")), options.pop("keep", "false") == "true"
+    at_once, keep = int(options.pop("jobs", "2")), options.pop("keep", "false")
+    if keep not in ("true", "false"):
+        raise SystemExit(f"keep={keep}: true or false")
     known = {name: [run] for name, run in RUNS.items()} | EXPERIMENTS
     if unknown := [*options, *(word for word in words if word not in known)]:
         raise SystemExit(f"unknown: {unknown[0]}; known: {', '.join(known)}, seeds=1,2,3, jobs=2, keep=false")
     OUT.mkdir(parents=True, exist_ok=True)
     file = HERE / "results.json"
     runs = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    wanted = {run.name: run for name in words for run in known[name] if not (keep and run.name in runs)}
+    wanted = {run.name: run for name in words for run in known[name] if not (keep == "true" and run.name in runs)}
     judging = {name: judgings(run, seeds) for name, run in wanted.items()}
 
     def collect() -> None:

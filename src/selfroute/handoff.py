@@ -55,11 +55,11 @@ _SMALL = (
     "none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "a hundred")
 
 
 def _in_words(number: int) -> str:
-    """A whole number from 0 to 99 in words: a small model reads digits as those of its problem."""
+    """A whole number from 0 to 100 in words: a small model reads digits as those of its problem."""
     if number < len(_SMALL):
         return _SMALL[number]
     tens, ones = divmod(number, 10)
