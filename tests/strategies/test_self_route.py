@@ -20,6 +20,7 @@ from tests.strategies.pair import (
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import NoCloud
+from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies.base import answer
 from selfroute.strategies.self_route import SelfRoute
@@ -44,6 +45,12 @@ def with_logprobs(ending: str) -> Callable[[Sequence[Message], Sampling], Comple
         return Completion(text, Usage(9, len(tokens)), tokens=tuple(kept))
 
     return fn
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, 30.0, math.nan])
+def test_a_told_share_is_one(share: float) -> None:
+    with pytest.raises(ConfigError, match="told_share=.* lies between 0 and 1"):
+        route(FunctionBackend("device", asks_when_hard), told_share=share)
 
 
 async def test_reasoning_is_live_and_the_cloud_follows_the_handoff() -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
+from selfroute.errors import ConfigError
 from selfroute.handoff import PromptTemplate, StreamParser, handoff_score, parse, with_attempt
 from selfroute.strategies.sides import Attempt, Prices, ask_cloud, closing, speak
 from selfroute.types import Event, Finished, Message, Sampling, Trace
@@ -31,6 +32,9 @@ class SelfRoute:
             none.
         context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
         device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
+
+    Raises:
+        ConfigError: a told share outside [0, 1].
     """
 
     device: Backend
@@ -42,6 +46,10 @@ class SelfRoute:
     scored: bool = True
     told_share: float | None = None
     context: Literal["prompt", "attempt"] = "prompt"
+
+    def __post_init__(self) -> None:
+        if self.told_share is not None and not 0 <= self.told_share <= 1:
+            raise ConfigError(f"told_share={self.told_share:g}: a call share lies between 0 and 1; 0.3 is 30 %")
 
     def with_budget(self, budget: Budget) -> SelfRoute:
         """The same strategy under another budget."""
