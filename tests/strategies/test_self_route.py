@@ -49,7 +49,7 @@ def with_logprobs(ending: str) -> Callable[[Sequence[Message], Sampling], Comple
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, 30.0, math.nan])
 def test_a_told_share_is_one(share: float) -> None:
-    with pytest.raises(ConfigError, match="told_share=.* lies between 0 and 1"):
+    with pytest.raises(ConfigError, match=r"told_share=.* lies between 0 and 1"):
         route(FunctionBackend("device", asks_when_hard), told_share=share)
 
 
