@@ -23,6 +23,7 @@ from selfroute.config import Spec, make_task
 SELFROUTE = Path(sys.executable).with_name("selfroute")
 ROOT = Path(__file__).resolve().parents[1]
 GAPG = str(ROOT / "recipes/countdown/gapg.yaml")
+WARM_UP = str(ROOT / "recipes/countdown/warmup.yaml")
 EVALUATE = str(ROOT / "recipes/countdown/evaluate.yaml")
 
 
@@ -58,6 +59,9 @@ def jsonl(tmp_path: Path) -> Path:
         (["train", GAPG, "task.countdown.largest=3"], ["unknown key 'largest'", "did you mean 'largest_"]),
         (["train", GAPG, "model=/no/such/folder"], ["'/no/such/folder' does not exist"]),
         (["train", GAPG, f"model={ROOT / 'recipes'}"], ["recipes' is not a model folder", "config.json"]),
+        (["train", WARM_UP, "traces.shown_rate=0.5"], ["traces.shown_rate", "role=device"]),
+        (["train", WARM_UP, "role=cloud", "traces.told_rate=0.5"], ["traces.told_rate", "role=cloud"]),
+        (["train", WARM_UP, "start=smollm2"], ["start", "GGUF"]),
         (
             ["train", GAPG, "cloud.openai.model=m"],
             ["'cloud' is 'embedded:cloud'", "write 'cloud={openai: {model: m}}'"],

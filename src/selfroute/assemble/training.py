@@ -198,7 +198,8 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     """Make a small model from nothing; returns its folder.
 
     Raises:
-        ConfigError: the task is not Countdown, the only one with written searches.
+        ConfigError: the task is not Countdown, the only one with written searches; `start` is a GGUF file; an option
+            of the traces belongs to the other role.
     """
     task = make_task(recipe.task, seed=recipe.seed)
     if not isinstance(task, Countdown):
@@ -206,6 +207,9 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     start = None if recipe.start is None else model_files(recipe.start).model
     if start is not None and is_gguf(start):
         raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
+    other = {"device": "shown_rate", "cloud": "told_rate"}[recipe.role]
+    if getattr(recipe.traces, other):
+        raise ConfigError(f"traces.{other}: does nothing with role={recipe.role}")
 
     from selfroute.train.tokenizer import build_tokenizer
     from selfroute.train.traces import TraceStyle
