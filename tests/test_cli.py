@@ -59,9 +59,11 @@ def jsonl(tmp_path: Path) -> Path:
         (["train", GAPG, "task.countdown.largest=3"], ["unknown key 'largest'", "did you mean 'largest_"]),
         (["train", GAPG, "model=/no/such/folder"], ["'/no/such/folder' does not exist"]),
         (["train", GAPG, f"model={ROOT / 'recipes'}"], ["recipes' is not a model folder", "config.json"]),
-        (["train", WARM_UP, "traces.shown_rate=0.5"], ["traces.shown_rate", "role=device"]),
-        (["train", WARM_UP, "role=cloud", "traces.told_rate=0.5"], ["traces.told_rate", "role=cloud"]),
-        (["train", WARM_UP, "start=smollm2"], ["start", "GGUF"]),
+        (["train", WARM_UP, "traces.shown_rate=0.5"], ["traces.shown_rate: 0.5", "role=device", "take role=cloud"]),
+        (
+            ["train", WARM_UP, "role=cloud", "traces.told_rate=0.5"],
+            ["traces.told_rate: 0.5", "role=cloud", "take role=device"],
+        ),
         (
             ["train", GAPG, "cloud.openai.model=m"],
             ["'cloud' is 'embedded:cloud'", "write 'cloud={openai: {model: m}}'"],

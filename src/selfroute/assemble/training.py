@@ -208,8 +208,11 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     if start is not None and is_gguf(start):
         raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
     other = {"device": "shown_rate", "cloud": "told_rate"}[recipe.role]
-    if getattr(recipe.traces, other):
-        raise ConfigError(f"traces.{other}: does nothing with role={recipe.role}")
+    if value := getattr(recipe.traces, other):
+        owner = "cloud" if recipe.role == "device" else "device"
+        raise ConfigError(
+            f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
+        )
 
     from selfroute.train.tokenizer import build_tokenizer
     from selfroute.train.traces import TraceStyle
