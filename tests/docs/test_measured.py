@@ -1,0 +1,49 @@
+"""The figures of `docs/beyond-the-paper.md` are those that `benchmarks/beyond` has measured."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs/beyond-the-paper.md"
+MEASURED = ROOT / "benchmarks/beyond/results.json"
+OF_THE_TRAINING_RUN = ("asks, training prompts", "asks, validation prompts")  # from metrics.jsonl, which is not kept
+
+pytestmark = pytest.mark.docs
+
+
+def tables(page: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Heads and rows of each table of a page."""
+    for found in re.findall(r"(?:^\|.*\|\n)+", page.read_text(encoding="utf-8"), re.MULTILINE):
+        heads, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in found.splitlines()]
+        yield heads, rows
+
+
+def measured() -> set[str]:
+    """Mean ± standard deviation of every figure of every run, in % and as it is, with one digit and with none."""
+    runs = json.loads(MEASURED.read_text(encoding="utf-8")).values()
+    figures = [values for run in runs for at_share in run["figures"].values() for values in at_share.values()]
+    return {
+        f"{scale * np.mean(values):{form}} ± {scale * np.std(values, ddof=1):{form}}"
+        for values in figures
+        if len(values) > 1 and None not in values
+        for scale in (1, 100)
+        for form in (".0f", ".1f")
+    }
+
+
+def test_every_mean_and_spread_has_been_measured() -> None:
+    known, checked = measured(), 0
+    for heads, rows in tables(PAGE):
+        for row in rows:
+            for head, cell in zip(heads, row, strict=True):
+                if " ± " in cell and head not in OF_THE_TRAINING_RUN:
+                    assert cell in known, f"{row[0]}, {head}: results.json has no {cell}"
+                    checked += 1
+    assert checked > 100
