@@ -46,7 +46,10 @@ def main() -> None:
     figure = Figure(figsize=(9.0, 5.4), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([["right", "right", "asks", "asks"], ["size", "size", "reward", "reward"]])
-    for name, key, words in (("right", "overall", "right at a 30 % share, %"), ("asks", "greedy_share", "asks, %")):
+    for name, key, words in (
+        ("right", "overall", "right at a 30 % share, %"),
+        ("asks", "greedy_share", "asks, greedy, %"),
+    ):
         draw_grid(panels[name], rows, key, words)
     draw_line(panels["size"], rows, {2: "group-2", 4: "group-4", 8: PLAIN, 16: "group-16"}, "attempts of a group")
     rewards = {0.3: "reward-0.3", 0.4: "reward-0.4", 0.5: PLAIN, 0.6: "reward-0.6", 0.7: "reward-0.7"}
@@ -69,12 +72,16 @@ def draw_grid(axes: Axes, rows: dict[str, dict[str, Any]], key: str, words: str)
             axes.plot(np.mean(values), place + shift, "|", color=COLOURS[kind], markersize=12, markeredgewidth=2.5,
                       label=f"{kind} reward" if first else None)  # fmt: skip
     axes.set_yticks(range(len(GRID_RUNS)), list(reversed(GRID_RUNS)))
+    axes.set_ylim(-0.6, len(GRID_RUNS) - 0.4)
     axes.set_xlabel(words)
 
 
 def draw_line(axes: Axes, rows: dict[str, dict[str, Any]], runs: dict[Any, str], words: str) -> None:
     places = range(len(runs))
-    for key, label, colour in (("overall", "right at a 30 % share", "#009E73"), ("greedy_share", "asks", "#b0607f")):
+    for key, label, colour in (
+        ("overall", "right at a 30 % share", "#009E73"),
+        ("greedy_share", "asks, greedy", "#b0607f"),
+    ):
         values = [percents(rows[run][key]) for run in runs.values()]
         axes.plot(places, [np.mean(seeds) for seeds in values], color=colour, label=label)
         for place, seeds in zip(places, values, strict=True):
