@@ -1,6 +1,6 @@
 """Draws ablations.svg from benchmarks/beyond/results.json: what each part of the method does, three seeds each.
 
-    python benchmarks/beyond/run.py ablations    # first: the runs, about two hours on two cores
+    python benchmarks/beyond/run.py ablations    # first: the runs, about three hours on two cores
     python docs/figures/ablations.py             # ablations.svg beside this file
     python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
 
