@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,15 @@ def test_every_mean_and_spread_has_been_measured() -> None:
                     assert cell in known, f"{row[0]}, {head}: results.json has no {cell}"
                     checked += 1
     assert checked > 100
+
+
+def test_the_figure_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = tmp_path / "ablations.svg"
+    monkeypatch.setattr("sys.argv", ["ablations.py", str(drawn)])
+    runpy.run_path(str(ROOT / "docs/figures/ablations.py"), run_name="__main__")
+    assert marks(drawn) == pytest.approx(marks(ROOT / "docs/figures/ablations.svg"), abs=0.5)
+
+
+def marks(figure: Path) -> list[float]:
+    """Where dots, bars and ticks stand, in points."""
+    return [float(place) for place in re.findall(r' [xy]="(-?[\d.]+)"', figure.read_text(encoding="utf-8"))]
