@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -53,7 +54,8 @@ def test_every_mean_and_spread_has_been_measured() -> None:
 def test_the_figure_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = tmp_path / "ablations.svg"
     monkeypatch.setattr("sys.argv", ["ablations.py", str(drawn)])
-    runpy.run_path(str(ROOT / "docs/figures/ablations.py"), run_name="__main__")
+    with matplotlib.rc_context():  # the script sets sizes of its own
+        runpy.run_path(str(ROOT / "docs/figures/ablations.py"), run_name="__main__")
     assert marks(drawn) == pytest.approx(marks(ROOT / "docs/figures/ablations.svg"), abs=0.5)
 
 
