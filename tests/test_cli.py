@@ -274,6 +274,16 @@ cli.app(["tasks", "--check", "countdown"], prog_name="selfroute")
     assert stderr == "interrupted\n"
 
 
+def test_training_that_is_refused_asks_no_cloud_and_writes_nothing(tmp_path: Path) -> None:
+    cloud = '{openai: {base_url: "http://127.0.0.1:9/v1", model: m, api_key_env: null, max_retries: 0}}'
+    recipe = Path(__file__).parents[1] / "recipes" / "countdown" / "gapg.yaml"
+    for options in (["resume=true"], ["prompts_per_step=20000"], ["lora={targets: [nowhere]}"]):
+        result = invoke("train", str(recipe), f"cloud={cloud}", f"out={tmp_path / 'run'}", *options)
+        assert result.exit_code == 2, result.output
+        assert "does not answer" not in result.stderr
+        assert not (tmp_path / "run").exists()
+
+
 def test_training_with_a_cloud_that_refuses_ends_before_any_work(tmp_path: Path) -> None:
     cloud = '{openai: {base_url: "http://127.0.0.1:9/v1", model: m, api_key_env: null, max_retries: 0}}'
     recipe = Path(__file__).parents[1] / "recipes" / "countdown" / "gapg.yaml"

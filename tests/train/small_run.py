@@ -65,6 +65,8 @@ def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
         "model": model,
         "out": out,
     }
+    cloud = given["cloud"]
+    given["open_cloud"] = None if cloud is None else lambda: cloud
     arguments = build_arguments(**_taken_by(build_arguments, given))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)

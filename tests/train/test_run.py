@@ -276,6 +276,16 @@ def test_a_cloud_that_is_down_ends_nothing(model: str, tmp_path: Path, monkeypat
         ({"reward": {"local": 1.0, "cloud": 1.0, "format": 0.0}}, "local > cloud > format"),
         ({"resume": True}, "nothing to resume"),
         ({"prompts_per_step": 7}, "prompts_per_step=7 is more than the 6 training rows"),
+        (
+            {"algorithm": "task_tuning", "handoff_reward": "dual"},
+            "handoff_reward=dual: algorithm 'task_tuning' never offers",
+        ),
+        ({"algorithm": "task_tuning", "told_shares": [0.1, 0.5]}, "told_shares: algorithm 'task_tuning' never offers"),
+        (
+            {"algorithm": "task_tuning", "reward": {"local": 1.0, "cloud": 0.5, "format": 0.0, "token_price": 0.01}},
+            "reward.token_price: algorithm 'task_tuning' never offers",
+        ),
+        ({"algorithm": "gapg_no_filter", "told_shares": [0.1, 0.5]}, "all shares are trained alike"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

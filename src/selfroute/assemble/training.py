@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from selfroute.assemble.pieces import first_rows, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.gguf import check_gguf, is_gguf
-from selfroute.config import TrainRecipe, WarmupRecipe, make_task, to_values
+from selfroute.config import TrainRecipe, WarmupRecipe, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.rewards import check_weights
 from selfroute.tasks.base import Task
@@ -125,34 +125,20 @@ def train_recipe(
     model, tokenizer = model_files(recipe.model)
     # Task tuning never offers the hand-off, so it needs no cloud.
     needs_cloud = recipe.algorithm != "task_tuning"
-    cloud = (
-        remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud") if needs_cloud else None
-    )
+    if needs_cloud:
+        prepare_backend(recipe.cloud, where="cloud")
 
     from selfroute.train.arguments import build_arguments  # torch and TRL: once all this is known to be right
-
-    quiet_libraries()
-    arguments = build_arguments(**run_options(recipe))  # refused before the cloud is asked
-    if cloud is not None:
-        most = max(512, recipe.max_new_tokens)
-        check_cloud(cloud, task, max_tokens=most)
-        if recipe.ask_ahead:
-
-            def on_answers(done: int, total: int) -> None:
-                if on_progress is not None:
-                    on_progress(0, recipe.steps, {"cloud/answered_ahead": done / total})
-
-            ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
-
     from selfroute.train.run import train
 
+    quiet_libraries()
     train(
         task=task,
         model=model,
         tokenizer=tokenizer,
-        cloud=cloud,
+        open_cloud=(lambda: _open_cloud(recipe, task, on_progress)) if needs_cloud else None,
         algorithm=recipe.algorithm,
-        arguments=arguments,
+        arguments=build_arguments(**run_options(recipe)),
         out=recipe.out,
         lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
@@ -163,6 +149,23 @@ def train_recipe(
         on_progress=on_progress,
     )
     return recipe.out / "checkpoint"
+
+
+def _open_cloud(
+    recipe: TrainRecipe, task: Task, on_progress: Callable[[int, int, Mapping[str, float]], None] | None
+) -> Backend:
+    """The cloud of a recipe once it has answered a question, or with `ask_ahead` all of them."""
+    cloud = remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud")
+    most = max(512, recipe.max_new_tokens)
+    check_cloud(cloud, task, max_tokens=most)
+    if recipe.ask_ahead:
+
+        def on_answers(done: int, total: int) -> None:
+            if on_progress is not None:
+                on_progress(0, recipe.steps, {"cloud/answered_ahead": done / total})
+
+        ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
+    return cloud
 
 
 def run_options(recipe: TrainRecipe) -> dict[str, Any]:

@@ -165,6 +165,8 @@ def build_arguments(
     sizes = batching(prompts_per_step, group_size, rows_per_pass, processes_here())
     method = dict(ALGORITHMS[algorithm])
     del method["offer_handoff"]  # the prompt's matter, not the trainer's
+    token_price = reward.get("token_price", 0.0)
+    _check_handoffs(algorithm, is_dual=handoff_reward == "dual", tells=bool(told_shares), token_price=token_price)
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
     values: dict[str, Any] = {
         **(_for_a_price(steps) if handoff_reward == "dual" else {"lr_scheduler_type": "constant_with_warmup"}),
@@ -188,7 +190,7 @@ def build_arguments(
         "local_reward": reward["local"],
         "cloud_reward": reward["cloud"],
         "format_reward": reward["format"],
-        "token_price": reward.get("token_price", 0.0),
+        "token_price": token_price,
         "handoff_reward": handoff_reward,
         "multiplier_rate": multiplier_rate,
         "multiplier_damping": multiplier_damping,
@@ -207,6 +209,22 @@ def build_arguments(
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
         where = f"trl ({', '.join(further)})" if further else "the options of training"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def _check_handoffs(algorithm: str, *, is_dual: bool, tells: bool, token_price: float) -> None:
+    """Refuse options about hand-offs that an algorithm would pass over in silence."""
+    method = ALGORITHMS[algorithm]
+    idle = {"handoff_reward=dual": is_dual, "told_shares": tells, "reward.token_price": token_price > 0}
+    for option, is_set in idle.items():
+        if is_set and not method["offer_handoff"]:
+            raise ConfigError(
+                f"{option}: algorithm '{algorithm}' never offers the hand-off; leave this out, or take algorithm=gapg"
+            )
+    if tells and not is_dual and not method["prompt_filter"]:
+        raise ConfigError(
+            f"told_shares: with algorithm '{algorithm}' and handoff_reward=fixed all shares are trained alike; "
+            "set handoff_reward=dual, or take algorithm=gapg"
+        )
 
 
 def _for_a_price(steps: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -83,7 +83,7 @@ def train(
     task: Task,
     model: str,
     tokenizer: str,
-    cloud: Backend | None,
+    open_cloud: Callable[[], Backend] | None,
     algorithm: str,
     arguments: GAPGConfig,
     out: Path,
@@ -99,7 +99,8 @@ def train(
 
     Args:
         model, tokenizer: folders, hub names or GGUF files.
-        cloud: answers hand-offs; None for an algorithm that offers none.
+        open_cloud: gives the model that answers hand-offs, called when all else has been checked, so that a run which
+            is refused costs no call; None for an algorithm that offers none.
         algorithm: a key of `selfroute.train.gapg_config.ALGORITHMS`.
         arguments: that `selfroute.train.arguments.build_arguments` made for this algorithm and folder.
         max_minutes: ends the run after the step in which this time is up.
@@ -118,7 +119,7 @@ def train(
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
     offer_handoff = bool(ALGORITHMS[algorithm]["offer_handoff"])
-    if offer_handoff and cloud is None:
+    if offer_handoff and open_cloud is None:
         raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
     check_distribution(arguments)
     if missing := missing_vllm(arguments):
@@ -139,7 +140,8 @@ def train(
         torch.manual_seed(arguments.seed)  # of the adapter's first weights
         network = add_adapter(network, lora)
     most = max(512, cast(int, arguments.max_completion_length))
-    answers = _cloud_answers(task, cloud if offer_handoff else None, most, concurrency, cloud_price)
+    cloud = open_cloud() if offer_handoff and open_cloud is not None else None
+    answers = _cloud_answers(task, cloud, most, concurrency, cloud_price)
     known = {row.id: row for row in (*rows, *held_out)}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
