@@ -109,6 +109,8 @@ EXPERIMENTS: dict[str, list[Run]] = {
         Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
         # Two attempts tell little of a prompt; less weight on them is less noise.
         Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
+        # Beside the eight of plain GAPG, not in place of some of them, and enough of them to tell more.
+        Run("forced-beside", WARM, 80, ("group_size=12", "forced_attempts=4", "forced_weight=0.33")),
     ],
     "any": [TOLD, *map(_meeting, MORE_SHARES), SHIPPED],
     "ablations": [
