@@ -90,6 +90,7 @@ def _ablation(name: str, *options: str, group_size: int = 8) -> Run:
 SHIPPED = Run("shipped", TRAINED, 0, (), MORE_SHARES)
 ONWARD = Run("onward", TRAINED, 60, ("reward.token_price=0",), SHARES)
 PLAIN = Run("plain", WARM, 80)
+UNTRAINED = Run("untrained", WARM, 0)
 TELL = ("handoff_reward=dual", f"told_shares={[*MORE_SHARES]}")
 TOLD = Run("told", f"{READS_SHARES}/checkpoint", 200, TELL, MORE_SHARES, told=True)
 
@@ -104,6 +105,7 @@ EXPERIMENTS: dict[str, list[Run]] = {
         *map(_warm_early, WARM_PRICES),
     ],
     "forced": [
+        UNTRAINED,
         PLAIN,
         Run("forced-2", WARM, 80, ("forced_attempts=2",)),
         Run("task_tuning", WARM, 80, ("algorithm=task_tuning",)),
