@@ -113,6 +113,8 @@ EXPERIMENTS: dict[str, list[Run]] = {
         Run("forced-light", WARM, 80, ("forced_attempts=2", "forced_weight=0.33")),
         # Beside the eight of plain GAPG, not in place of some of them, and enough of them to tell more.
         Run("forced-beside", WARM, 80, ("group_size=12", "forced_attempts=4", "forced_weight=0.33")),
+        Run("plain-12", WARM, 80, ("group_size=12",)),  # as many rollouts as that
+        Run("task_tuning-12", WARM, 80, ("group_size=12", "algorithm=task_tuning")),
     ],
     "any": [TOLD, *map(_meeting, MORE_SHARES), SHIPPED],
     "ablations": [
