@@ -1,7 +1,7 @@
 """What the table of forced attempts leaves open: tests between runs, what training saw, and other problems.
 
     python benchmarks/beyond/run.py forced    # first: the runs, about an hour and a half on two cores
-    python benchmarks/beyond/forced.py        # ten minutes more; writes forced.md beside this file
+    python benchmarks/beyond/forced.py        # a few minutes more; writes forced.md beside this file
 
 The last two tables need the runs' folders under `out/beyond`, where they were trained.
 """
