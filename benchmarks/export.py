@@ -37,7 +37,8 @@ from selfroute.config import make_task, parse_spec
 from selfroute.environment import provenance
 from selfroute.errors import SelfRouteError
 from selfroute.export.run import export
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES, parse
+from selfroute.handoff import HANDOFF_TEXT, parse
+from selfroute.prompts import TEMPLATES
 from selfroute.types import Completion, Message, Sampling
 
 Conversation = Sequence[Message]

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfroute.backends.sampler import sample
+from selfroute.backends.torch.sampler import sample
 
 PAD = 0
 ENDINGS: dict[str, list[int]] = {"full": [], "early": list(range(10, 20))}

@@ -34,15 +34,15 @@ from trl import GRPOConfig, GRPOTrainer
 
 from selfroute.backends.embedded import asset_path
 from selfroute.grading import Outcome
-from selfroute.rewards import hierarchical
+from selfroute.rewards.hierarchical import hierarchical
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
-from selfroute.train.gapg import GAPGTrainer
-from selfroute.train.gapg_config import GAPGConfig
-from selfroute.train.outcomes import OutcomeGrader
-from selfroute.train.run import build_dataset
-from selfroute.train.tokenizer import build_tokenizer
-from selfroute.train.warmup import build_model
+from selfroute.train.imitation.tokenizer import build_tokenizer
+from selfroute.train.imitation.warmup import build_model
+from selfroute.train.rl.gapg import GAPGTrainer
+from selfroute.train.rl.options import GAPGConfig
+from selfroute.train.rl.outcomes import OutcomeGrader
+from selfroute.train.rl.run import build_dataset
 
 PARTS = ("rollouts", "rewards", "loss and backward", "optimiser", "rest")
 

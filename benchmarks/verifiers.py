@@ -47,8 +47,8 @@ def rate(call: Callable[[str], object], texts: Sequence[str], *, seconds: float)
 def main() -> None:
     """Time each and print a table."""
     from selfroute.handoff import StreamParser, parse
-    from selfroute.tasks.arithmetic import countdown_verdict
-    from selfroute.tasks.verifiers import math, numeric
+    from selfroute.verify.arithmetic import countdown_verdict
+    from selfroute.verify.verifiers import math, numeric
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=2.0, help="time per row (default 2)")

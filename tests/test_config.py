@@ -254,12 +254,12 @@ def test_no_key_of_a_recipe_is_ignored(cls: type, reader: ModuleType) -> None:
 
 
 def test_the_algorithms_are_those_of_the_trainer() -> None:
-    from selfroute.train.gapg_config import ALGORITHMS
+    from selfroute.train.rl.options import ALGORITHMS
 
     assert set(get_args(Algorithm)) == set(ALGORITHMS)
 
 
 def test_the_traces_are_those_of_the_warm_up() -> None:
-    from selfroute.train.traces import TraceStyle
+    from selfroute.train.imitation.searches import TraceStyle
 
     assert dataclasses.asdict(TraceStyle()) == dataclasses.asdict(TraceOptions())

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from selfroute.assemble import DryRun, dry_run
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.config import TrainRecipe, build, load_values
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,7 +111,7 @@ def test_an_error_is_one_line(overrides: list[str], message: str) -> None:
 
 
 def test_a_tokenizer_without_a_chat_template_is_named_without_loading_weights(tmp_path: Path) -> None:
-    from selfroute.train.tokenizer import build_tokenizer
+    from selfroute.train.imitation.tokenizer import build_tokenizer
 
     words = build_tokenizer()
     words.chat_template = None

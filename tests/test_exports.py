@@ -76,7 +76,18 @@ def test_importing_the_package_is_quick() -> None:
 
 
 def test_the_light_rooms_load_nothing_heavy() -> None:
-    modules = ["errors", "types", "handoff", "grading", "rewards", "config", "assemble", "cli"]
+    modules = [
+        "errors",
+        "types",
+        "handoff",
+        "prompts",
+        "prices",
+        "grading",
+        "rewards.hierarchical",
+        "config",
+        "assemble",
+        "commands.main",
+    ]
     modules += [f"{room}.base" for room in ("budget", "tasks", "backends", "strategies")]
     assert loaded("import " + ", ".join(f"selfroute.{module}" for module in modules)) == set()
 
@@ -87,9 +98,9 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = f"""
-import selfroute.cli
+import selfroute.commands.main
 try:
-    selfroute.cli.app({arguments!r}, prog_name='selfroute')
+    selfroute.commands.main.app({arguments!r}, prog_name='selfroute')
 except SystemExit as end:
     assert not end.code, end.code
 """

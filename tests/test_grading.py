@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfroute.grading import Outcome, grade, is_formatted, judge
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.types import Segment, Source, Trace, Usage
+from selfroute.verify.base import Verdict
 
 ROW = Row("r1", "What is 40 + 2?", "42")
 

@@ -9,16 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfroute.handoff import (
-    HANDOFF_TEXT,
-    TEMPLATES,
-    Piece,
-    StreamParser,
-    handoff_score,
-    parse,
-    share_sentence,
-    with_attempt,
-)
+from selfroute.handoff import HANDOFF_TEXT, Piece, StreamParser, handoff_score, parse
+from selfroute.prompts import TEMPLATES, share_sentence, with_attempt
 from selfroute.types import Message, Token
 
 SENTENCE = "I need external assistance"

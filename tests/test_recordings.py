@@ -13,7 +13,7 @@ from selfroute.backends.base import complete
 from selfroute.backends.recorded import RecordedBackend
 from selfroute.errors import ConfigError, TaskError
 from selfroute.grading import judge
-from selfroute.handoff import TEMPLATES
+from selfroute.prompts import TEMPLATES
 from selfroute.recordings import format_of, models_in, read_answers, unrecorded_text
 from selfroute.tasks.recorded import Recorded
 from selfroute.types import Sampling

@@ -20,7 +20,7 @@ import pytest
 from tests.gateway.live import running
 from typer.testing import CliRunner
 
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.config import LEARNED, SCORED, STRATEGIES
 from selfroute.errors import ConfigError
 from selfroute.serving import ShareFollower, build_recipe, load_serve_recipe, make_gateway, make_service
@@ -147,7 +147,7 @@ def test_options_reach_the_pair(recorded: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def scorers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files of fitted scores: one that reads questions, one that reads answers too."""
-    from selfroute.train.router import Examples, fit_scorer
+    from selfroute.train.fit.scorer import Examples, fit_scorer
 
     questions, answers = [f"add {n}" for n in range(20)], [f"it is {n}" for n in range(20)]
     examples = Examples.of(questions, [n % 2 == 0 for n in range(20)], [True] * 20, answers)
@@ -169,7 +169,7 @@ def test_every_strategy_can_be_served(
     if name in LEARNED:
         options["scorer"] = scorers[LEARNED[name]]
     if name == "encoder_router":
-        monkeypatch.setattr("selfroute.train.encoder.EncoderScorer.load", lambda folder: lambda question: 0.0)
+        monkeypatch.setattr("selfroute.train.fit.encoder.EncoderScorer.load", lambda folder: lambda question: 0.0)
     spec = {name: options} if options else name
     gateway = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
     strategy = gateway.service.strategy
@@ -206,7 +206,7 @@ def test_without_a_cloud_the_device_is_alone(recorded: dict[str, Any]) -> None:
 @contextmanager
 def process(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A `selfroute` command that serves; gives the process and its address."""
-    command = [sys.executable, "-m", "selfroute.cli", *arguments, "--port", "0"]
+    command = [sys.executable, "-m", "selfroute.commands.main", *arguments, "--port", "0"]
     env = os.environ | {"OMP_NUM_THREADS": "1"} | environment
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
     assert running.stderr is not None
@@ -275,7 +275,11 @@ def test_the_pair_runs_as_two_processes(tmp_path: Path, recorded: dict[str, Any]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "selfroute.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-m", "selfroute.commands.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 

@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from selfroute.environment import provenance
+from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import Record, read_records
-from selfroute.evaluation.summary import summarise
 from selfroute.train.folder import TRAINER_STATE, can_resume
-from selfroute.train.gapg import STATE_FILE
+from selfroute.train.rl.gapg import STATE_FILE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -157,7 +157,7 @@ class Job:
 
 
 def selfroute(*words: str) -> list[str]:
-    return [sys.executable, "-m", "selfroute.cli", *words]
+    return [sys.executable, "-m", "selfroute.commands.main", *words]
 
 
 def resumed(out: Path, marker: str) -> list[str]:

@@ -99,7 +99,7 @@ def ours(folder: Path, upstream: str, port: int) -> list[str]:
     recipe["prices"] = {"cloud": {"prompt_usd": 1, "completion_usd": 2}}
     recipe["budget"] = {"calls": {"total": 10**9}, "ledger": {"sqlite": str(folder / "budget.sqlite")}}
     (folder / "serve.yaml").write_text(json.dumps(recipe))
-    return [sys.executable, "-m", "selfroute.cli", "serve", str(folder / "serve.yaml")]
+    return [sys.executable, "-m", "selfroute.commands.main", "serve", str(folder / "serve.yaml")]
 
 
 def theirs(folder: Path, venv: Path, upstream: str, port: int) -> list[str]:

@@ -28,7 +28,8 @@ from typing import Any
 from selfroute import assemble
 from selfroute.config import EvaluateRecipe, TrainRecipe, build, parse_overrides
 from selfroute.environment import provenance
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prompts import TEMPLATES
 
 HERE = Path(__file__).parent
 PARTS = Path("out/gpu-model")

@@ -82,7 +82,7 @@ def _shown(value: float | None, scale: float = 1, places: int = 3) -> str:
 
 def binned_apgr(folder: Path) -> Mapping[str, float | None]:
     """APGR with RouteLLM's ten bins of each strategy with a score; None where the cloud does not lead."""
-    from selfroute.evaluation.metrics import apgr_routellm
+    from selfroute.evaluation.counting.metrics import apgr_routellm
     from selfroute.evaluation.records import read_records
 
     by_name: dict[str, list[Any]] = {}

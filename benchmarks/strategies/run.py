@@ -76,7 +76,7 @@ def run(folder: Path, overrides: Sequence[str]) -> None:
     if (folder / "summary.json").is_file() and read(folder, "run").get("command") == shlex.join(command):
         return
     print(shlex.join(command), flush=True)
-    done = subprocess.run([sys.executable, "-m", "selfroute.cli", *command[1:]], check=False)
+    done = subprocess.run([sys.executable, "-m", "selfroute.commands.main", *command[1:]], check=False)
     if done.returncode:
         raise SystemExit(f"that failed with exit code {done.returncode}; start again to go on")
 

@@ -25,9 +25,10 @@ from selfroute.config import parse_overrides
 from selfroute.environment import provenance
 from selfroute.errors import SelfRouteError
 from selfroute.grading import judge
-from selfroute.handoff import TEMPLATES, parse
+from selfroute.handoff import parse
+from selfroute.prompts import TEMPLATES
 from selfroute.tasks.countdown import Countdown
-from selfroute.train.tokenizer import build_tokenizer
+from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.types import Sampling
 
 ROWS = 500

@@ -52,11 +52,13 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.grading import Outcome as Outcome
     from selfroute.grading import grade as grade
     from selfroute.handoff import HANDOFF_TEXT as HANDOFF_TEXT
-    from selfroute.handoff import TEMPLATES as TEMPLATES
-    from selfroute.handoff import PromptTemplate as PromptTemplate
     from selfroute.handoff import StreamParser as StreamParser
     from selfroute.handoff import parse as parse
-    from selfroute.rewards import hierarchical as hierarchical
+    from selfroute.prices import Price as Price
+    from selfroute.prices import Prices as Prices
+    from selfroute.prompts import TEMPLATES as TEMPLATES
+    from selfroute.prompts import PromptTemplate as PromptTemplate
+    from selfroute.rewards.hierarchical import hierarchical as hierarchical
     from selfroute.strategies.always import AlwaysCloud as AlwaysCloud
     from selfroute.strategies.always import AlwaysDevice as AlwaysDevice
     from selfroute.strategies.base import Strategy as Strategy
@@ -64,18 +66,15 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.strategies.prompt_router import PromptRouter as PromptRouter
     from selfroute.strategies.random_offload import RandomOffload as RandomOffload
     from selfroute.strategies.self_route import SelfRoute as SelfRoute
-    from selfroute.strategies.sides import Price as Price
-    from selfroute.strategies.sides import Prices as Prices
     from selfroute.tasks.base import Row as Row
     from selfroute.tasks.base import Task as Task
-    from selfroute.tasks.base import Verdict as Verdict
     from selfroute.tasks.check import check as check
     from selfroute.tasks.countdown import Countdown as Countdown
     from selfroute.tasks.gsm8k import GSM8K as GSM8K
     from selfroute.tasks.hendrycks_math import HendrycksMath as HendrycksMath
     from selfroute.tasks.jsonl import JsonLines as JsonLines
-    from selfroute.train.gapg import GAPGTrainer as GAPGTrainer
-    from selfroute.train.gapg_config import GAPGConfig as GAPGConfig
+    from selfroute.train.rl.gapg import GAPGTrainer as GAPGTrainer
+    from selfroute.train.rl.options import GAPGConfig as GAPGConfig
     from selfroute.types import Completion as Completion
     from selfroute.types import Delta as Delta
     from selfroute.types import Event as Event
@@ -89,6 +88,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.types import Token as Token
     from selfroute.types import Trace as Trace
     from selfroute.types import Usage as Usage
+    from selfroute.verify.base import Verdict as Verdict
 
 _MODULES: dict[str, str] = {
     "backends.base": "Backend BatchBackend complete complete_all run_sync",
@@ -106,23 +106,25 @@ _MODULES: dict[str, str] = {
     ),
     "evaluation.run": "evaluate",
     "grading": "Outcome grade",
-    "handoff": "HANDOFF_TEXT PromptTemplate StreamParser TEMPLATES parse",
-    "rewards": "hierarchical",
+    "handoff": "HANDOFF_TEXT StreamParser parse",
+    "prices": "Price Prices",
+    "prompts": "PromptTemplate TEMPLATES",
+    "rewards.hierarchical": "hierarchical",
     "strategies.always": "AlwaysCloud AlwaysDevice",
     "strategies.base": "Strategy answer",
     "strategies.prompt_router": "PromptRouter",
     "strategies.random_offload": "RandomOffload",
     "strategies.self_route": "SelfRoute",
-    "strategies.sides": "Price Prices",
-    "tasks.base": "Row Task Verdict",
+    "tasks.base": "Row Task",
     "tasks.check": "check",
     "tasks.countdown": "Countdown",
     "tasks.gsm8k": "GSM8K",
     "tasks.hendrycks_math": "HendrycksMath",
     "tasks.jsonl": "JsonLines",
-    "train.gapg": "GAPGTrainer",
-    "train.gapg_config": "GAPGConfig",
+    "train.rl.gapg": "GAPGTrainer",
+    "train.rl.options": "GAPGConfig",
     "types": "Completion Delta Event Finished HandOff Message Refusal Sampling Segment TextDelta Token Trace Usage",
+    "verify.base": "Verdict",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -47,8 +47,8 @@ from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import MODES, Mode, Service, SingleService
-from selfroute.handoff import TEMPLATES
-from selfroute.strategies.sides import Prices
+from selfroute.prices import Prices
+from selfroute.prompts import TEMPLATES
 
 __all__ = [
     "ServeRecipe",

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfroute.backends.base import BatchBackend, complete
-from selfroute.backends.tokens import RowText, TokenTexts, decode, forbid_table
+from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
@@ -484,7 +484,7 @@ class TestLoad:
             TransformersBackend("strict", tiny_model, strict).generate_batch([HELLO], Sampling())
 
 
-@pytest.mark.parametrize("module", ["transformers", "embedded", "best_of", "tokens"])
+@pytest.mark.parametrize("module", ["transformers", "embedded", "best_of", "torch.tokens"])
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, selfroute.backends.{module}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -21,9 +21,10 @@ from selfroute.budget.base import Estimate
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
 from selfroute.errors import BackendUnavailable, BudgetExceeded
-from selfroute.handoff import TEMPLATES
+from selfroute.prices import Price, Prices
+from selfroute.prompts import TEMPLATES
 from selfroute.strategies.always import AlwaysCloud
-from selfroute.strategies.sides import Price, Prices, most_used
+from selfroute.strategies.sides import most_used
 from selfroute.types import Delta, Finished, Message, Sampling, TextDelta, Usage
 
 SPENDER = Path(__file__).with_name("spender.py")

@@ -12,8 +12,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from selfroute.cli import app
-from selfroute.cli_serve import _file_and_overrides
+from selfroute.commands.main import app
+from selfroute.commands.serve import _file_and_overrides
 from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values
 from selfroute.serving import load_serve_recipe
 

@@ -15,7 +15,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.config import (
     BACKENDS,
     STRATEGIES,
@@ -197,7 +197,7 @@ def test_the_figure_is_made_by_its_script(tmp_path: Path) -> None:
 
 
 def test_every_option_of_training_is_explained() -> None:
-    from selfroute.train.gapg_config import ALGORITHMS
+    from selfroute.train.rl.options import ALGORITHMS
 
     named = rows(DOCS / "gapg.md", "Options")
     keys = {f.name for f in dataclasses.fields(TrainRecipe)} - {"reward"}
@@ -219,8 +219,8 @@ def test_the_defaults_of_training_are_right() -> None:
 
 
 def test_every_field_of_a_record_and_a_summary_is_explained() -> None:
+    from selfroute.evaluation.counting.summary import summarise
     from selfroute.evaluation.records import Record
-    from selfroute.evaluation.summary import summarise
 
     records = [
         Record(
@@ -322,8 +322,8 @@ async def test_the_page_trains_and_evaluates_and_every_metric_is_explained(own: 
 
 def make_device(folder: Path) -> None:
     """A small model with random weights, as a folder that transformers can load."""
-    from selfroute.train.tokenizer import build_tokenizer
-    from selfroute.train.warmup import build_model
+    from selfroute.train.imitation.tokenizer import build_tokenizer
+    from selfroute.train.imitation.warmup import build_model
 
     tokenizer = build_tokenizer()
     build_model(tokenizer, hidden_size=32, layers=1).save_pretrained(folder)

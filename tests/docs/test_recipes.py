@@ -11,7 +11,7 @@ from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, l
 from selfroute.serving import load_serve_recipe, make_service
 
 ROOT = Path(__file__).resolve().parents[2]
-# The price table is read by recipes and is none; tests/evaluation/test_costs.py reads it.
+# The price table is read by recipes and is none; tests/evaluation/counting/test_costs.py reads it.
 RECIPES = sorted(path.relative_to(ROOT) for path in ROOT.glob("recipes/**/*.yaml") if path.name != "prices.yaml")
 pytestmark = pytest.mark.docs
 

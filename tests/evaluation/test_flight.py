@@ -8,8 +8,9 @@ import pytest
 
 from selfroute.backends.base import complete
 from selfroute.backends.function import FunctionBackend
+from selfroute.backends.rate_limited import RateLimited
 from selfroute.errors import BackendUnavailable, ConfigError
-from selfroute.evaluation.flight import RateLimited, complete_all, in_flight
+from selfroute.evaluation.flight import complete_all, in_flight
 from selfroute.types import Completion, Message, Sampling
 
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.evaluation.counting.test_summary import fixed, made
 from tests.evaluation.recompute import main
-from tests.evaluation.test_summary import fixed, made
 
-from selfroute.evaluation.costs import Network, PriceTable
+from selfroute.evaluation.counting.costs import PriceTable
 from selfroute.evaluation.records import Record, append
 from selfroute.evaluation.run import write_results
-from selfroute.strategies.sides import Price, Prices
+from selfroute.network.link import Network
+from selfroute.prices import Price, Prices
 
 PRICES = PriceTable(prices=Prices(device=Price(completion_usd=0.1), cloud=Price(prompt_usd=2, completion_usd=8)),
                     as_of="2026-11-01")  # fmt: skip

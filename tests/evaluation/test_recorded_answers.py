@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selfroute.evaluation import metrics
-from selfroute.evaluation.metrics import Bools, Floats
+from selfroute.evaluation.counting import metrics
+from selfroute.evaluation.counting.metrics import Bools, Floats
+from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import Record
-from selfroute.evaluation.summary import summarise
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 ROUTELLM, GSM8K = DATA / "routellm", DATA / "gsm8k"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.columns import BITS, NUMBERS, columns_of, read_columns
+from selfroute.evaluation.counting.columns import BITS, NUMBERS, columns_of, read_columns
 from selfroute.evaluation.records import Record, Sample, append, read_records, read_samples, repair
 
 FIELDS = [

@@ -24,18 +24,19 @@ from tests.evaluation.world import (
 from selfroute.backends.base import Backend, complete, run_sync
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError
-from selfroute.evaluation.costs import PriceTable
+from selfroute.evaluation.counting.costs import PriceTable
+from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import read_records, read_samples
 from selfroute.evaluation.run import Bench, evaluate
-from selfroute.evaluation.summary import summarise
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prices import Price, Prices
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.base import Strategy
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
-from selfroute.strategies.sides import Price, Prices
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.types import Message, Sampling
+from selfroute.verify.base import Verdict
 
 FILES = {
     *("records.jsonl", "samples.jsonl", "run.json"),

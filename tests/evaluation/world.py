@@ -12,10 +12,11 @@ from selfroute.backends.base import Backend, complete
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import Budget, Estimate, Unlimited
 from selfroute.errors import BudgetExceeded
-from selfroute.handoff import PromptTemplate
+from selfroute.prompts import PromptTemplate
 from selfroute.strategies.base import Strategy
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.types import Event, Finished, Message, Reason, Sampling, Segment, TextDelta, Trace
+from selfroute.verify.base import Verdict
 
 N = 40
 TEMPLATE = PromptTemplate(system="Think.", help="Or ask.", user="{question}?")

@@ -14,11 +14,11 @@ from tests.export.tiny import model, tokenizer
 from typer.testing import CliRunner
 
 from selfroute.assemble import export_source
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.errors import SelfRouteError
 from selfroute.export import gguf_file
 from selfroute.export.run import export
-from selfroute.handoff import TEMPLATES
+from selfroute.prompts import TEMPLATES
 
 WORDS = tokenizer()
 SYSTEM = f"{TEMPLATES['think'].system} {TEMPLATES['think'].help}"

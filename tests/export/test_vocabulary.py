@@ -13,7 +13,8 @@ from tests.export.tiny import tokenizer
 
 from selfroute.errors import ConfigError
 from selfroute.export.vocabulary import overlapping, pre_tokenizer, vocabulary
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prompts import TEMPLATES
 
 OURS: dict[str, Any] = json.loads(tokenizer().backend_tokenizer.to_str())
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}

@@ -18,7 +18,7 @@ LLAMA3_ROPE = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    from selfroute.train.tokenizer import build_tokenizer
+    from selfroute.train.imitation.tokenizer import build_tokenizer
 
     return build_tokenizer()
 

@@ -17,9 +17,10 @@ from selfroute.backends.function import FunctionBackend
 from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.service import Service
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prices import Price, Prices
+from selfroute.prompts import TEMPLATES
 from selfroute.strategies.self_route import SelfRoute
-from selfroute.strategies.sides import Price, Prices
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 TEMPLATE = TEMPLATES["think"]

@@ -100,7 +100,7 @@ class Served:
     def __init__(self, recipe: Path, workers: int = 1) -> None:
         self.port = unused_port()
         self.folder, self.workers = recipe.parent, workers
-        command = [sys.executable, "-m", "selfroute.cli", "serve", str(recipe), "--port", str(self.port)]
+        command = [sys.executable, "-m", "selfroute.commands.main", "serve", str(recipe), "--port", str(self.port)]
         self.process = subprocess.Popen(
             [*command, "--workers", str(workers)],
             stdout=subprocess.DEVNULL,

@@ -23,7 +23,7 @@ SMALL = (
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "selfroute.cli", "train", str(RECIPE), f"out={out}", *SMALL, *more]
+    return [sys.executable, "-m", "selfroute.commands.main", "train", str(RECIPE), f"out={out}", *SMALL, *more]
 
 
 def environment() -> dict[str, str]:

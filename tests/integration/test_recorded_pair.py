@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.evaluation.records import read_records
 
 

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.embedded import asset_path, embedded, provenance
-from selfroute.cli import app
+from selfroute.commands.main import app
 from selfroute.grading import judge
-from selfroute.handoff import TEMPLATES, parse
+from selfroute.handoff import parse
+from selfroute.prompts import TEMPLATES
 from selfroute.serving import load_serve_recipe, make_gateway
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown

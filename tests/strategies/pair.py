@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import Estimate
 from selfroute.errors import BackendUnavailable, UnsupportedByBackend
-from selfroute.handoff import HANDOFF_TEXT, TEMPLATES
+from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prompts import TEMPLATES
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 TEMPLATE = TEMPLATES["think"]

@@ -31,15 +31,15 @@ from selfroute.backends.base import Backend
 from selfroute.budget.base import Estimate, Lease, NoCloud
 from selfroute.errors import BackendUnavailable, BudgetUnavailable
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.prices import Price, Prices
+from selfroute.scores.evidence import Evidence
 from selfroute.strategies import catalogue
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.base import answer
 from selfroute.strategies.cascade import Cascade
-from selfroute.strategies.evidence import Evidence
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
-from selfroute.strategies.sides import Price, Prices
 from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
 
 Make = Callable[..., Any]

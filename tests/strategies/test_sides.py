@@ -8,7 +8,8 @@ from tests.strategies.pair import SAMPLING, Plain, Stalling, asks_when_hard, eas
 
 from selfroute.errors import ConfigError, UnsupportedByBackend
 from selfroute.handoff import StreamParser
-from selfroute.strategies.sides import Attempt, Price, speak
+from selfroute.prices import Price
+from selfroute.strategies.sides import Attempt, speak
 from selfroute.types import Delta, Message, Sampling, TextDelta, Usage
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from selfroute.errors import ConfigError, TaskError
 from selfroute.tasks.check import check
 from selfroute.tasks.code import HumanEval, OutputPrediction, literal_in, same_literal
-from selfroute.tasks.sandbox import run_tests
-from selfroute.tasks.sandbox_child import _guard
+from selfroute.verify.sandbox import run_tests
+from selfroute.verify.sandbox_child import _guard
 
 PROBLEM = {
     "task_id": "HumanEval/0",
@@ -172,7 +172,7 @@ def test_files_are_small_and_its_own() -> None:
 
 NATIVE = """
 import os, sys
-from selfroute.tasks.sandbox_child import _libraries, lock_files
+from selfroute.verify.sandbox_child import _libraries, lock_files
 folder, kept = sys.argv[1:]
 if not lock_files(folder, _libraries()):
     sys.exit("no Landlock")

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
-from selfroute.tasks.arithmetic import evaluate
 from selfroute.tasks.base import Row
 from selfroute.tasks.check import failures
 from selfroute.tasks.countdown import Countdown, expression, question, split_of
+from selfroute.verify.arithmetic import evaluate
 
 SPLITS = ("train", "validation", "test")
 

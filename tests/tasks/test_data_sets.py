@@ -19,7 +19,7 @@ from selfroute.tasks.data import fraction
 from selfroute.tasks.gsm8k import GSM8K
 from selfroute.tasks.hendrycks_math import HendrycksMath
 from selfroute.tasks.jsonl import JsonLines
-from selfroute.tasks.verifiers import VERIFIERS, numeric
+from selfroute.verify.verifiers import VERIFIERS, numeric
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 needs_gsm8k = pytest.mark.skipif(not (SHARED / "gsm8k").is_dir(), reason="needs ../shared/data/gsm8k")

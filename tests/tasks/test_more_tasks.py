@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from selfroute.config import Spec, make_task
 from selfroute.errors import ConfigError, TaskError
-from selfroute.tasks.base import Verdict
 from selfroute.tasks.check import check
 from selfroute.tasks.jsonl import JsonLines
 from selfroute.tasks.mmlu import MMLU
-from selfroute.tasks.verifiers import choice, json_answer, numeric
-from selfroute.tasks.verifiers_of_code import code, regex
+from selfroute.verify.base import Verdict
+from selfroute.verify.code import code, regex
+from selfroute.verify.verifiers import choice, json_answer, numeric
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:

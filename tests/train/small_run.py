@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.handoff import HANDOFF_TEXT
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
-from selfroute.train.arguments import build_arguments
-from selfroute.train.run import train
-from selfroute.train.tokenizer import build_tokenizer
-from selfroute.train.warmup import build_model
+from selfroute.train.imitation.tokenizer import build_tokenizer
+from selfroute.train.imitation.warmup import build_model
+from selfroute.train.rl.arguments import build_arguments
+from selfroute.train.rl.run import train
+from selfroute.verify.base import Verdict
 
 TOKENIZER = build_tokenizer()
 

@@ -18,10 +18,10 @@ from selfroute.assemble import model_files
 from selfroute.backends.transformers import TransformersBackend, check_folder
 from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError
-from selfroute.train.arguments import OWN_KEYS, build_arguments, check_distribution, check_trl, missing_vllm
-from selfroute.train.gapg_config import GAPGConfig
+from selfroute.train.imitation.warmup import build_model
 from selfroute.train.pretrained import from_adapter, lora_config
-from selfroute.train.warmup import build_model
+from selfroute.train.rl.arguments import OWN_KEYS, build_arguments, check_distribution, check_trl, missing_vllm
+from selfroute.train.rl.options import GAPGConfig
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
 
@@ -175,7 +175,7 @@ def test_every_key_that_the_recipe_owns_is_one_of_trl() -> None:
 
 
 def test_a_sharded_model_needs_vllm_and_vllm_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("selfroute.train.arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("selfroute.train.rl.arguments.find_spec", lambda name: None)
     assert str(missing_vllm(arguments(trl={"use_vllm": True}))).startswith("trl.use_vllm: vLLM is not installed; run:")
     assert missing_vllm(arguments()) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
@@ -212,7 +212,7 @@ def test_a_gguf_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.M
     empty.write_bytes(b"GGUF")
     with pytest.raises(ConfigError, match=r"transformers cannot read '.*empty.gguf': .*; is the file whole\?"):
         run(str(empty), tmp_path / "run")
-    monkeypatch.setattr("selfroute.backends.gguf.find_spec", lambda name: None)
+    monkeypatch.setattr("selfroute.backends.torch.gguf.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"run: pip install 'gguf"):
         model_files(str(empty))
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfroute.grading import Outcome
-from selfroute.train.gapg import GAPGTrainer
-from selfroute.train.gapg_config import GAPGConfig
+from selfroute.train.rl.gapg import GAPGTrainer
+from selfroute.train.rl.options import GAPGConfig
 
 ASK = "ask"
 # The end of text is also what an answer stops with.

@@ -17,8 +17,8 @@ import torch
 from accelerate import PartialState
 from tests.train.tiny import PROMPTS, grade, policy, trainer
 
-from selfroute.backends.sampler import Sampled
-from selfroute.train import gapg
+from selfroute.backends.torch.sampler import Sampled
+from selfroute.train.rl import gapg
 
 GROUP = 6
 

@@ -14,7 +14,7 @@ from selfroute.backends.base import Backend, BatchBackend
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
-from selfroute.handoff import PromptTemplate
+from selfroute.prompts import PromptTemplate
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Message, Sampling
@@ -138,7 +138,7 @@ class _Preparation:
 
     async def examples(self, device: Backend, cloud: Backend) -> Any:
         """What both sides answer to train rows, with the verdicts."""
-        from selfroute.train.router import Examples
+        from selfroute.train.fit.scorer import Examples
 
         template = template_of(self.task)
         conversations = [template.conversation(row.question) for row in self.rows]
@@ -178,8 +178,8 @@ class _Preparation:
 
     async def threshold(self, strategy: Strategy, share: float) -> float:
         """The threshold of a score that is not learned: the device answers some train rows."""
+        from selfroute.scores.scorers import threshold_at
         from selfroute.strategies.base import answer
-        from selfroute.strategies.scorers import threshold_at
 
         gate, template = asyncio.Semaphore(self.concurrency), template_of(self.task)
 
@@ -198,20 +198,20 @@ def _fit(name: str, examples: Any, *, seed: int, encoder: str, embedding: str) -
     if name in _ENCODERS:
         quiet_libraries()
     if name == "encoder_router":
-        from selfroute.train.encoder import fit_encoder
+        from selfroute.train.fit.encoder import fit_encoder
 
         return fit_encoder(examples, encoder=encoder, seed=seed)
-    from selfroute.train.router import fit_scorer
+    from selfroute.train.fit.scorer import fit_scorer
 
     return fit_scorer(name, examples, seed=seed, embedding=embedding)
 
 
 def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> dict[str, Any]:
     """Score and threshold of a strategy that learns."""
-    from selfroute.strategies.scorers import threshold_at
+    from selfroute.scores.scorers import threshold_at
 
     if folds is not None:
-        from selfroute.train.router import cross_fit
+        from selfroute.train.fit.scorer import cross_fit
 
         score, scores = cross_fit(fit, examples, folds=folds, seed=seed)
         return {"score": score, "threshold": threshold_at(scores, share)}

@@ -13,7 +13,7 @@ from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files, run_options
 from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
 from selfroute.errors import ConfigError
-from selfroute.rewards import check_weights
+from selfroute.rewards.hierarchical import check_weights
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
 
@@ -59,9 +59,9 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     files = model_files(recipe.model)
     cloud = "none, the algorithm does not ask" if recipe.algorithm == "task_tuning" else _cloud(recipe.cloud, notes)
 
-    from selfroute.train.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
-    from selfroute.train.gapg_config import ALGORITHMS
-    from selfroute.train.run import rows_held_out
+    from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
+    from selfroute.train.rl.options import ALGORITHMS
+    from selfroute.train.rl.run import rows_held_out
 
     quiet_libraries()
     if rows:
@@ -153,7 +153,7 @@ def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) ->
 def _longest_prompt(tokenizer: str, rows: list[Row], task: Task, config: Any, offers: bool, notes: list[str]) -> int:
     """Tokens of the longest of the first prompts."""
     from selfroute.train.pretrained import load_tokenizer
-    from selfroute.train.run import prompt_writer
+    from selfroute.train.rl.run import prompt_writer
 
     write = prompt_writer(rows, task)
     prompts = [write(row.id, offer_handoff=offers, share=None) for row in rows[:MOST_PROMPTS]]
@@ -182,8 +182,8 @@ def _memory(
     trained: int,
     processes: int,
 ) -> tuple[tuple[str, float], ...]:
-    from selfroute.train.arguments import is_sharded
     from selfroute.train.memory import Pass, network_of, predict
+    from selfroute.train.rl.arguments import is_sharded
 
     checkpointing = bool(arguments.activation_checkpointing) or bool(
         isinstance(arguments.fsdp_config, dict) and arguments.fsdp_config.get("activation_checkpointing")

@@ -13,7 +13,7 @@ from selfroute.assemble.pieces import closing, first_rows, price_table, remember
 from selfroute.backends.base import Backend
 from selfroute.config import EvaluateRecipe, ReportOptions, Spec, build, make_task, parse_overrides, to_values
 from selfroute.errors import ConfigError
-from selfroute.strategies.sides import Price
+from selfroute.prices import Price
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling
 
@@ -154,7 +154,7 @@ def _engine(recipe: EvaluateRecipe) -> Engine | None:
 def counting_options(
     options: EvaluateRecipe | ReportOptions, *, device: Spec | str, cloud: Spec | str
 ) -> dict[str, Any]:
-    """How records are counted, as arguments of `selfroute.evaluation.summary.analyse`.
+    """How records are counted, as arguments of `selfroute.evaluation.counting.summary.analyse`.
 
     Args:
         device, cloud: the models, to find their prices.
@@ -162,7 +162,7 @@ def counting_options(
     Raises:
         ConfigError: a price table or a network that cannot be.
     """
-    from selfroute.evaluation.costs import Network
+    from selfroute.network.link import Network
 
     return {
         "prices": price_table(options.prices, options.priced_as, device=device, cloud=cloud),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from selfroute.assemble.pieces import quiet_libraries, template_of
 from selfroute.config import TrainRecipe, build, load_values, make_task
 from selfroute.errors import ConfigError
-from selfroute.handoff import TEMPLATES, PromptTemplate
+from selfroute.prompts import TEMPLATES, PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

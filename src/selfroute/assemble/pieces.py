@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from selfroute.backends.base import Backend
 from selfroute.config import Spec, make_backend, suggest
 from selfroute.errors import ConfigError
-from selfroute.handoff import TEMPLATES, PromptTemplate
+from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.tasks.base import Row, Task
 
 if TYPE_CHECKING:
-    from selfroute.evaluation.costs import PriceTable
+    from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
     "closing",
@@ -74,7 +74,7 @@ def remembered(spec: Spec, cache: Path, *, where: str, requests_per_minute: floa
 
     backend = make_backend(spec, where=where)
     if requests_per_minute is not None and spec.name == "openai":
-        from selfroute.evaluation.flight import RateLimited
+        from selfroute.backends.rate_limited import RateLimited
 
         backend = RateLimited(backend, requests_per_minute=requests_per_minute)
     return cached(backend, AnswerCache(cache))
@@ -102,7 +102,7 @@ def price_table(
     Raises:
         ConfigError: another key in `priced_as`, or a file that `load_prices` refuses.
     """
-    from selfroute.evaluation.costs import load_prices
+    from selfroute.evaluation.counting.costs import load_prices
 
     if wrong := [key for key in priced_as if key not in ("device", "cloud")]:
         raise ConfigError(f"priced_as: unknown key '{wrong[0]}'; known: device, cloud")

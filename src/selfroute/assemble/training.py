@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from selfroute.assemble.pieces import first_rows, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
-from selfroute.backends.gguf import check_gguf, is_gguf
+from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import TrainRecipe, WarmupRecipe, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
-from selfroute.rewards import check_weights
+from selfroute.rewards.hierarchical import check_weights
 from selfroute.tasks.base import Task
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Sampling
@@ -128,8 +128,8 @@ def train_recipe(
     if needs_cloud:
         prepare_backend(recipe.cloud, where="cloud")
 
-    from selfroute.train.arguments import build_arguments  # torch and TRL: once all this is known to be right
-    from selfroute.train.run import train
+    from selfroute.train.rl.arguments import build_arguments  # torch and TRL: once all this is known to be right
+    from selfroute.train.rl.run import train
 
     quiet_libraries()
     train(
@@ -169,7 +169,7 @@ def _open_cloud(
 
 
 def run_options(recipe: TrainRecipe) -> dict[str, Any]:
-    """The arguments of `selfroute.train.arguments.build_arguments`."""
+    """The arguments of `selfroute.train.rl.arguments.build_arguments`."""
     return {
         "algorithm": recipe.algorithm,
         "share": recipe.share,
@@ -217,9 +217,9 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
             f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
         )
 
-    from selfroute.train.tokenizer import build_tokenizer
-    from selfroute.train.traces import TraceStyle
-    from selfroute.train.warmup import warm_up
+    from selfroute.train.imitation.searches import TraceStyle
+    from selfroute.train.imitation.tokenizer import build_tokenizer
+    from selfroute.train.imitation.warmup import warm_up
 
     quiet_libraries()
     warm_up(

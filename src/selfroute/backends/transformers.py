@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import refuse_fields
-from selfroute.backends.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
-from selfroute.backends.tokens import RowText, TokenTexts, decode, forbid_table
+from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
+from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from selfroute.backends.sampler import Sampled, Step
+    from selfroute.backends.torch.sampler import Sampled, Step
 
 __all__ = ["TransformersBackend"]
 
@@ -326,7 +326,7 @@ class TransformersBackend:
         seeds: Sequence[int | None] | None = None,
     ) -> list[Sampled]:
         """One completion per prompt; all samplings are of one kind."""
-        from selfroute.backends.sampler import sample
+        from selfroute.backends.torch.sampler import sample
 
         kind = samplings[0]
         pad = self.tokenizer.pad_token_id

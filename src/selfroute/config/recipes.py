@@ -122,7 +122,7 @@ class EvaluateRecipe:
         solve_temperature: of these samples.
         prices: YAML file of prices; None leaves costs out.
         priced_as: names of `device` and `cloud` in that file, if not those of the models.
-        network: speeds of the latency model, keys of `selfroute.evaluation.costs.Network`.
+        network: speeds of the latency model, keys of `selfroute.evaluation.counting.costs.Network`.
         routellm_bins: give APGR in RouteLLM's own way as well, from so many bins; it takes 10.
         engine: who answers rows: this process, or workers of a Ray cluster.
         workers: of the Ray engine; each holds its own models.
@@ -261,7 +261,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceOptions:
-    """How the written searches of the warm-up look; see `selfroute.train.traces`."""
+    """How the written searches of the warm-up look; see `selfroute.train.imitation.searches`."""
 
     attempts: Count = 6
     solution_rate: Rate = 0.1

@@ -53,10 +53,10 @@ def scored_options(name: str, options: Mapping[str, Any], *, where: str) -> dict
 
 def _load(name: str, path: Path, where: str) -> Any:
     if name == "encoder_router":
-        from selfroute.train.encoder import EncoderScorer
+        from selfroute.train.fit.encoder import EncoderScorer
 
         return EncoderScorer.load(path)
-    from selfroute.strategies.scorers import Scorer
+    from selfroute.scores.scorers import Scorer
 
     scorer = Scorer.load(path)
     if scorer.reads_answers and LEARNED[name] == "question":

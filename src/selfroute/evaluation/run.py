@@ -20,18 +20,18 @@ from selfroute.backends.base import Backend, BatchBackend
 from selfroute.budget.base import Budget, NoCloud
 from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
-from selfroute.evaluation.columns import read_columns
+from selfroute.evaluation.counting.columns import read_columns
+from selfroute.evaluation.counting.metrics import calls_at
+from selfroute.evaluation.counting.split import splits_of
+from selfroute.evaluation.counting.summary import analyse
 from selfroute.evaluation.files import write_text
 from selfroute.evaluation.flight import complete_all, in_flight
-from selfroute.evaluation.metrics import calls_at
-from selfroute.evaluation.picks import pick
 from selfroute.evaluation.provenance import read_about
 from selfroute.evaluation.records import Record, Sample, append, find_samples, repair
-from selfroute.evaluation.split import splits_of
-from selfroute.evaluation.summary import analyse
-from selfroute.evaluation.words import best
+from selfroute.evaluation.report.picks import pick
+from selfroute.evaluation.report.words import best
 from selfroute.grading import grade, judge
-from selfroute.handoff import PromptTemplate
+from selfroute.prompts import PromptTemplate
 from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Strategy, answer
 from selfroute.strategies.sides import closing
@@ -391,8 +391,8 @@ def write_results(
     Raises:
         ConfigError: the records are missing or broken, or matplotlib is not installed.
     """
-    from selfroute.evaluation.plots import write_figures
-    from selfroute.evaluation.report import report_html
+    from selfroute.evaluation.report.figures import write_figures
+    from selfroute.evaluation.report.page import report_html
 
     path = out / "records.jsonl"
     shared = splits_of(read_columns(path), seed=seed, where=str(path))

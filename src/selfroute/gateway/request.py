@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from selfroute.errors import ConfigError
 from selfroute.gateway.errors import ApiError, bad_request
-from selfroute.handoff import PromptTemplate
+from selfroute.prompts import PromptTemplate
 from selfroute.types import Message, Role, Sampling
 
 __all__ = ["ChatRequest", "Limits", "chat_request", "json_object", "last_question", "wrap_question"]

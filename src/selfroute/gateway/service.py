@@ -12,8 +12,9 @@ from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, Un
 from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import ChatRequest, last_question, wrap_question
-from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Attempt, Price, Prices, answer_on_device, ask_cloud, closing
+from selfroute.prices import Price, Prices
+from selfroute.prompts import PromptTemplate
+from selfroute.strategies.sides import Attempt, answer_on_device, ask_cloud, closing
 from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Trace, Usage
 
 __all__ = ["MODES", "Gate", "Mode", "Service", "SingleService"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
-from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Prices, answer_on_device, ask_cloud, closing
+from selfroute.prices import Prices
+from selfroute.prompts import PromptTemplate
+from selfroute.strategies.sides import answer_on_device, ask_cloud, closing
 from selfroute.types import Event, Message, Sampling
 
 __all__ = ["AlwaysCloud", "AlwaysDevice"]

@@ -1,7 +1,7 @@
 """Let the device answer, judge its answer, and ask the cloud where the judgement is bad ("cascade").
 
 One strategy for every judgement: what differs between the published methods is what they look at and how they turn it
-into a number, which is the scorer's business (`selfroute.strategies.evidence`, `selfroute.strategies.scorers`).
+into a number, which is the scorer's business (`selfroute.scores.evidence`, `selfroute.scores.scorers`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Literal
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.handoff import HANDOFF_TEXT, PromptTemplate, StreamParser
-from selfroute.strategies.evidence import VERDICT_QUESTION, Evidence, doubt_in
+from selfroute.handoff import HANDOFF_TEXT, StreamParser
+from selfroute.prices import Prices
+from selfroute.prompts import PromptTemplate
+from selfroute.scores.evidence import VERDICT_QUESTION, Evidence, doubt_in
 from selfroute.strategies.prompt_router import question_of
-from selfroute.strategies.sides import Attempt, Kept, Prices, ask_cloud, closing, speak
+from selfroute.strategies.sides import Attempt, Kept, ask_cloud, closing, speak
 from selfroute.types import Event, Finished, Message, Sampling, Segment, TextDelta, Trace
 
 __all__ = ["Cascade", "Looks"]

@@ -1,14 +1,14 @@
 """The scored strategies by name: which score, looked at what, under `PromptRouter` or `Cascade`.
 
 A function per name, so that a recipe, `selfroute strategies` and a report speak of the same thing. Where a score has to
-be fitted, `selfroute.train.router` does it and passes it as `score`.
+be fitted, `selfroute.train.fit.scorer` does it and passes it as `score`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from selfroute.strategies import evidence
+from selfroute.scores import evidence
 from selfroute.strategies.cascade import Cascade
 from selfroute.strategies.prompt_router import PromptRouter
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Prices, ask_cloud, closing, keep_on_device
+from selfroute.prices import Prices
+from selfroute.prompts import PromptTemplate
+from selfroute.strategies.sides import ask_cloud, closing, keep_on_device
 from selfroute.types import Event, Message, Sampling
 
 __all__ = ["PromptRouter", "question_of"]
@@ -23,7 +24,7 @@ class PromptRouter:
 
     Args:
         score: from a question to how much it needs the cloud, e.g. what `fit_prompt_router` in
-            `selfroute.train.router` returns. It sees the last user turn, without the template's words around the
+            `selfroute.train.fit.scorer` returns. It sees the last user turn, without the template's words around the
             question, and runs in a worker thread.
         threshold: least score that is sent; `math.inf` sends none.
         device, cloud, template, budget, prices, name: as in `AlwaysCloud`.

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.handoff import PromptTemplate
-from selfroute.strategies.sides import Prices, ask_cloud, closing, keep_on_device
+from selfroute.prices import Prices
+from selfroute.prompts import PromptTemplate
+from selfroute.strategies.sides import ask_cloud, closing, keep_on_device
 from selfroute.types import Event, Message, Sampling
 
 __all__ = ["RandomOffload"]

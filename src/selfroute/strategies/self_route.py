@@ -9,8 +9,10 @@ from typing import Literal
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.handoff import PromptTemplate, StreamParser, handoff_score, parse, with_attempt
-from selfroute.strategies.sides import Attempt, Prices, ask_cloud, closing, speak
+from selfroute.handoff import StreamParser, handoff_score, parse
+from selfroute.prices import Prices
+from selfroute.prompts import PromptTemplate, with_attempt
+from selfroute.strategies.sides import Attempt, ask_cloud, closing, speak
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
 __all__ = ["SelfRoute"]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Estimate, Lease
-from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
-from selfroute.handoff import HANDOFF_TEXT, Piece, PromptTemplate, StreamParser, parse
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
+from selfroute.handoff import HANDOFF_TEXT, Piece, StreamParser, parse
+from selfroute.prices import Price, Prices
+from selfroute.prompts import PromptTemplate
 from selfroute.types import (
     Delta,
     Event,
@@ -38,8 +39,6 @@ __all__ = [
     "DeviceSide",
     "Kept",
     "Pair",
-    "Price",
-    "Prices",
     "answer_on_device",
     "ask_cloud",
     "closing",
@@ -52,35 +51,6 @@ _TOKENS_PER_MEDIUM = 4096  # no provider counts an image higher; audio of up to 
 _TOKENS_PER_TURN = 16  # what a chat template adds to a message, generously
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
-    """What a model costs, in USD per million tokens.
-
-    Raises:
-        ConfigError: a price is negative or not a number.
-    """
-
-    prompt_usd: float = 0.0
-    completion_usd: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"{field.name}: {value} is not a price; give USD per million tokens, 0 or more")
-
-    def cost_usd(self, usage: Usage) -> float:
-        return (usage.prompt_tokens * self.prompt_usd + usage.completion_tokens * self.completion_usd) / 1e6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """Prices of both sides."""
-
-    device: Price = Price()
-    cloud: Price = Price()
 
 
 class DeviceSide(Protocol):

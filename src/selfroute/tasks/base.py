@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-__all__ = ["Row", "Task", "Verdict"]
+from selfroute.verify.base import Verdict
+
+__all__ = ["Row", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +28,12 @@ class Row:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A verifier's judgement.
-
-    Attributes:
-        correct: whether the completion answers the row.
-        answer: the answer that was extracted, None if there was none.
-        reason: one short phrase, e.g. "no answer", "uses 7 twice", "32 is not 33".
-    """
-
-    correct: bool
-    answer: str | None = None
-    reason: str = ""
-
-
 class Task(Protocol):
     """Data and verifier of one kind of problem.
 
     Attributes:
         name: as given on the command line.
-        template: name of the prompt template in `selfroute.handoff.TEMPLATES` that fits the task.
+        template: name of the prompt template in `selfroute.prompts.TEMPLATES` that fits the task.
     """
 
     name: str

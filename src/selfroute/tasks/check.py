@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Task, Verdict
+from selfroute.tasks.base import Row, Task
+from selfroute.verify.base import Verdict
 
 __all__ = ["check", "failures"]
 

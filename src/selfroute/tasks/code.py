@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source, own_id
-from selfroute.tasks.extract import after_reasoning, tagged_answer
-from selfroute.tasks.sandbox import run_tests
+from selfroute.verify.base import Verdict
+from selfroute.verify.extract import after_reasoning, code_in, tagged_answer
+from selfroute.verify.sandbox import run_tests
 
-__all__ = ["HumanEval", "OutputPrediction", "code_in", "literal_in", "same_literal"]
+__all__ = ["HumanEval", "OutputPrediction", "literal_in", "same_literal"]
 
-_BLOCK = re.compile(r"```[ \t]{0,4}(?:python|py|Python)?[ \t]{0,4}\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _MOST_TEXT = 100_000
 _LONGEST_LITERAL = 5_000
 
@@ -23,7 +23,7 @@ class HumanEval:
     """Rows with `prompt` (a function's head), `test`, `entry_point` and `canonical_solution` (arXiv 2107.03374).
 
     The answer is the first code block of a completion, or the whole of it; a body alone goes below the prompt. It is
-    right if the tests run through in the sandbox (`selfroute.tasks.sandbox`, which says what is enforced where).
+    right if the tests run through in the sandbox (`selfroute.verify.sandbox`, which says what is enforced where).
 
     Args:
         path: a folder with test.jsonl or test.parquet, or one file; without it the data is
@@ -171,15 +171,6 @@ def _output_row(record: Record, row_id: str) -> Row:
         "<answer> </answer> tags."
     )
     return Row(row_id, question, gold, {"code": code, "input": given})
-
-
-def code_in(completion: str) -> str:
-    """The first code block outside the reasoning, else all text outside it; of at most 100,000 characters."""
-    text = after_reasoning(completion)[:_MOST_TEXT]
-    tagged = tagged_answer(text)
-    text = text if tagged is None else tagged
-    block = _BLOCK.search(text)
-    return block[1] if block else text
 
 
 def _indented(body: str) -> str:

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfroute.errors import ConfigError
-from selfroute.tasks.arithmetic import countdown_verdict
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
+from selfroute.verify.arithmetic import countdown_verdict
+from selfroute.verify.base import Verdict
 
 __all__ = [
     "DEFAULT_LIMITS",

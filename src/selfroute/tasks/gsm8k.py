@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source
-from selfroute.tasks.verifiers import numeric, read_number
+from selfroute.verify.base import Verdict
+from selfroute.verify.verifiers import numeric, read_number
 
 __all__ = ["GSM8K"]
 
@@ -54,7 +55,7 @@ class GSM8K:
         return [_row(record) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
-        """Judge by `selfroute.tasks.verifiers.numeric`."""
+        """Judge by `selfroute.verify.verifiers.numeric`."""
         return numeric(completion, row.gold)
 
     def gold_completion(self, row: Row) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source
-from selfroute.tasks.extract import boxed
-from selfroute.tasks.verifiers import math
+from selfroute.verify.base import Verdict
+from selfroute.verify.extract import boxed
+from selfroute.verify.verifiers import math
 
 __all__ = ["HendrycksMath"]
 
@@ -58,7 +59,7 @@ class HendrycksMath:
         return [_row(record) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
-        """Judge by `selfroute.tasks.verifiers.math`."""
+        """Judge by `selfroute.verify.verifiers.math`."""
         return math(completion, row.gold)
 
     def gold_completion(self, row: Row) -> str:

@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source
-from selfroute.tasks.verifiers import VERIFIERS, json_answer
-from selfroute.tasks.verifiers_of_code import code, named_verifier, regex
+from selfroute.verify.base import Verdict
+from selfroute.verify.code import code, named_verifier, regex
+from selfroute.verify.verifiers import VERIFIERS, json_answer
 
 __all__ = ["JsonLines"]
 
@@ -24,7 +25,7 @@ class JsonLines:
             rows may be added or reordered.
         question_field: name of the question's field.
         answer_field: name of the gold answer's field: text, a number or a boolean.
-        verifier: name in `selfroute.tasks.verifiers.VERIFIERS` (exact, numeric, choice, math, json); "regex": the
+        verifier: name in `selfroute.verify.verifiers.VERIFIERS` (exact, numeric, choice, math, json); "regex": the
             answer matches the gold as a pattern, whole; "code": the gold is Python tests, run on the answer's code in
             the sandbox; or the dotted path of a function of your own, `package.module:function`, from completion and
             gold to a `Verdict` or a boolean, which is trusted to end.

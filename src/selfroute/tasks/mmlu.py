@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from selfroute.errors import TaskError
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source
-from selfroute.tasks.verifiers import choice
+from selfroute.verify.base import Verdict
+from selfroute.verify.verifiers import choice
 
 __all__ = ["MMLU"]
 
@@ -61,7 +62,7 @@ class MMLU:
         return [_row(record) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
-        """Judge by `selfroute.tasks.verifiers.choice`."""
+        """Judge by `selfroute.verify.verifiers.choice`."""
         return choice(completion, row.gold)
 
     def gold_completion(self, row: Row) -> str:

@@ -8,10 +8,11 @@ from importlib import import_module
 from typing import Any
 
 from selfroute.errors import ConfigError
-from selfroute.tasks.base import Row, Verdict
-from selfroute.tasks.bounded import bounded
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import SPLITS
-from selfroute.tasks.extract import after_reasoning, tagged_answer
+from selfroute.verify.base import Verdict
+from selfroute.verify.bounded import bounded
+from selfroute.verify.extract import after_reasoning, tagged_answer
 
 __all__ = ["ReasoningGym"]
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from selfroute.errors import ConfigError, TaskError
 from selfroute.recordings import RecordedAnswer, format_of, read_answers
-from selfroute.tasks.base import Row, Verdict
+from selfroute.tasks.base import Row
 from selfroute.tasks.data import SPLITS, fraction
-from selfroute.tasks.verifiers import VERIFIERS
+from selfroute.verify.base import Verdict
+from selfroute.verify.verifiers import VERIFIERS
 
 __all__ = ["Recorded"]
 

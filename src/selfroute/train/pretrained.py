@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from selfroute.backends.gguf import gguf_config, gguf_model, gguf_tokenizer, is_gguf
+from selfroute.backends.torch.gguf import gguf_config, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.errors import ConfigError
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Decoding in plain torch, for every model that runs in this process."""

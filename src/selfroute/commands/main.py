@@ -1,0 +1,367 @@
+"""The commands. Each reads its arguments and calls one function of the rooms below."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from selfroute.commands import export, measure
+from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
+from selfroute.commands.terminal import example as _example
+from selfroute.commands.terminal import progress as _progress
+from selfroute.commands.terminal import training_view
+from selfroute.errors import ConfigError, SelfRouteError
+
+__all__ = ["app", "main"]
+
+# Commands that go on where they were, and what to add to the same line for that.
+RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "matplotlib", "math-verify",
+             "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray")  # fmt: skip
+
+
+class _Group(TyperGroup):
+    """Turns the errors of the error tree into one line and an exit code."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)
+        except SelfRouteError as error:
+            if os.environ.get("SELFROUTE_DEBUG") == "1":
+                raise
+            _fail(f"error: {' '.join(str(error).split())}", 2 if isinstance(error, ConfigError) else 1, error)
+        except typer.BadParameter as error:
+            message = error.format_message().rstrip(".")
+            _fail(f"error: {message}; see: selfroute {ctx.invoked_subcommand} --help", 2, error)
+        except KeyboardInterrupt as error:
+            _fail(f"interrupted{_how_to_go_on(ctx.invoked_subcommand)}", 130, error)
+
+
+def _fail(line: str, code: int, cause: BaseException) -> NoReturn:
+    typer.echo(line, err=True)
+    raise typer.Exit(code) from cause
+
+
+def _how_to_go_on(command: str | None) -> str:
+    if command not in RESUMABLE:
+        return ""
+    arguments = [a for a in sys.argv[1:] if a != "--resume"]
+    return f"; finished work is kept, go on with: {shlex.join(['selfroute', *arguments])}{RESUMABLE[command]}"
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Share LLM work between a small model on the device and a large one in the cloud.",
+    epilog="Start with: [bold]selfroute demo[/bold]",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; examples are in recipes/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, e.g. seed=7 reward.cloud=0.25."),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Options of the task, e.g. path=data.jsonl verifier=numeric."),
+]
+SplitName = Annotated[str, typer.Option(help="train, validation or test.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Most rows; all of them without it.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(_version_of("selfroute"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=_example("selfroute demo", "selfroute demo --out out/first"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Of the training and of the problems.")] = 1,
+) -> None:
+    """Train the embedded device model on Countdown at a 30 % cloud share, compare, and write a report."""
+    from selfroute.commands.demo import demo as run_demo
+
+    run_demo(out=out, progress=_progress, seed=seed)
+
+
+@app.command(
+    epilog=_example(
+        "selfroute train recipes/countdown/gapg.yaml",
+        "selfroute train recipes/countdown/gapg.yaml share=0.2 reward.cloud=0.25 out=out/fifth",
+        "selfroute train recipes/countdown/gapg.yaml --resume",
+        "selfroute train recipes/countdown/warmup.yaml role=cloud out=out/cloud",
+        "selfroute train recipes/paper/countdown-qwen2.5-3b.yaml --dry-run",
+    )
+)
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build all but the weights, predict the memory, write nothing.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="That --dry-run predicts for.")] = 1,
+) -> None:
+    """Train a device model, or make one from nothing, as a recipe says."""
+    from selfroute import assemble, config
+
+    arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
+    values = config.load_values(recipe, arguments)
+    if dry_run:
+        _dry_run(recipe, values, processes)
+        return
+    with training_view() as on_progress:
+        if values.get("algorithm") == "warm_up":
+            warmup = config.build(config.WarmupRecipe, values, where=str(recipe))
+            out = assemble.warm_up_recipe(warmup, on_progress=on_progress)
+        else:
+            loaded = config.build(config.TrainRecipe, values, where=str(recipe))
+            out = assemble.train_recipe(loaded, on_progress=on_progress)
+    typer.echo(f"trained model: {out}")
+
+
+def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
+    from selfroute import assemble, config
+
+    if values.get("algorithm") == "warm_up":
+        raise ConfigError("--dry-run: a warm-up makes its own small model; start it without this option")
+    loaded = config.build(config.TrainRecipe, values, where=str(recipe))
+    found = assemble.dry_run(loaded, beside=recipe.parent, processes=processes)
+    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in found.facts:
+        shown.add_row(f"[bold]{name}[/bold]", value)
+    shown.add_row("[bold]memory[/bold]", "of one process, predicted")
+    for name, size in found.memory:
+        shown.add_row("", f"{size / 2**30:8.2f} GiB  {name}")
+    Console().print(shown)
+    for note in found.notes:
+        typer.echo(f"note: {note}")
+    typer.echo("dry run: every key is right; nothing was loaded, asked or written")
+
+
+@app.command(
+    epilog=_example(
+        "selfroute evaluate recipes/countdown/evaluate.yaml",
+        "selfroute evaluate recipes/countdown/evaluate.yaml seed=7 limit=400 out=out/seed7",
+        "selfroute evaluate recipes/countdown/evaluate.yaml policies.mine.transformers=out/train/checkpoint",
+        "selfroute evaluate recipes/countdown/evaluate.yaml solve_samples=8 prices=recipes/prices.yaml --engine ray",
+    )
+)
+def evaluate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local: this process; ray: a Ray cluster, as engine= in the recipe.")
+    ] = None,
+) -> None:
+    """Compare ways of splitting work between device and cloud at the same call share."""
+    from selfroute import assemble, config
+
+    arguments = [*(overrides or []), *([f"engine={engine}"] if engine else [])]
+    loaded = config.load_recipe(config.EvaluateRecipe, recipe, arguments)
+    command = shlex.join(["selfroute", "evaluate", str(recipe), *arguments])
+    with (
+        _progress("preparing") as on_prepare,
+        _progress("evaluating") as on_progress,
+        _progress("counting") as on_count,
+    ):
+        steps = {"on_prepare": on_prepare, "on_progress": on_progress, "on_count": on_count}
+        summary = asyncio.run(assemble.evaluate_recipe(loaded, command=command, **steps))
+
+    from selfroute.evaluation.report.table import summary_table
+
+    Console().print(summary_table(summary))
+    typer.echo(f"report: {loaded.out / 'report.html'}")
+
+
+@app.command(
+    epilog=_example(
+        "selfroute record countdown --backend embedded:cloud --limit 200 --out cloud.jsonl",
+        "selfroute record gsm8k path=data/gsm8k --backend 'openai: {base_url: https://api.example.com/v1, model: m}' "
+        "--out cloud.jsonl",
+    )
+)
+def record(
+    task: Annotated[str, typer.Argument(help="Name of a task; `selfroute tasks` lists them.")],
+    options: Options = None,
+    backend: Annotated[str, typer.Option(help="Model to ask.")] = "embedded:cloud",
+    out: Annotated[Path, typer.Option(help="JSONL file; a second run goes on where it was.")] = Path("answers.jsonl"),
+    split: SplitName = "test",
+    limit: Limit = None,
+    as_device: Annotated[
+        bool, typer.Option("--as-device", help="Ask with the device's system prompt instead of the cloud's none.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of one answer.")] = 512,
+    prompt_usd: Annotated[float | None, typer.Option(min=0, help="USD per million prompt tokens.")] = None,
+    completion_usd: Annotated[float | None, typer.Option(min=0, help="USD per million completion tokens.")] = None,
+) -> None:
+    """Store a model's answers to a task, to be replayed as `recorded:FILE`."""
+    from selfroute import assemble, config
+
+    made = config.make_task(_task_spec(task, options))
+    model = config.make_backend(_spec(backend, "--backend"), where="--backend")
+    price = None
+    if prompt_usd is not None or completion_usd is not None:
+        from selfroute.prices import Price
+
+        price = Price(prompt_usd=prompt_usd or 0.0, completion_usd=completion_usd or 0.0)
+    rows = assemble.first_rows(made, split, limit)
+    with _progress("recording") as on_progress:
+        failed = asyncio.run(
+            assemble.record_rows(
+                model, made, rows, out, as_device=as_device, concurrency=concurrency, max_tokens=max_tokens,
+                on_progress=on_progress, price=price,
+            )
+        )  # fmt: skip
+    typer.echo(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
+    if failed:
+        raise SelfRouteError(f"{len(failed)} rows got no answer, first: {failed[0]}; run the same command to go on")
+
+
+@app.command(epilog=_example("selfroute tasks", "selfroute tasks --check jsonl path=mine.jsonl verifier=numeric"))
+def tasks(
+    options: Options = None,
+    check: Annotated[str | None, typer.Option(metavar="NAME", help="Verify that every gold answer passes.")] = None,
+    split: SplitName = "test",
+) -> None:
+    """List the tasks, or check one: every gold answer must pass its own verifier."""
+    from selfroute import config
+
+    if check is None:
+        if options:
+            raise ConfigError(f"'{options[0]}': options need a task to check; write selfroute tasks --check NAME …")
+        _list(config.TASKS, "task")
+        return
+    from selfroute.tasks.check import check as check_task
+
+    task = config.make_task(_task_spec(check, options))
+    with _progress("checking") as on_progress:
+        count = check_task(task, split, on_progress=on_progress)
+    typer.echo(f"{task.name}: all {count} gold answers of '{split}' pass their verifier")
+
+
+@app.command(epilog=_example("selfroute strategies"))
+def strategies() -> None:
+    """List the ways to split work between device and cloud."""
+    from selfroute import config
+
+    _list(config.STRATEGIES, "strategy")
+
+
+@app.command(epilog=_example("selfroute backends"))
+def backends() -> None:
+    """List the kinds of models, with how to write them in a recipe."""
+    from selfroute import config
+
+    _list(config.BACKENDS, "backend", config.BACKEND_EXAMPLES)
+
+
+@app.command(epilog=_example("selfroute env"))
+def env() -> None:
+    """Show versions and devices, for a bug report."""
+    rows = [
+        ("selfroute", _version_of("selfroute")),
+        ("python", platform.python_version()),
+        ("platform", platform.platform()),
+        ("cores", str(os.cpu_count())),
+        ("gpu", ", ".join(_gpus()) or "none found"),
+        *((name, _version_of(name)) for name in LIBRARIES),
+    ]
+    for name, value in rows:
+        typer.echo(f"{name:<14}{value}")
+
+
+measure.add_to(app)
+export.add_to(app)
+
+
+# --- Helpers -----------------------------------------------------------------------------------------------------
+
+
+def _spec(text: str, where: str) -> Any:
+    from selfroute import config
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    return config.parse_spec(value, where)
+
+
+def _task_spec(name: str, options: list[str] | None) -> Any:
+    from selfroute import config
+
+    spec = _spec(name, "task")
+    return config.Spec(spec.name, spec.value, {**spec.options, **config.parse_overrides(options or [])})
+
+
+def _list(table: Mapping[str, str], kind: str, examples: Mapping[str, str] | None = None) -> None:
+    from selfroute import config
+
+    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name in table:
+        factory = config.resolve(table, name, kind=kind, where=kind)
+        summary = (factory.__doc__ or "").strip().split("\n\n")[0]
+        shown.add_row(f"[bold]{name}[/bold]", " ".join(summary.split()), *([examples[name]] if examples else []))
+    Console().print(shown)
+
+
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _gpus() -> Iterator[str]:
+    """Accelerators, found without loading torch."""
+    import subprocess
+
+    try:
+        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        found = None
+    if found is not None and found.returncode == 0:
+        yield from (line.split(" (UUID")[0] for line in found.stdout.splitlines() if line.startswith("GPU"))
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        yield "Apple GPU (mps)"
+
+
+for _command in (serve, cloud, ask, chat, key):
+    app.command(epilog=_example(*EXAMPLES[_command.__name__]))(_command)
+
+
+def main() -> None:
+    """Entry point of the `selfroute` command."""
+    app(prog_name="selfroute")
+
+
+if __name__ == "__main__":
+    main()

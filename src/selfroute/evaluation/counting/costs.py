@@ -1,0 +1,180 @@
+"""What a request costs and how long it takes if it is kept on the device, and if it is sent.
+
+Both are computed from token counts, so a price list or a network can be changed without asking a model again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from selfroute.errors import ConfigError
+from selfroute.evaluation.counting.metrics import Floats
+from selfroute.evaluation.counting.split import Split
+from selfroute.network.link import Network
+from selfroute.prices import Price, Prices
+
+__all__ = ["PriceTable", "kept_and_sent", "latency_s", "load_prices", "usd"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceTable:
+    """Prices of both sides, and when and where they were looked up.
+
+    Attributes:
+        as_of: the date, ISO 8601.
+        source: where they stand, free text.
+        device_model, cloud_model: entries of the list that were taken.
+    """
+
+    prices: Prices = field(default_factory=Prices)
+    as_of: str = ""
+    source: str = ""
+    device_model: str = ""
+    cloud_model: str = ""
+
+
+# --- prices ----------------------------------------------------------------------------------------------------
+
+
+def load_prices(path: Path, *, device: Sequence[str], cloud: Sequence[str]) -> PriceTable:
+    """Prices of the two models from a YAML file::
+
+        as_of: 2026-11-01
+        source: https://…
+        models:
+          gpt-4o: {prompt_usd: 2.50, completion_usd: 10.00}   # USD per million tokens
+          device: {prompt_usd: 0, completion_usd: 0}
+
+    Args:
+        device, cloud: names to look under, best first, e.g. the backend's name and then the role.
+
+    Raises:
+        ConfigError: the file is missing, has no date or another shape, or lists neither name of a side.
+    """
+    values = _read(path)
+    table = PriceTable(as_of=_date(path, values), source=str(values.get("source", "")))
+    models = values.get("models")
+    if not isinstance(models, Mapping) or not models:
+        raise ConfigError(f"{path}: 'models' is missing or empty; list models with prompt_usd and completion_usd")
+    device_model, cloud_model = (_listed(path, models, names) for names in (device, cloud))
+    prices = Prices(
+        device=_price(path, device_model, models[device_model]), cloud=_price(path, cloud_model, models[cloud_model])
+    )
+    return PriceTable(
+        prices=prices, as_of=table.as_of, source=table.source, device_model=device_model, cloud_model=cloud_model
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"price table '{path}' does not exist; recipes/prices.yaml is an example") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"price table '{path}' cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"price table '{path}' is not a mapping; recipes/prices.yaml is an example")
+    known = ("as_of", "source", "models")
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{path}: unknown key '{key}'; known: {', '.join(known)}")
+    return values
+
+
+def _date(path: Path, values: Mapping[str, Any]) -> str:
+    found = values.get("as_of")
+    if not isinstance(found, datetime.date):
+        raise ConfigError(f"{path}: as_of is {found!r}, not a date; prices change, write e.g. as_of: 2026-11-01")
+    return found.isoformat()
+
+
+def _listed(path: Path, models: Mapping[str, Any], names: Sequence[str]) -> str:
+    for name in names:
+        if name in models:
+            return name
+    near = difflib.get_close_matches(names[0], map(str, models), n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ConfigError(
+        f"{path}: no price of {' or '.join(map(repr, names))}{hint}; listed: {', '.join(map(str, models))}"
+    )
+
+
+def _price(path: Path, model: str, values: Any) -> Price:
+    known = [option.name for option in fields(Price)]
+    if not isinstance(values, Mapping) or set(values) - set(known) or not values:
+        raise ConfigError(f"{path}: {model} is {values!r}; write {{{': …, '.join(known)}: …}}, USD per million tokens")
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{path}: {model}.{key} is {value!r}, not a number; give USD per million tokens")
+    try:
+        return Price(**{key: float(value) for key, value in values.items()})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {model}.{error}") from None
+
+
+# --- per prompt ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """Tokens read and written by one side, shape (n,)."""
+
+    prompt: Floats
+    written: Floats
+
+    def usd(self, price: Price) -> Floats:
+        return np.asarray((self.prompt * price.prompt_usd + self.written * price.completion_usd) / 1e6)
+
+
+def _work(split: Split, name: str) -> _Work:
+    return _Work(split.numbers[f"{name}_prompt_tokens"], split.numbers[f"{name}_tokens"])
+
+
+def kept_and_sent(split: Split) -> bool:
+    """Whether the records say what each request takes if kept, and if sent."""
+    return all(
+        bool(np.isfinite(values).all())
+        for name in ("attempt", "local", "cloud_answer")
+        for values in (_work(split, name).prompt, _work(split, name).written)
+    )
+
+
+def usd(split: Split, prices: Prices) -> tuple[Floats, Floats]:
+    """Cost of each request in USD if it is kept, and if it is sent; shape (n,) each.
+
+    Kept: what the device reads and writes in all. Sent: its attempt before the decision, and the cloud's answer.
+    """
+    sent = _work(split, "attempt").usd(prices.device) + _work(split, "cloud_answer").usd(prices.cloud)
+    return _work(split, "local").usd(prices.device), np.asarray(sent)
+
+
+def latency_s(split: Split, network: Network) -> tuple[Floats, Floats]:
+    """Seconds until the whole answer is there, if it is kept and if it is sent; shape (n,) each.
+
+    device: prompt / prompt speed + written / speed. cloud: round trip + prompt bytes / uplink + prompt / prompt speed
+    + the slower of writing and receiving the answer, which is streamed. Sent: the device's attempt, then the cloud.
+    """
+    kept = _on_device(_work(split, "local"), network)
+    return kept, _on_device(_work(split, "attempt"), network) + _in_cloud(_work(split, "cloud_answer"), network)
+
+
+def _on_device(work: _Work, network: Network) -> Floats:
+    return np.asarray(work.prompt / network.device_prompt_tokens_per_s + work.written / network.device_tokens_per_s)
+
+
+def _in_cloud(work: _Work, network: Network) -> Floats:
+    bits = 8 * network.bytes_per_token / 1e6
+    writing = work.written / network.cloud_tokens_per_s
+    receiving = work.written * bits / network.downlink_mbps
+    reading = work.prompt / network.cloud_prompt_tokens_per_s
+    return np.asarray(
+        network.rtt_s + work.prompt * bits / network.uplink_mbps + reading + np.maximum(writing, receiving)
+    )

@@ -1,0 +1,154 @@
+"""Numbers as a person reads them, the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from selfroute.evaluation.counting.metrics import Floats
+from selfroute.evaluation.counting.summary import Curves, Line
+
+__all__ = [
+    "Deployment",
+    "best",
+    "deployments",
+    "fixed_point",
+    "headline",
+    "interval",
+    "money",
+    "percent",
+    "price",
+    "share_of",
+    "versus",
+]
+
+Entry = Mapping[str, Any]
+
+
+def percent(value: float | None, *, digits: int = 1) -> str:
+    """0.3 → "30.0 %"; a dash for None."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def fixed_point(value: float | None, *, digits: int = 3) -> str:
+    """0.6123 → "0.612", and no minus before a zero; a dash for None."""
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def interval(band: Sequence[float] | None, *, scale: float = 1, digits: int = 3) -> str:
+    """A 95 % interval as "0.58 to 0.64"; empty for None."""
+    return "" if band is None else f"{scale * band[0]:.{digits}f} to {scale * band[1]:.{digits}f}"
+
+
+def price(usd: float | None) -> str:
+    """A sum of money; a dash for None."""
+    return "–" if usd is None else f"${usd:.2f}" if usd >= 0.1 or not usd else f"${usd:.2g}"
+
+
+def money(usd: float | None) -> str:
+    """The same; a dash if nothing was charged as well."""
+    return price(usd or None)
+
+
+def share_of(summary: Mapping[str, Any]) -> str:
+    return f"{100 * summary['call_share_target']:g} %"
+
+
+def best(summary: Mapping[str, Any]) -> Entry:
+    """The strategy of highest accuracy at the share, of those that choose between prompts."""
+    entries: list[Entry] = summary["strategies"]
+    return max((e for e in entries if not e["fixed"]), key=lambda e: e["overall_accuracy"], default=entries[0])
+
+
+def headline(summary: Mapping[str, Any]) -> list[str]:
+    """What to take away, in three sentences, and a warning before them where the cloud hurts."""
+    top = best(summary)
+    n, task = summary["n"], f" {summary['task']}" if summary["task"] else ""
+    levels = (
+        f"The device alone ({summary['reference']}) solves {percent(summary['device_accuracy'])}, the cloud alone "
+        f"{percent(summary['cloud_accuracy'])}."
+    )
+    if top["fixed"]:
+        return [f"No strategy here chooses between device and cloud (n = {n}{task} prompts).", levels]
+    hurt = (
+        ["Calling the cloud hurts here: it gets fewer prompts right than the device. Keep requests on the device."]
+        if summary["cloud_accuracy"] < summary["device_accuracy"]
+        else []
+    )
+    first = (
+        f"At a call share of {share_of(summary)}, {top['name']} answers {percent(top['overall_accuracy'])} of "
+        f"{n}{task} prompts right (95 % interval {interval(top['ci95']['overall_accuracy'], scale=100, digits=1)})."
+    )
+    split = (
+        f"With that device, the same share sent at random gives {percent(summary['random_accuracy'])}, and a perfect "
+        f"choice {percent(summary['oracle_accuracy'])}."
+    )
+    second = versus(summary["comparisons"][0]) if summary["comparisons"] else ""
+    return [sentence for sentence in (*hurt, first, second, f"{levels} {split}") if sentence]
+
+
+def versus(comparison: Mapping[str, Any]) -> str:
+    """One paired difference as a sentence; says so when it may be chance."""
+    points = f"{100 * comparison['difference']:+.1f} points"
+    band = interval(comparison["ci95"], scale=100, digits=1)
+    low, high = comparison["ci95"]
+    corrected = comparison["p_holm"]
+    if low <= 0 <= high:
+        verdict = ": not told apart at this n"
+    else:
+        verdict = "" if corrected < 0.05 else ": may be chance among so many pairs"
+    chance = f"{_p_value(comparison['p'])}, corrected {_p_value(corrected).removeprefix('p ').removeprefix('= ')}"
+    return f"{comparison['a']} against {comparison['b']}: {points} ({band}, {chance}){verdict}."
+
+
+def _p_value(p: float) -> str:
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """The best strategy at a call share, and what to expect of it.
+
+    Attributes:
+        band: 95 % interval of the accuracy.
+        random: accuracy of the same share sent at random.
+        also: strategies that a paired interval does not tell apart from it.
+        usd_per_1000: None where costs are not known.
+    """
+
+    share: float
+    name: str
+    accuracy: float
+    band: tuple[float, float]
+    random: float
+    also: tuple[str, ...]
+    usd_per_1000: float | None
+
+
+def deployments(
+    drawn: Curves, summary: Entry, *, shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5)
+) -> list[Deployment]:
+    """What to deploy at round call shares and at the one that was asked for; empty if nothing chooses."""
+    moving = [line for line in drawn.lines if not line.fixed]
+    wanted = sorted({*shares, summary["call_share_target"]})
+    return [_deployment(drawn, moving, share) for share in wanted] if moving else []
+
+
+def _deployment(drawn: Curves, moving: Sequence[Line], share: float) -> Deployment:
+    def at(values: Floats) -> float:
+        return float(np.interp(share, drawn.shares, values))
+
+    top = max(moving, key=lambda line: at(line.accuracy))
+    accuracy = at(top.accuracy)
+    return Deployment(
+        share=share,
+        name=top.name,
+        accuracy=accuracy,
+        band=(at(top.low), at(top.high)),
+        random=at(drawn.random),
+        also=drawn.tied[int(np.argmin(np.abs(drawn.shares - share)))],
+        usd_per_1000=None if top.usd_per_1000 is None else at(top.usd_per_1000),
+    )

@@ -1,0 +1,1 @@
+"""Links between device and cloud: one definition for evaluation, simulation and training."""

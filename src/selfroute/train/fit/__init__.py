@@ -1,0 +1,1 @@
+"""Scorers fitted to recorded answers: prompt routers, cascades, the encoder router."""

@@ -1,0 +1,1 @@
+"""Small models from nothing, by imitation of written searches."""

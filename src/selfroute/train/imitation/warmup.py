@@ -1,0 +1,268 @@
+"""Supervised warm-up: make the embedded pair from nothing by imitating written searches.
+
+A model that starts at random shows no group with both a right and a wrong answer, so reinforcement learning has
+nothing to learn from; a short imitation of searches gives it skill to sharpen and an even chance of asking.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+from selfroute.environment import has_fast_bf16
+from selfroute.prompts import TEMPLATES, with_attempt
+from selfroute.tasks.countdown import Countdown, Problem, question, split_of
+from selfroute.train import folder
+from selfroute.train.imitation.searches import TOLD_SHARES, TraceStyle, write_answer_to_attempt, write_trace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from selfroute.types import Message
+
+__all__ = ["TraceBatches", "build_model", "warm_up"]
+
+Role = Literal["device", "cloud"]
+Batch = dict[str, torch.Tensor]
+IGNORED = -100  # label that the cross-entropy leaves out
+QUESTION, ATTEMPT = "\0", "\1"  # stand for them in a rendered prompt
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers: int, head_size: int = 32
+) -> LlamaForCausalLM:
+    """A small Llama with tied embeddings and one key-value head; 128 x 5 is about 0.9 M parameters.
+
+    With one key-value head instead of one per query head, sampling on a CPU is about twice as quick: it is bound by
+    reading the cache.
+    """
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=-(-hidden_size * 8 // 3 // 32) * 32,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // head_size,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation("eager")  # at this size the plain products are quicker than the fused kernel
+    return model
+
+
+class TraceBatches(IterableDataset[Batch]):
+    """Endless batches of fresh traces, each padded to its own length.
+
+    Traces are drawn in chunks and sorted by length, so that padding wastes little; the same seed gives the same
+    batches in the same order for the same number of workers.
+
+    Args:
+        role: the device reads the paper's system prompt, with the offer to hand off in half of the traces, and with
+            a wanted call share where the style says so; the cloud reads the user turn alone, or with a device's
+            attempt, and never hands off.
+        batch_tokens: padded tokens per batch.
+        chunk: traces drawn at a time.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        task: Countdown,
+        style: TraceStyle,
+        *,
+        role: Role,
+        seed: int,
+        batch_tokens: int,
+        chunk: int = 4096,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.task = task
+        self.style = style
+        self.role = role
+        self.seed = seed
+        self.batch_tokens = batch_tokens
+        self.chunk = chunk
+        # Rendering each prompt anew costs more than its trace.
+        template = TEMPLATES[task.template]
+        asked = template.conversation(QUESTION)
+        self._offered = {o: self._render(template.device_messages(asked, offer_handoff=o)) for o in (False, True)}
+        self._told = {s: self._render(template.device_messages(asked, share=s)) for s in TOLD_SHARES}
+        self._plain, self._shown = self._render(asked), self._render(with_attempt(asked, ATTEMPT))
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _problem(self, rng: random.Random) -> Problem:
+        while True:
+            problem = self.task.draw(rng)
+            if split_of(problem.numbers, problem.target) == "train":
+                return problem
+
+    def _texts(self, rng: random.Random) -> tuple[str, str]:
+        """Prompt and completion of one trace."""
+        problem = self._problem(rng)
+        asked = question(problem.numbers, problem.target)
+        if self.role == "device":
+            offer = rng.random() < 0.5
+            frame, style = self._offered[offer], self.style
+            if offer and style.told_rate and rng.random() < style.told_rate:
+                share = rng.choice(TOLD_SHARES)
+                early = share if style.told == "each" else style.handoff_rate
+                frame, style = self._told[share], replace(style, handoff_rate=early, final_handoff_rate=share)
+            return frame.replace(QUESTION, asked), write_trace(problem, style, rng, offer_handoff=offer)
+        attempt = ""
+        if self.style.shown_rate and rng.random() < self.style.shown_rate:
+            attempt, completion = write_answer_to_attempt(problem, self.style, rng)
+        else:
+            completion = write_trace(problem, self.style, rng, offer_handoff=False)
+        frame = self._shown if attempt else self._plain
+        return frame.replace(QUESTION, asked).replace(ATTEMPT, attempt.strip()), completion
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
+
+    def chunk_batches(self, rng: random.Random) -> list[Batch]:
+        """Draw one chunk and cut it into batches of about `batch_tokens`."""
+        pairs = [self._texts(rng) for _ in range(self.chunk)]
+        end = [self.tokenizer.eos_token_id]
+        prompts, completions = self._encode([p for p, _ in pairs]), self._encode([c for _, c in pairs])
+        rows = sorted(
+            zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1])
+        )
+        batches: list[Batch] = []
+        while rows:
+            # The longest row sets the width; take from the long end so that every batch is full.
+            count = max(1, self.batch_tokens // sum(map(len, rows[-1])))
+            batches.append(self._pad(rows[-count:]))
+            del rows[-count:]
+        rng.shuffle(batches)
+        return batches
+
+    def _pad(self, rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
+        width = -(-max(len(p) + len(c) for p, c in rows) // 8) * 8
+        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id or 0))
+        labels = torch.full((len(rows), width), IGNORED)
+        for index, (prompt, completion) in enumerate(rows):
+            length = len(prompt) + len(completion)
+            ids[index, :length] = torch.tensor(prompt + completion)
+            labels[index, len(prompt) : length] = torch.tensor(completion)
+        # Padding stands on the right of a causal model and carries no label: no attention mask is needed.
+        return {"input_ids": ids, "labels": labels}
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = get_worker_info()
+        number = worker.id if worker is not None else 0
+        rng = random.Random(f"traces/{self.role}/{self.seed}/{number}")
+        while True:
+            yield from self.chunk_batches(rng)
+
+
+def warm_up(
+    *,
+    out: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Countdown,
+    style: TraceStyle,
+    role: Role,
+    hidden_size: int,
+    layers: int,
+    steps: int,
+    batch_tokens: int,
+    learning_rate: float,
+    seed: int,
+    start: str | None = None,
+    workers: int = 1,
+    resume: bool = False,
+    config: Mapping[str, Any] | None = None,
+    on_progress: folder.Progress | None = None,
+) -> dict[str, Any]:
+    """Train one model of the pair; writes the folder described in `selfroute.train.folder`.
+
+    Args:
+        steps: optimiser steps; each sees about `batch_tokens` padded tokens.
+        learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
+        start: folder of a model to go on with, in place of a new one of `hidden_size` and `layers`.
+        workers: processes that draw traces.
+        resume: go on from the newest checkpoint in `out`.
+        config: the resolved recipe, written beside the result.
+        on_progress: called with step, steps and the step's metrics.
+
+    Returns:
+        What stands in `run.json`.
+
+    Raises:
+        ConfigError: `out` holds a run and `resume` is off, or there is nothing to resume.
+    """
+    checkpoint = folder.start_from(out, steps, resume=resume)
+    if checkpoint is not None:
+        folder.check_config(out, config or {})
+    torch.manual_seed(seed)
+    if start is None:
+        model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
+    else:
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(out / folder.CHECKPOINTS),
+        max_steps=steps,
+        per_device_train_batch_size=1,  # a batch comes ready made
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, steps // 50),
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        bf16=has_fast_bf16(),
+        use_cpu=not cuda,
+        logging_steps=max(1, steps // 100),
+        save_steps=max(1, steps // 10),
+        save_total_limit=1,
+        seed=seed,
+        dataloader_num_workers=workers,
+        dataloader_prefetch_factor=8 if workers else None,
+        remove_unused_columns=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    data = TraceBatches(tokenizer, task, style, role=role, seed=seed, batch_tokens=batch_tokens)
+    origin = folder.begin(out, config or {}, checkpoint)
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
+    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
+    watcher.attach(trainer)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(out / "checkpoint"))
+    tokenizer.save_pretrained(str(out / "checkpoint"))
+    return folder.finish(
+        out,
+        {
+            "algorithm": "warm_up",
+            "role": role,
+            "parameters": model.num_parameters(),
+            "seed": seed,
+            "steps": steps,
+            "batch_tokens": batch_tokens,
+            "learning_rate": learning_rate,
+            "hidden_size": model.config.hidden_size,
+            "layers": model.config.num_hidden_layers,
+            "start": start,
+            "traces": asdict(style),
+            "wall_s": round(watcher.wall_s, 1),
+        },
+        origin,
+    )
+
+
+def _unwrap(batches: list[Batch]) -> dict[str, Any]:
+    return dict(batches[0])

@@ -1,0 +1,211 @@
+"""One training run: task, model and cloud in; a folder with checkpoint, metrics and provenance out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfroute.backends.base import Backend
+from selfroute.errors import ConfigError
+from selfroute.prices import Price
+from selfroute.prompts import TEMPLATES
+from selfroute.tasks.base import Row, Task
+from selfroute.train import folder
+from selfroute.train.folder import Progress
+from selfroute.train.pretrained import (
+    ADAPTER,
+    add_adapter,
+    check_checkpoint,
+    from_adapter,
+    load_config,
+    load_network,
+    load_tokenizer,
+    merged,
+)
+from selfroute.train.rl.arguments import check_distribution, check_rows, missing_vllm, prompts_of_a_step
+from selfroute.train.rl.gapg import STATE_FILE, GAPGTrainer, WritePrompt
+from selfroute.train.rl.options import ALGORITHMS, GAPGConfig
+from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.rl.prompt_filter import ratio_from_share
+
+__all__ = ["build_dataset", "rows_held_out", "train"]
+
+HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
+
+
+def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
+    """Writes the device's messages for a row, with or without the offer to hand off."""
+    template = TEMPLATES[task.template]
+    questions = {row.id: row.question for row in rows}
+
+    def write(row_id: str, *, offer_handoff: bool, share: float | None = None) -> list[dict[str, str]]:
+        conversation = template.conversation(questions[row_id])
+        messages = template.device_messages(conversation, offer_handoff=offer_handoff, share=share)
+        return [{"role": message.role, "content": message.content} for message in messages]
+
+    return write
+
+
+def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Dataset:
+    """Columns `prompt` (the device's messages) and `row_id`."""
+    write = prompt_writer(rows, task)
+    return Dataset.from_list(
+        [{"prompt": write(row.id, offer_handoff=offer_handoff, share=None), "row_id": row.id} for row in rows]
+    )
+
+
+def rows_held_out(task: Task, arguments: GAPGConfig) -> list[Row]:
+    """The first validation rows, on which a wanted share is measured; none where nothing is measured on them.
+
+    Raises:
+        ConfigError: a share is to be measured, and the task has no such rows.
+    """
+    if arguments.handoff_reward != "dual" or not arguments.share_prompts:
+        return []
+    rows = list(islice(task.rows("validation"), HELD_OUT_ROWS))
+    if not rows:
+        raise ConfigError(
+            f"handoff_reward=dual measures the call share on validation rows, and '{task.name}' has none; "
+            "hold some out (validation_share of most tasks), or set share_prompts=0 to measure it on the rollouts"
+        )
+    return rows
+
+
+def train(
+    *,
+    task: Task,
+    model: str,
+    tokenizer: str,
+    open_cloud: Callable[[], Backend] | None,
+    algorithm: str,
+    arguments: GAPGConfig,
+    out: Path,
+    max_minutes: float | None = None,
+    lora: Mapping[str, Any] | None = None,
+    concurrency: int = 32,
+    cloud_price: Price | None = None,
+    resume: bool = False,
+    config: Mapping[str, Any] | None = None,
+    on_progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a device model and write the folder that `selfroute.train.folder` describes.
+
+    Args:
+        model, tokenizer: folders, hub names or GGUF files.
+        open_cloud: gives the model that answers hand-offs, called when all else has been checked, so that a run which
+            is refused costs no call; None for an algorithm that offers none.
+        algorithm: a key of `selfroute.train.rl.options.ALGORITHMS`.
+        arguments: that `selfroute.train.rl.arguments.build_arguments` made for this algorithm and folder.
+        max_minutes: ends the run after the step in which this time is up.
+        lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
+            kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
+        concurrency: cloud requests in flight.
+        cloud_price: to count what the cloud's answers cost.
+        resume: go on from the newest checkpoint in `out`.
+        config: the resolved recipe, written beside the result.
+        on_progress: called with step, steps and the step's metrics.
+
+    Returns:
+        What stands in `run.json`.
+
+    Raises:
+        ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
+    """
+    offer_handoff = bool(ALGORITHMS[algorithm]["offer_handoff"])
+    if offer_handoff and open_cloud is None:
+        raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
+    check_distribution(arguments)
+    if missing := missing_vllm(arguments):
+        raise ConfigError(missing)
+    steps = arguments.max_steps
+    checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
+    rows = list(task.rows("train"))
+    check_rows(len(rows), prompts_of_a_step(arguments), task.name)
+    held_out = rows_held_out(task, arguments)
+    shape = load_config(model)
+    words = load_tokenizer(tokenizer, shape)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint, shape, lora)
+        folder.check_config(out, config or {})
+    # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
+    network: Any = load_network(model, attention="eager" if arguments.bf16 and arguments.use_cpu else None)
+    if lora is not None:
+        torch.manual_seed(arguments.seed)  # of the adapter's first weights
+        network = add_adapter(network, lora)
+    most = max(512, cast(int, arguments.max_completion_length))
+    cloud = open_cloud() if offer_handoff and open_cloud is not None else None
+    answers = _cloud_answers(task, cloud, most, concurrency, cloud_price)
+    known = {row.id: row for row in (*rows, *held_out)}
+    origin = folder.begin(out, config or {}, checkpoint)
+    trainer = GAPGTrainer(
+        network,
+        OutcomeGrader(task, known, answers),
+        arguments,
+        build_dataset(rows, task, offer_handoff=offer_handoff),
+        words,
+        write_prompt=prompt_writer([*rows, *held_out], task),
+        local_grader=OutcomeGrader(task, known, None),
+        held_out=[row.id for row in held_out],
+        on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
+    )
+    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
+    watcher.attach(trainer)
+    if max_minutes is not None:
+        trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
+    trainer.train(resume_from_checkpoint=checkpoint)
+    _save(trainer, out, model, lora is not None)
+    return folder.finish(
+        out,
+        {
+            "algorithm": algorithm,
+            "seed": arguments.seed,
+            "steps": trainer.state.global_step,
+            "share": arguments.cloud_share,
+            "rho": ratio_from_share(arguments.cloud_share),
+            "targets": trainer.targets.state(),
+            "rows": len(rows),
+            "wall_s": round(watcher.wall_s, 1),
+            "resumed_from": None if checkpoint is None else Path(checkpoint).name,
+            "cloud_calls": 0 if answers is None else answers.calls,
+            "cloud_failures": 0 if answers is None else answers.failures,
+            "cloud_usd": None if answers is None or cloud_price is None else answers.usd,
+            "warnings": trainer.alarms.messages,
+        },
+        origin,
+    )
+
+
+def _cloud_answers(
+    task: Task, cloud: Backend | None, max_tokens: int, concurrency: int, price: Price | None
+) -> CloudAnswers | None:
+    if cloud is None:
+        return None
+    template = TEMPLATES[task.template]
+    return CloudAnswers(task, cloud, template, max_tokens=max_tokens, concurrency=concurrency, price=price)
+
+
+def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None:
+    """The trained model as a plain folder with its tokenizer, whichever weights were trained."""
+    place = out / "checkpoint"
+    if not is_adapter:
+        trainer.save_model(str(place))
+    else:
+        trainer.save_model(str(out / ADAPTER))
+        if trainer.accelerator.is_main_process:
+            _whole(trainer, out / ADAPTER, model).save_pretrained(place)
+    if trainer.accelerator.is_main_process:
+        cast(PreTrainedTokenizerBase, trainer.processing_class).save_pretrained(str(place))
+
+
+def _whole(trainer: GAPGTrainer, adapter: Path, model: str) -> PreTrainedModel:
+    """The plain model with the trained adapter added; of a sharded one, from the files."""
+    if not trainer.is_fsdp_enabled:
+        return merged(trainer.accelerator.unwrap_model(trainer.model))
+    return from_adapter(model, adapter)

@@ -1,0 +1,36 @@
+"""When a run complains, and that it does so once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from selfroute.train.rl.alarms import ADVICE, PATIENCE, Alarms
+
+
+@pytest.mark.parametrize("kind", list(ADVICE))
+def test_what_lasts_is_said_once_with_the_fix(kind: str) -> None:
+    alarms = Alarms()
+    said = [alarms.check(step, [kind]) for step in range(3 * PATIENCE)]
+    assert [bool(messages) for messages in said] == [step == PATIENCE - 1 for step in range(3 * PATIENCE)]
+    what, fix = ADVICE[kind]
+    assert alarms.messages == [f"step {PATIENCE - 1}: {what} for {PATIENCE} steps; {fix}"]
+
+
+def test_a_good_step_starts_the_count_anew() -> None:
+    alarms = Alarms()
+    for step in range(4 * PATIENCE):
+        alarms.check(step, [] if step % PATIENCE == PATIENCE - 1 else ["cloud down"])
+    assert alarms.messages == []
+    for step in range(PATIENCE):
+        alarms.check(step, ["cloud down", "never asks"])
+    assert len(alarms.messages) == 2
+
+
+def test_a_resumed_run_counts_on() -> None:
+    alarms, resumed = Alarms(), Alarms()
+    for step in range(PATIENCE - 1):
+        alarms.check(step, ["always asks"])
+    resumed.restore(json.loads(json.dumps(alarms.state())))
+    assert len(resumed.check(PATIENCE - 1, ["always asks"])) == 1
