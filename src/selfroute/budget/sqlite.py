@@ -8,6 +8,7 @@ and of the machine but for the last moments before a power cut.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import queue
 import sqlite3
@@ -110,7 +111,7 @@ class SQLiteLedger:
 
     def _work(self) -> None:
         connection: sqlite3.Connection | None = None
-        swept = 0.0
+        swept = -math.inf  # a clock that starts at boot must not make the first sweep wait
         try:
             while (job := self._jobs.get()) is not None:
                 jobs, ended = self._waiting(job)
