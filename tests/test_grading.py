@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from selfroute.grading import Outcome, grade, is_formatted, judge
 from selfroute.tasks.base import Row
-from selfroute.types import Segment, Source, Trace, Usage
+from selfroute.types import Reason, Segment, Source, Trace, Usage
 from selfroute.verify.base import Verdict
 
 ROW = Row("r1", "What is 40 + 2?", "42")
@@ -33,10 +33,10 @@ class Echo:
 
 
 def trace(text: str, *, source: Source = "device", wants_cloud: bool = False, error: str | None = None) -> Trace:
-    device = Segment("device", "<think>hm</think>", Usage(3, 5), 0.1)
-    last = Segment(source, text, Usage(2, 7), 0.2)
-    reason = "hand-off" if source == "cloud" else "answered"
-    return Trace("s", source, wants_cloud, reason, text, (device, last), error=error)
+    device = Segment(source="device", model="d", part="attempt", text="<think>hm</think>", usage=Usage(3, 5))
+    last = Segment(source=source, model="m", text=text, usage=Usage(2, 7))
+    reason: Reason = "hand-off" if source == "cloud" else "answered"
+    return Trace(strategy="s", wants_cloud=wants_cloud, reason=reason, segments=(device, last), error=error)
 
 
 def test_a_device_answer_is_put_down_to_the_device() -> None:

@@ -2,9 +2,10 @@
 
 The public names below load on first use, so that importing the package costs little and no torch::
 
-    from selfroute import TEMPLATES, SelfRoute, embedded
+    from selfroute import SelfRoute, Sides, embedded
 
-    pair = SelfRoute(device=embedded("device-gapg"), cloud=embedded("cloud"), template=TEMPLATES["think"])
+    pair = Sides(device=embedded("device-gapg"), cloud=embedded("cloud"))
+    events = SelfRoute().stream(pair, messages, sampling)
 
 Command line: `selfroute --help`.
 """
@@ -61,6 +62,8 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.rewards.hierarchical import hierarchical as hierarchical
     from selfroute.strategies.always import AlwaysCloud as AlwaysCloud
     from selfroute.strategies.always import AlwaysDevice as AlwaysDevice
+    from selfroute.strategies.base import Needs as Needs
+    from selfroute.strategies.base import Sides as Sides
     from selfroute.strategies.base import Strategy as Strategy
     from selfroute.strategies.base import answer as answer
     from selfroute.strategies.prompt_router import PromptRouter as PromptRouter
@@ -82,6 +85,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.types import HandOff as HandOff
     from selfroute.types import Message as Message
     from selfroute.types import Refusal as Refusal
+    from selfroute.types import Retract as Retract
     from selfroute.types import Sampling as Sampling
     from selfroute.types import Segment as Segment
     from selfroute.types import TextDelta as TextDelta
@@ -111,7 +115,7 @@ _MODULES: dict[str, str] = {
     "prompts": "PromptTemplate TEMPLATES",
     "rewards.hierarchical": "hierarchical",
     "strategies.always": "AlwaysCloud AlwaysDevice",
-    "strategies.base": "Strategy answer",
+    "strategies.base": "Needs Sides Strategy answer",
     "strategies.prompt_router": "PromptRouter",
     "strategies.random_offload": "RandomOffload",
     "strategies.self_route": "SelfRoute",
@@ -123,7 +127,9 @@ _MODULES: dict[str, str] = {
     "tasks.jsonl": "JsonLines",
     "train.rl.gapg": "GAPGTrainer",
     "train.rl.options": "GAPGConfig",
-    "types": "Completion Delta Event Finished HandOff Message Refusal Sampling Segment TextDelta Token Trace Usage",
+    "types": (
+        "Completion Delta Event Finished HandOff Message Refusal Retract Sampling Segment TextDelta Token Trace Usage"
+    ),
     "verify.base": "Verdict",
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

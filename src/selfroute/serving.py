@@ -49,6 +49,7 @@ from selfroute.gateway.request import Limits
 from selfroute.gateway.service import MODES, Mode, Service, SingleService
 from selfroute.prices import Prices
 from selfroute.prompts import TEMPLATES
+from selfroute.strategies.base import Sides, Strategy, check_sides
 
 __all__ = [
     "ServeRecipe",
@@ -231,8 +232,10 @@ def make_service(recipe: ServeRecipe) -> Service:
     wrap = embedded_device if recipe.prompt.wrap is None else recipe.prompt.wrap
     tags = recipe.prompt.cloud_tags or ("strip" if embedded_cloud else "keep")
     turns = recipe.prompt.turns or ("last" if both else "all")
+    strategy = _strategy(recipe)
+    check_sides(strategy, Sides(device=device, cloud=cloud))
     return Service(
-        strategy=_strategy(recipe, device, cloud),
+        strategy=strategy,
         device=device,
         cloud=cloud,
         template=TEMPLATES[recipe.prompt.template],
@@ -270,11 +273,9 @@ def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
     return backend
 
 
-def _strategy(recipe: ServeRecipe, device: Guard, cloud: Guard | None) -> Any:
+def _strategy(recipe: ServeRecipe) -> Strategy:
     name = recipe.strategy.name
     factory = resolve(STRATEGIES, name, kind="strategy", where="strategy")
-    if cloud is None and name != "always_device":
-        raise ConfigError(f"strategy: '{name}' needs a cloud; name one, or write strategy: always_device")
     if recipe.strategy.value is not None:
         raise ConfigError(f"strategy: '{name}: {recipe.strategy.value}' has no option name; write {{{name}: {{…}}}}")
     options = dict(recipe.strategy.options)
@@ -284,10 +285,8 @@ def _strategy(recipe: ServeRecipe, device: Guard, cloud: Guard | None) -> Any:
         if "context" not in inspect.signature(factory).parameters:
             raise ConfigError(f"handoff.context: '{name}' makes no attempt before it asks the cloud; use prompt")
         options["context"] = recipe.handoff.context
-    sides = {"device": device, "cloud": cloud, "template": TEMPLATES[recipe.prompt.template], "prices": recipe.prices}
-    if is_scored(name):
-        return factory(**options, **sides)
-    return construct(factory, options, f"strategy.{name}", given=sides)
+    made: Strategy = factory(**options) if is_scored(name) else construct(factory, options, f"strategy.{name}")
+    return made
 
 
 def make_gateway(

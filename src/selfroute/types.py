@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "Answerer",
     "Completion",
     "Delta",
     "Event",
     "Finished",
     "HandOff",
     "Message",
+    "Part",
     "Reason",
     "Refusal",
+    "Retract",
     "Role",
     "Sampling",
     "Segment",
@@ -27,6 +30,8 @@ __all__ = [
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 Source = Literal["device", "cloud"]
+Answerer = Literal["device", "cloud", "both"]
+Part = Literal["answer", "attempt", "probe", "void"]
 Reason = Literal[
     "answered",
     "hand-off",
@@ -87,13 +92,38 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one model; add them up with `+`."""
+    """What one model used; add them up with `+`.
+
+    Attributes:
+        prompt_tokens: read, those of `cached_tokens` included.
+        completion_tokens: written, those of `reasoning_tokens` included.
+        cached_tokens: of the prompt, found in the provider's cache.
+        reasoning_tokens: written and not shown.
+        calls: requests to the model.
+        up_bytes, down_bytes: of the messages to and from it, as encoded; 0 where nobody counted.
+        layer_tokens: tokens times the layers that each went through; 0 where nobody counted.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    calls: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    layer_tokens: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.calls + other.calls,
+            self.up_bytes + other.up_bytes,
+            self.down_bytes + other.down_bytes,
+            self.layer_tokens + other.layer_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,16 +167,33 @@ class Completion:
     usd: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """What one side wrote within a trace, and why it stopped."""
+    """A stretch of text that one side wrote within a request, and what became of it.
+
+    Attributes:
+        source: the side.
+        model: name of the model.
+        part: "answer" is part of the answer served; "attempt" is an answer that was not served, since the device
+            asked for the cloud or was judged; "probe" was written for a decision; "void" does not stand, since its
+            model broke off or had no right to it.
+        text: as the model wrote it, tags included.
+        usage, seconds, cost_usd: what writing it took; a call is counted in its first segment.
+        finish_reason: why it stopped; as in `Delta`.
+        score: what the decision at this segment was taken by (higher = send to the cloud), None if nobody scored.
+        propensity: probability with which its model was chosen, None where nothing was drawn.
+    """
 
     source: Source
-    text: str
-    usage: Usage
-    seconds: float
+    model: str
+    part: Part = "answer"
+    text: str = ""
+    usage: Usage = Usage()
+    seconds: float = 0.0
     cost_usd: float = 0.0
     finish_reason: str = "stop"
+    score: float | None = None
+    propensity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,34 +212,50 @@ class Refusal:
     reset_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     """The record of one request.
 
     Attributes:
         strategy: name of the strategy that answered.
-        source: who gave the final answer.
         wants_cloud: what the strategy decided before any budget or failure had its say.
-        reason: why `source` answered.
-        text: the final answer's text (of `source`; the last segment).
+        reason: why the answer comes from whom it does.
         segments: everything written, in order.
+        decided_after: how many of `segments` were written before it was decided who answers; None where that is
+            decided all along.
         score: how much the strategy wants the cloud (higher = send), None if it has no score.
         error: message of a failure that changed the outcome, e.g. a cloud that did not answer.
         refusal: the limit that kept the request from the cloud, if a budget did.
     """
 
     strategy: str
-    source: Source
     wants_cloud: bool
     reason: Reason
-    text: str
-    segments: tuple[Segment, ...] = ()
+    segments: tuple[Segment, ...]
+    decided_after: int | None = 0
     score: float | None = None
     error: str | None = None
     refusal: Refusal | None = None
 
+    @property
+    def text(self) -> str:
+        """The answer: the parts that stand, joined as they are."""
+        return "".join(s.text for s in self.segments if s.part == "answer")
+
+    @property
+    def source(self) -> Answerer:
+        """Who wrote the answer; of an answer that nobody wrote, who was to."""
+        sources = {s.source for s in self.segments if s.part == "answer"}
+        return "both" if len(sources) == 2 else self.end.source
+
+    @property
+    def end(self) -> Segment:
+        """The segment that the answer ends with; of an answer that nobody wrote, the last one."""
+        served = [s for s in self.segments if s.part == "answer"]
+        return (served or self.segments)[-1]
+
     def usage(self, source: Source) -> Usage:
-        """Token counts of one side over all its segments."""
+        """What one side used over all its segments."""
         return sum((s.usage for s in self.segments if s.source == source), Usage())
 
     @property
@@ -222,9 +285,14 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class HandOff:
-    """The device asked for the cloud; text that follows comes from the cloud."""
+    """The device asked for the cloud, and the budget has let the call pass."""
 
     score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retract:
+    """What was shown so far is void: the answer begins anew with what follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,4 +302,4 @@ class Finished:
     trace: Trace
 
 
-Event = TextDelta | HandOff | Finished
+Event = TextDelta | HandOff | Retract | Finished

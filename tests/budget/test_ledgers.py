@@ -24,6 +24,7 @@ from selfroute.errors import BackendUnavailable, BudgetExceeded
 from selfroute.prices import Price, Prices
 from selfroute.prompts import TEMPLATES
 from selfroute.strategies.always import AlwaysCloud
+from selfroute.strategies.base import Sides
 from selfroute.strategies.sides import most_used
 from selfroute.types import Delta, Finished, Message, Sampling, TextDelta, Usage
 
@@ -288,7 +289,7 @@ async def test_the_sum_is_the_providers_whatever_fails(open_ledger: Open) -> Non
     from selfroute.backends.function import FunctionBackend
 
     price = Price(prompt_usd=3, completion_usd=15)
-    strategy = AlwaysCloud(
+    sides = Sides(
         device=FunctionBackend("device", lambda messages, sampling: "<answer>1</answer>"),
         cloud=provider,
         template=TEMPLATES["think"],
@@ -299,7 +300,7 @@ async def test_the_sum_is_the_providers_whatever_fails(open_ledger: Open) -> Non
 
     async def one(number: int) -> None:
         messages = TEMPLATES["think"].conversation(f"question {number}")
-        async with aclosing(strategy.stream(messages, Sampling(max_tokens=9))) as events:
+        async with aclosing(AlwaysCloud().stream(sides, messages, Sampling(max_tokens=9))) as events:
             async for event in events:
                 if isinstance(event, Finished) or (isinstance(event, TextDelta) and leaving.random() < 0.1):
                     return

@@ -38,7 +38,7 @@ def cluster() -> Iterator[None]:
 @asynccontextmanager
 async def bench() -> AsyncIterator[Bench]:
     cloud = large()
-    yield Bench(strategies=world(small(), cloud), task=Numbers(), sampling=Sampling(), template=TEMPLATE, cloud=cloud,
+    yield Bench(entrants=world(small(), cloud), task=Numbers(), sampling=Sampling(), template=TEMPLATE, cloud=cloud,
                 concurrency=8, solve_samples=2)  # fmt: skip
 
 
@@ -48,7 +48,7 @@ async def dead() -> AsyncIterator[Bench]:
         raise ConfigError("CLOUD_API_KEY is not set")
 
     cloud = FunctionBackend("large", fail)
-    yield Bench(strategies=world(small(), cloud), task=Numbers(), sampling=Sampling(), template=TEMPLATE, cloud=cloud)
+    yield Bench(entrants=world(small(), cloud), task=Numbers(), sampling=Sampling(), template=TEMPLATE, cloud=cloud)
 
 
 async def run(

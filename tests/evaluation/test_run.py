@@ -14,6 +14,7 @@ from tests.evaluation.world import (
     Toy,
     cloud_solves,
     device_solves,
+    entrants,
     large,
     number,
     say,
@@ -27,11 +28,11 @@ from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.evaluation.counting.costs import PriceTable
 from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import read_records, read_samples
-from selfroute.evaluation.run import Bench, evaluate
+from selfroute.evaluation.run import Bench, Entrant, evaluate
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
-from selfroute.strategies.base import Strategy
+from selfroute.strategies.base import Sides
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.tasks.base import Row
@@ -61,14 +62,14 @@ class Counting:
         return self.backend.stream(messages, sampling)
 
 
-async def run(out: Path, strategies: list[Strategy] | None = None, **options: Any) -> dict[str, Any]:
+async def run(out: Path, who: list[Entrant] | None = None, **options: Any) -> dict[str, Any]:
     cloud = options.pop("cloud", None) or large()
     values: dict[str, Any] = {"share": 0.3, "seed": 0, "concurrency": 8, **options}
     task = values.pop("task", None) or Numbers()
     rows = values.pop("rows", list(task.rows("test")))
-    strategies = world(small(), cloud) if strategies is None else strategies
+    who = world(small(), cloud) if who is None else who
     of_bench = {key: values.pop(key) for key in ("concurrency", "solve_samples", "solve_temperature") if key in values}
-    bench = Bench(strategies=strategies, task=task, sampling=Sampling(), template=TEMPLATE, cloud=cloud, **of_bench)
+    bench = Bench(entrants=who, task=task, sampling=Sampling(), template=TEMPLATE, cloud=cloud, **of_bench)
     return await evaluate(bench, rows, out=out, **values)
 
 
@@ -220,7 +221,7 @@ async def test_a_configuration_error_of_a_strategy_is_not_a_row(tmp_path: Path) 
         raise ConfigError("OPENAI_API_KEY is not set")
 
     with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
-        await run(tmp_path, [Toy("broken", FunctionBackend("d", fn), large())])
+        await run(tmp_path, entrants([Toy("broken")], FunctionBackend("d", fn), large()))
     assert not (tmp_path / "records.jsonl").read_text()
 
 
@@ -231,9 +232,8 @@ async def test_the_strategies_of_this_package(tmp_path: Path) -> None:
         return f"<think>?</think> {HANDOFF_TEXT}" if asks else say(i, device_solves(i) or i == 4)
 
     device, cloud = FunctionBackend("small", fn), large()
-    sides: Any = {"device": device, "cloud": cloud, "template": TEMPLATE}
-    strategies = [AlwaysDevice(**sides), AlwaysCloud(**sides), RandomOffload(**sides, share=0.5, seed=1)]
-    summary = await run(tmp_path, [*strategies, SelfRoute(**sides)], cloud=cloud)
+    strategies = [AlwaysDevice(), AlwaysCloud(), RandomOffload(share=0.5, seed=1), SelfRoute()]
+    summary = await run(tmp_path, entrants(strategies, device, cloud), cloud=cloud)
     by_name = {entry["name"]: entry for entry in summary["strategies"]}
     assert by_name["self_route"]["raw_call_share"] == 0.2
     assert by_name["self_route"]["raw_overall_accuracy"] == pytest.approx(0.7)  # 24 + 4 of the 8 it sends
@@ -244,22 +244,19 @@ async def test_the_strategies_of_this_package(tmp_path: Path) -> None:
     assert (record.source, record.correct, record.local_correct, record.device_correct) == ("cloud", True, True, True)
 
 
-class NoBudget:
-    name = "plain"
-
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any: ...
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategies": []}, "no strategy to evaluate"),
+        ({"who": []}, "no strategy to evaluate"),
         ({"rows": [Row("1", "number 1", "1")] * 2}, "row id '1' occurs more than once"),
         (
-            {"strategies": [Toy("a", small(), large()), Toy("a", small(), large())]},
+            {"who": entrants([Toy("a"), Toy("a")], small(), large())},
             "strategy 'a' occurs more than once",
         ),
-        ({"strategies": [NoBudget()]}, r"strategy 'plain' has no with_budget\(\)"),
+        (
+            {"who": [Entrant(strategy=SelfRoute(), sides=Sides(device=small()))]},
+            r"strategy: 'self_route' needs a cloud; name one",
+        ),
         ({"share": 1.2}, r"share=1\.2 is not in \[0, 1\]"),
     ],
 )
@@ -324,8 +321,7 @@ async def test_a_cloud_that_saw_the_attempt_is_judged_by_what_it_said_then(tmp_p
         return f"<think>? </think> {HANDOFF_TEXT}"
 
     cloud = FunctionBackend("cloud", confused)
-    sides: Any = {"device": FunctionBackend("small", asks), "cloud": cloud, "template": TEMPLATE}
-    strategies: list[Strategy] = [SelfRoute(**sides), SelfRoute(**sides, name="with_attempt", context="attempt")]
-    summary = await run(tmp_path, strategies, cloud=cloud)
+    strategies = [SelfRoute(), SelfRoute(name="with_attempt", context="attempt")]
+    summary = await run(tmp_path, entrants(strategies, FunctionBackend("small", asks), cloud), cloud=cloud)
     right = {entry["name"]: entry["raw_overall_accuracy"] for entry in summary["strategies"]}
     assert right == {"self_route": 1.0, "with_attempt": 0.0}

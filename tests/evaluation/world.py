@@ -6,14 +6,15 @@ Prompt i: the device is right on 24 of 40 (i % 5 < 3), the cloud on 36 (i % 10 !
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from selfroute.backends.base import Backend, complete
 from selfroute.backends.function import FunctionBackend
-from selfroute.budget.base import Budget, Estimate, Unlimited
+from selfroute.budget.base import Estimate
 from selfroute.errors import BudgetExceeded
+from selfroute.evaluation.run import Entrant
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.base import Strategy
+from selfroute.strategies.base import Needs, Sides, Strategy
 from selfroute.tasks.base import Row
 from selfroute.types import Event, Finished, Message, Reason, Sampling, Segment, TextDelta, Trace
 from selfroute.verify.base import Verdict
@@ -62,31 +63,41 @@ class Toy:
     """Decides by a function from the prompt's number to (wants, score)."""
 
     name: str
-    device: Backend
-    cloud: Backend
     decide: Callable[[int], tuple[bool, float | None]] = keep
-    budget: Budget = field(default_factory=Unlimited)
 
-    def with_budget(self, budget: Budget) -> Strategy:
-        return replace(self, budget=budget)
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        assert sides.cloud is not None
         wants, score = self.decide(number(messages))
-        first = await complete(self.device, messages, sampling)
-        segments = [Segment("device", first.text, first.usage, 0.5)]
+        first = await complete(sides.device, messages, sampling)
+        segments = [Segment(source="device", model="small", text=first.text, usage=first.usage, seconds=0.5)]
         reason: Reason = "answered"
         if wants:
             try:
-                lease = await self.budget.reserve(Estimate())
-                last = await complete(self.cloud, messages, sampling)
+                lease = await sides.budget.reserve(Estimate())
+                last = await complete(sides.cloud, messages, sampling)
                 await lease.settle(last.usage, 0.01)
-                segments.append(Segment("cloud", last.text, last.usage, 0.25, 0.01))
+                cloud = Segment(
+                    source="cloud", model="large", text=last.text, usage=last.usage, seconds=0.25, cost_usd=0.01
+                )
+                segments = [replace(segments[0], part="attempt"), cloud]
                 reason = "hand-off"
             except BudgetExceeded:
                 reason = "budget"
-        final = segments[-1]
-        yield TextDelta(final.text, final.source)
-        yield Finished(Trace(self.name, final.source, wants, reason, final.text, tuple(segments), score))
+        yield TextDelta(segments[-1].text, segments[-1].source)
+        yield Finished(
+            Trace(
+                strategy=self.name,
+                wants_cloud=wants,
+                reason=reason,
+                segments=tuple(segments),
+                decided_after=1,
+                score=score,
+            )
+        )
 
 
 def small() -> FunctionBackend:
@@ -97,11 +108,18 @@ def large() -> FunctionBackend:
     return FunctionBackend("large", lambda m, s: say(number(m), cloud_solves(number(m))))
 
 
-def world(device: Backend, cloud: Backend) -> list[Strategy]:
+def entrants(strategies: Iterable[Strategy], device: Backend, cloud: Backend) -> list[Entrant]:
+    """Strategies over one pair."""
+    sides = Sides(device=device, cloud=cloud, template=TEMPLATE)
+    return [Entrant(strategy=strategy, sides=sides) for strategy in strategies]
+
+
+def world(device: Backend, cloud: Backend) -> list[Entrant]:
     """Both fixed ones, one that asks on i % 5 == 4 by a graded score, one that asks there without a score."""
-    return [
-        Toy("always_device", device, cloud),
-        Toy("always_cloud", device, cloud, lambda i: (True, None)),
-        Toy("graded", device, cloud, lambda i: (i % 5 == 4, (i % 5) / 5 + i / 1000)),
-        Toy("asks", device, cloud, lambda i: (i % 5 == 4, None)),
+    toys = [
+        Toy("always_device"),
+        Toy("always_cloud", lambda i: (True, None)),
+        Toy("graded", lambda i: (i % 5 == 4, (i % 5) / 5 + i / 1000)),
+        Toy("asks", lambda i: (i % 5 == 4, None)),
     ]
+    return entrants(toys, device, cloud)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from selfroute.gateway.service import Service
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.prompts import TEMPLATES
+from selfroute.strategies.base import Strategy
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
@@ -72,7 +73,7 @@ def service(
     device: Any = device_fn,
     cloud: Any = cloud_fn,
     *,
-    strategy: Callable[..., Any] = SelfRoute,
+    strategy: Strategy | None = None,
     guard: dict[str, Any] | None = None,
     **options: Any,
 ) -> Service:
@@ -83,9 +84,9 @@ def service(
         if side is not None
     ]
     first, second = sides[0], sides[1] if len(sides) > 1 else None
-    budget = {"budget": options["budget"]} if "budget" in options else {}
-    made = strategy(device=first, cloud=second, template=TEMPLATE, prices=PRICES, **budget)
-    return Service(strategy=made, device=first, cloud=second, template=TEMPLATE, prices=PRICES, **options)
+    return Service(
+        strategy=strategy or SelfRoute(), device=first, cloud=second, template=TEMPLATE, prices=PRICES, **options
+    )
 
 
 @contextmanager

@@ -320,9 +320,7 @@ async def test_a_model_that_cannot_be_loaded_is_told_to_the_server(error: Except
 
 
 def pair_of(device: Guard, cloud: Guard) -> Service:
-
-    strategy = SelfRoute(device=device, cloud=cloud, template=TEMPLATE)
-    return Service(strategy=strategy, device=device, cloud=cloud, template=TEMPLATE)
+    return Service(strategy=SelfRoute(), device=device, cloud=cloud, template=TEMPLATE)
 
 
 # --- the client and the gateway ---------------------------------------------------------------------------------------
@@ -355,8 +353,8 @@ async def test_a_client_that_leaves_stops_generation_within_200_ms(side: str, st
     took = []
     while not took or (min(took) > 0.2 and len(took) < 3):  # a busy machine may be late, but not every time
         slow, ledger = Slow("slow", "word " * 500), Ledger()
-        device = service(slow, cloud_fn, strategy=AlwaysDevice)
-        cloud = service(device_fn, slow, strategy=AlwaysCloud, budget=ledger)
+        device = service(slow, cloud_fn, strategy=AlwaysDevice())
+        cloud = service(device_fn, slow, strategy=AlwaysCloud(), budget=ledger)
         with gateway(device if side == "device" else cloud) as live:
             closed = await leave_after(live.url, ask(EASY, stream=streamed), 0.2)
             await until(lambda: slow.closed)  # noqa: B023
@@ -376,7 +374,7 @@ async def test_a_client_that_leaves_stops_generation_within_200_ms(side: str, st
 async def test_a_client_that_leaves_before_the_first_token_costs_nothing() -> None:
     slow = Slow("slow", "word " * 10, pause_s=10)
     ledger = Ledger()
-    with gateway(service(device_fn, slow, strategy=AlwaysCloud, budget=ledger)) as live:
+    with gateway(service(device_fn, slow, strategy=AlwaysCloud(), budget=ledger)) as live:
         await leave_after(live.url, ask(EASY, stream=True), 0.1)
         await until(lambda: ledger.released)
     assert not ledger.settled and slow.closed == 1
@@ -385,7 +383,7 @@ async def test_a_client_that_leaves_before_the_first_token_costs_nothing() -> No
 async def test_the_clouds_server_sees_the_client_leave() -> None:
     async with ChatServer() as cloud:
         cloud.script.append(endless)
-        with gateway(service(device_fn, remote(cloud.url), strategy=AlwaysCloud)) as live:
+        with gateway(service(device_fn, remote(cloud.url), strategy=AlwaysCloud())) as live:
             closed = await leave_after(live.url, ask(EASY, stream=True), 0.2)
             await asyncio.wait_for(cloud.disconnected.wait(), 2)
             assert time.monotonic() - closed < 0.2
@@ -394,7 +392,7 @@ async def test_the_clouds_server_sees_the_client_leave() -> None:
 @pytest.mark.parametrize("n", [1, 3])
 async def test_leaving_ends_every_choice(n: int) -> None:
     slow = Slow("slow", "word " * 500)
-    with gateway(service(slow, cloud_fn, strategy=AlwaysDevice)) as live:
+    with gateway(service(slow, cloud_fn, strategy=AlwaysDevice())) as live:
         await leave_after(live.url, ask(EASY, stream=True, n=n), 0.1)
         await until(lambda: slow.closed == n)
     assert slow.running == 0
@@ -402,7 +400,7 @@ async def test_leaving_ends_every_choice(n: int) -> None:
 
 async def test_a_request_that_takes_too_long_is_an_error_in_time() -> None:
     slow = Slow("slow", "word " * 500)
-    made = service(slow, cloud_fn, strategy=AlwaysDevice)
+    made = service(slow, cloud_fn, strategy=AlwaysDevice())
     async with behind(made, limits=Limits(request_s=0.2)) as (client, _):
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.create(**ask(EASY))
@@ -415,7 +413,7 @@ async def test_a_request_that_takes_too_long_is_an_error_in_time() -> None:
 
 async def test_a_shutdown_lets_streams_end() -> None:
     slow = Slow("slow", "one two three four five six seven eight", pause_s=0.05)
-    app = Gateway(service(slow, cloud_fn, strategy=AlwaysDevice))
+    app = Gateway(service(slow, cloud_fn, strategy=AlwaysDevice()))
 
     async def read(url: str) -> str:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0) as client:
@@ -431,7 +429,7 @@ async def test_a_shutdown_lets_streams_end() -> None:
 
 async def test_too_many_at_once_are_told_to_come_back() -> None:
     slow = Slow("slow", "word " * 20)
-    made = service(slow, cloud_fn, strategy=AlwaysDevice)
+    made = service(slow, cloud_fn, strategy=AlwaysDevice())
     with gateway(made, limits=Limits(concurrent=3)) as live:
         async with httpx.AsyncClient(base_url=live.url, timeout=30) as client:
             answers = await asyncio.gather(*(client.post("/v1/chat/completions", json=ask(EASY)) for _ in range(8)))

@@ -62,7 +62,7 @@ def test_a_mode_that_the_config_does_not_allow(mode: str, message: str) -> None:
 
 
 def test_without_a_cloud_the_device_answers_everything() -> None:
-    with gateway(service(cloud=None, strategy=AlwaysDevice)) as live, live.client() as client:
+    with gateway(service(cloud=None, strategy=AlwaysDevice())) as live, live.client() as client:
         assert client.chat.completions.create(**ask(HARD)).selfroute["source"] == "device"
         assert "selfroute-cloud" not in [model.id for model in client.models.list()]
         with pytest.raises(openai.BadRequestError, match="has no cloud"):
@@ -104,10 +104,10 @@ def test_a_decision_costs_no_call_and_agrees_with_the_answer() -> None:
         calls.append(messages[-1].content)
         return CLOUD_TEXT
 
-    def random_half(**sides: Any) -> RandomOffload:
-        return RandomOffload(share=0.5, **sides)
-
-    with gateway(service(cloud=cloud, strategy=random_half)) as live, httpx.Client(base_url=live.url) as client:
+    with (
+        gateway(service(cloud=cloud, strategy=RandomOffload(share=0.5))) as live,
+        httpx.Client(base_url=live.url) as client,
+    ):
         questions = [f"question {number}" for number in range(60)]
         decisions = [client.post("/v1/route", json=ask(question)).json() for question in questions]
         assert not calls
@@ -197,7 +197,7 @@ async def _gone(server: Any, request: Any, body: Any) -> Any:
 async def test_the_watch_of_the_private_test_sees_a_cloud_that_is_asked(connections: set[Any]) -> None:
     async with ChatServer() as cloud:
         backend = OpenAICompatibleBackend("large", cloud.url, "m")
-        with running(Gateway(service(device_fn, backend, strategy=AlwaysCloud)), loop="asyncio") as url:
+        with running(Gateway(service(device_fn, backend, strategy=AlwaysCloud())), loop="asyncio") as url:
             async with httpx.AsyncClient(base_url=url) as client:
                 await client.post("/v1/chat/completions", json=ask(EASY))
         assert cloud.server.port in connections

@@ -24,7 +24,7 @@ from selfroute.scores.evidence import (
     self_doubt,
 )
 from selfroute.strategies import catalogue
-from selfroute.strategies.base import answer
+from selfroute.strategies.base import Sides, answer
 from selfroute.types import Completion, Message, Sampling, Token, Usage
 
 
@@ -84,8 +84,8 @@ def test_doubt_in_probabilities() -> None:
     assert self_doubt(Evidence("q", "")) == 1.0
 
 
-def sides(device: Any) -> dict[str, Any]:
-    return {"device": device, "cloud": Recorder("cloud", lambda messages, sampling: "cloud"), "template": TEMPLATE}
+def sides(device: Any) -> Sides:
+    return Sides(device=device, cloud=Recorder("cloud", lambda messages, sampling: "cloud"), template=TEMPLATE)
 
 
 async def test_self_consistency_asks_again_and_counts_what_that_cost() -> None:
@@ -93,8 +93,8 @@ async def test_self_consistency_asks_again_and_counts_what_that_cost() -> None:
         return "<answer>1</answer>" if sampling.temperature == 0 else f"<answer>{sampling.seed}</answer>"
 
     recorder = Recorder("device", device)
-    strategy = catalogue.self_consistency(threshold=0.5, samples=4, **sides(recorder))
-    trace = await answer(strategy, hard(), SAMPLING)
+    strategy = catalogue.self_consistency(threshold=0.5, samples=4)
+    trace = await answer(strategy, sides(recorder), hard(), SAMPLING)
     assert trace.score == 0.75  # seeds 1 to 4, of which 1 agrees
     assert trace.source == "cloud" and trace.reason == "judged"
     assert len([s for s in trace.segments if s.source == "device"]) == 5
@@ -109,7 +109,7 @@ async def test_self_verification_asks_within_the_conversation() -> None:
         return "B" if messages[-1].content == VERDICT_QUESTION else "<answer>4</answer>"
 
     recorder = Plain("device", device)
-    trace = await answer(catalogue.self_verification(threshold=0.5, **sides(recorder)), hard(), SAMPLING)
+    trace = await answer(catalogue.self_verification(threshold=0.5), sides(recorder), hard(), SAMPLING)
     assert (trace.score, trace.source) == (1.0, "cloud")
     asked = recorder.asked[-1][0]
     assert [message.role for message in asked] == ["system", "user", "assistant", "user"]
@@ -123,9 +123,9 @@ async def test_token_scores_read_what_the_device_reports(name: str) -> None:
         low = -3.0 if "hard" in messages[-1].content else -0.1
         return Completion("ok", Usage(1, 1), tokens=(Token("ok", low, {"ok": low}),))
 
-    strategy = getattr(catalogue, name)(threshold=0.5, **sides(FunctionBackend("device", device)))
-    trace = await answer(strategy, hard(), SAMPLING)
-    easy_trace = await answer(strategy, TEMPLATE.conversation("easy"), SAMPLING)
+    strategy, pair = getattr(catalogue, name)(threshold=0.5), sides(FunctionBackend("device", device))
+    trace = await answer(strategy, pair, hard(), SAMPLING)
+    easy_trace = await answer(strategy, pair, TEMPLATE.conversation("easy"), SAMPLING)
     assert trace.score is not None and easy_trace.score is not None
     if name != "entropy":
         assert trace.score > easy_trace.score
@@ -134,22 +134,22 @@ async def test_token_scores_read_what_the_device_reports(name: str) -> None:
 async def test_token_scores_need_tokens() -> None:
     device = Plain("device", lambda messages, sampling: "text")
     with pytest.raises(UnsupportedByBackend):
-        await answer(catalogue.mean_logprob(threshold=1.0, **sides(device)), hard(), SAMPLING)
+        await answer(catalogue.mean_logprob(threshold=1.0), sides(device), hard(), SAMPLING)
 
 
 async def test_a_device_that_hands_off_has_no_answer_to_keep() -> None:
     device = Plain("device", lambda messages, sampling: "<unknown> I need external assistance </unknown>")
-    strategy = catalogue.answer_features(score=lambda evidence: 0.0, threshold=1.0, **sides(device))
-    trace = await answer(strategy, hard(), SAMPLING)
+    strategy = catalogue.answer_features(score=lambda evidence: 0.0, threshold=1.0)
+    trace = await answer(strategy, sides(device), hard(), SAMPLING)
     assert (trace.source, trace.text) == ("cloud", "cloud")
 
 
 @pytest.mark.parametrize("options", [{"samples": 0}, {"temperature": 0.0}])
 def test_samples_that_show_no_spread(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="show no spread"):
-        catalogue.self_consistency(threshold=0.5, **sides(None), **options)
+        catalogue.self_consistency(threshold=0.5, **options)
 
 
 def test_a_threshold_that_is_none() -> None:
     with pytest.raises(ConfigError, match="nan is not a threshold"):
-        catalogue.answer_features(score=lambda evidence: 0.0, threshold=math.nan, **sides(None))
+        catalogue.answer_features(score=lambda evidence: 0.0, threshold=math.nan)

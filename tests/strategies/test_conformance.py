@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -28,21 +28,21 @@ from tests.strategies.pair import (
 )
 
 from selfroute.backends.base import Backend
-from selfroute.budget.base import Estimate, Lease, NoCloud
+from selfroute.budget.base import Budget, Estimate, Lease, NoCloud
 from selfroute.errors import BackendUnavailable, BudgetUnavailable
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.scores.evidence import Evidence
 from selfroute.strategies import catalogue
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
-from selfroute.strategies.base import answer
+from selfroute.strategies.base import Sides, Strategy, answer
 from selfroute.strategies.cascade import Cascade
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
 
-Make = Callable[..., Any]
+Make = Callable[[], Strategy]
 
 
 def hardness(evidence: Evidence) -> float:
@@ -53,24 +53,24 @@ def hardness(evidence: Evidence) -> float:
 STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "always_device": (AlwaysDevice, False, False),
     "always_cloud": (AlwaysCloud, True, True),
-    "random_none": (lambda **sides: RandomOffload(share=0, **sides), False, False),
-    "random_all": (lambda **sides: RandomOffload(share=1, **sides), True, True),
-    "prompt_router": (lambda **sides: PromptRouter(score=lambda q: q.count("hard"), threshold=1, **sides), False, True),
-    "cascade": (lambda **sides: Cascade(score=hardness, threshold=1, **sides), False, True),
-    "cascade_all": (lambda **sides: Cascade(score=lambda e: 1.0, threshold=0, **sides), True, True),
-    "prompt_length": (lambda **sides: catalogue.prompt_length(threshold=9e9, **sides), False, False),
+    "random_none": (lambda: RandomOffload(share=0), False, False),
+    "random_all": (lambda: RandomOffload(share=1), True, True),
+    "prompt_router": (lambda: PromptRouter(score=lambda q: q.count("hard"), threshold=1), False, True),
+    "cascade": (lambda: Cascade(score=hardness, threshold=1), False, True),
+    "cascade_all": (lambda: Cascade(score=lambda e: 1.0, threshold=0), True, True),
+    "prompt_length": (lambda: catalogue.prompt_length(threshold=9e9), False, False),
     "self_consistency": (
-        lambda **sides: catalogue.self_consistency(score=hardness, threshold=1, samples=2, **sides),
+        lambda: catalogue.self_consistency(score=hardness, threshold=1, samples=2),
         False,
         True,
     ),
     "self_verification": (
-        lambda **sides: catalogue.self_verification(score=hardness, threshold=1, **sides),
+        lambda: catalogue.self_verification(score=hardness, threshold=1),
         False,
         True,
     ),
     "self_route": (SelfRoute, False, True),
-    "self_route_unscored": (lambda **sides: SelfRoute(scored=False, **sides), False, True),
+    "self_route_unscored": (lambda: SelfRoute(scored=False), False, True),
 }
 for name in ("tfidf_ridge", "embedding_knn", "embedding_logistic", "embedding_mlp", "matrix_factorization"):
     factory = getattr(catalogue, name)
@@ -95,21 +95,22 @@ EACH = [pytest.param(make, id=name) for name, (make, *_) in STRATEGIES.items()]
 SENDING = [pytest.param(make, id=name) for name, (make, _, sends_hard) in STRATEGIES.items() if sends_hard]
 
 
-class Sides:
-    """A fresh pair for one test."""
+class Pair:
+    """A fresh pair for one test, under a ledger that remembers."""
 
     def __init__(self, *, device: Backend | None = None, cloud: Backend | None = None) -> None:
         self.device: Any = device or Recorder("device", asks_when_hard)
         self.cloud: Any = cloud or Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
         self.ledger = Ledger()
 
-    def make(self, make: Make, **options: Any) -> Any:
-        given = {"budget": self.ledger, "prices": PRICES} | options
-        return make(device=self.device, cloud=self.cloud, template=TEMPLATE, **given)
+    def sides(self, budget: Budget | None = None) -> Sides:
+        return Sides(
+            device=self.device, cloud=self.cloud, template=TEMPLATE, budget=budget or self.ledger, prices=PRICES
+        )
 
 
-async def events_of(strategy: Any, messages: list[Message]) -> list[Event]:
-    return [event async for event in strategy.stream(messages, SAMPLING)]
+async def events_of(strategy: Strategy, sides: Sides, messages: list[Message]) -> list[Event]:
+    return [event async for event in strategy.stream(sides, messages, SAMPLING)]
 
 
 def said(events: list[Event], source: str, kind: str = "content") -> str:
@@ -118,35 +119,35 @@ def said(events: list[Event], source: str, kind: str = "content") -> str:
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
 async def test_the_trace_tells_what_the_events_told(make: Make, question: Any, sends: bool) -> None:
-    sides = Sides()
-    strategy = sides.make(make)
-    events = await events_of(strategy, question())
+    pair = Pair()
+    strategy = make()
+    events = await events_of(strategy, pair.sides(), question())
     assert [isinstance(event, Finished) for event in events] == [False] * (len(events) - 1) + [True]
     trace = events[-1].trace  # type: ignore[union-attr]
     assert trace.strategy == strategy.name
     assert (trace.source, trace.wants_cloud) == (("cloud", True) if sends else ("device", False))
-    assert trace.text == trace.segments[-1].text == (CLOUD_TEXT if sends else DEVICE_TEXT)
+    assert trace.text == trace.end.text == (CLOUD_TEXT if sends else DEVICE_TEXT)
     assert said(events, trace.source) == (CLOUD_TEXT if sends else "4 by device")
     assert trace.error is None
-    assert len(sides.cloud.asked) == sends
+    assert len(pair.cloud.asked) == sends
 
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
 async def test_no_markup_and_no_handoff_reaches_the_reader(make: Make, question: Any, sends: bool) -> None:
-    events = await events_of(Sides().make(make), question())
+    events = await events_of(make(), Pair().sides(), question())
     shown = said(events, "device") + said(events, "device", "reasoning")
     assert not any(mark in shown for mark in ("<think>", "<answer>", "<unknown>", "external", HANDOFF_TEXT))
 
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
 async def test_each_side_sees_its_own_prompt(make: Make, question: Any, sends: bool) -> None:
-    sides = Sides()
-    strategy = sides.make(make)
-    await answer(strategy, question(), SAMPLING)
-    for messages, sampling in sides.cloud.asked:
+    pair = Pair()
+    strategy = make()
+    await answer(strategy, pair.sides(), question(), SAMPLING)
+    for messages, sampling in pair.cloud.asked:
         assert messages == question()  # the conversation, and nothing of the device's
         assert sampling == SAMPLING
-    for messages, _ in sides.device.asked:
+    for messages, _ in pair.device.asked:
         assert messages[0].role == "system"
         assert messages[1 : 1 + len(question())] == question()
         assert offered(messages) == isinstance(strategy, SelfRoute)
@@ -154,10 +155,10 @@ async def test_each_side_sees_its_own_prompt(make: Make, question: Any, sends: b
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
 async def test_a_cloud_call_is_reserved_and_settled_and_paid(make: Make, question: Any, sends: bool) -> None:
-    sides = Sides()
-    trace = await answer(sides.make(make), question(), SAMPLING)
-    assert (sides.ledger.reserved, sides.ledger.released) == (sends, 0)
-    assert sides.ledger.settled == [(s.usage, s.cost_usd) for s in trace.segments if s.source == "cloud"]
+    pair = Pair()
+    trace = await answer(make(), pair.sides(), question(), SAMPLING)
+    assert (pair.ledger.reserved, pair.ledger.released) == (sends, 0)
+    assert pair.ledger.settled == [(s.usage, s.cost_usd) for s in trace.segments if s.source == "cloud"]
     usage = trace.usage("cloud")
     paid = (3 * usage.prompt_tokens + 15 * usage.completion_tokens + trace.usage("device").completion_tokens) / 1e6
     assert trace.cost_usd == pytest.approx(paid)
@@ -167,12 +168,12 @@ async def test_a_cloud_call_is_reserved_and_settled_and_paid(make: Make, questio
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)
 async def test_the_budget_is_told_of_every_request_once(make: Make, question: Any, sends: bool) -> None:
-    sides = Sides()
-    strategy = sides.make(make)
-    trace = await answer(strategy, question(), SAMPLING)
+    pair = Pair()
+    strategy = make()
+    trace = await answer(strategy, pair.sides(), question(), SAMPLING)
     told = not isinstance(strategy, AlwaysDevice)  # which must touch nothing but the device
-    assert sides.ledger.reserved + sides.ledger.kept == told
-    for estimate, score in sides.ledger.asked:
+    assert pair.ledger.reserved + pair.ledger.kept == told
+    for estimate, score in pair.ledger.asked:
         assert score == trace.score
         used = trace.usage("cloud")
         assert estimate.usage.prompt_tokens >= used.prompt_tokens > 0
@@ -190,30 +191,30 @@ async def test_the_budget_is_told_of_every_request_once(make: Make, question: An
     ],
 )
 async def test_no_cloud_means_a_forced_local_attempt(device: Any, make: Make, question: Any, sends: bool) -> None:
-    sides = Sides(device=device("device", asks_when_hard))
-    strategy = sides.make(make).with_budget(NoCloud())
-    events = await events_of(strategy, question())
+    pair = Pair(device=device("device", asks_when_hard))
+    strategy = make()
+    events = await events_of(strategy, pair.sides(NoCloud()), question())
     trace = events[-1].trace  # type: ignore[union-attr]
     assert (trace.source, trace.text, trace.wants_cloud) == ("device", DEVICE_TEXT, sends)
     assert said(events, "device") == "4 by device"
     assert (trace.reason == "budget") == sends
     assert (trace.error is not None) == sends
     assert trace.refusal == (Refusal("calls", 0, 0, None) if sends else None)
-    assert not sides.cloud.asked
+    assert not pair.cloud.asked
     assert not any(isinstance(event, HandOff) for event in events)
-    assert not offered(sides.device.asked[-1][0]) or not sends
+    assert not offered(pair.device.asked[-1][0]) or not sends
 
 
 @pytest.mark.parametrize("make", SENDING)
 async def test_a_cloud_that_fails_means_a_forced_local_attempt(make: Make) -> None:
-    sides = Sides(cloud=Recorder("cloud", down))
-    trace = await answer(sides.make(make), hard(), SAMPLING)
+    pair = Pair(cloud=Recorder("cloud", down))
+    trace = await answer(make(), pair.sides(), hard(), SAMPLING)
     assert (trace.source, trace.reason, trace.text) == ("device", "cloud-error", DEVICE_TEXT)
     assert trace.wants_cloud
     assert trace.error == "connection refused"
     assert all(segment.source == "device" for segment in trace.segments)
-    assert (sides.ledger.reserved, sides.ledger.released) == (1, 1)
-    messages, sampling = sides.device.asked[-1]
+    assert (pair.ledger.reserved, pair.ledger.released) == (1, 1)
+    messages, sampling = pair.device.asked[-1]
     assert not offered(messages)
     assert HANDOFF_TEXT in sampling.forbid
 
@@ -221,14 +222,14 @@ async def test_a_cloud_that_fails_means_a_forced_local_attempt(make: Make) -> No
 @pytest.mark.parametrize("make", SENDING)
 async def test_a_cloud_that_breaks_off_has_cost_something(make: Make) -> None:
     broken = Stalling("The cl", "oud", failure=BackendUnavailable("connection lost", backend="cloud"))
-    sides = Sides(cloud=broken)
-    trace = await answer(sides.make(make), hard(), SAMPLING)
+    pair = Pair(cloud=broken)
+    trace = await answer(make(), pair.sides(), hard(), SAMPLING)
     assert (trace.reason, trace.text) == ("cloud-error", DEVICE_TEXT)
     assert [s.text for s in trace.segments if s.source == "cloud"] == ["The cloud"]
     # Nobody knows what the prompt has cost: the most it can have cost is booked.
-    assert sides.ledger.settled[0][0] == Usage(sides.ledger.asked[0][0].usage.prompt_tokens, 2)
-    assert sides.ledger.settled[0][1] == PRICES.cloud.cost_usd(sides.ledger.settled[0][0])
-    assert not sides.ledger.is_open
+    assert pair.ledger.settled[0][0] == Usage(pair.ledger.asked[0][0].usage.prompt_tokens, 2, calls=1)
+    assert pair.ledger.settled[0][1] == PRICES.cloud.cost_usd(pair.ledger.settled[0][0])
+    assert not pair.ledger.is_open
 
 
 @pytest.mark.parametrize("make", SENDING)
@@ -237,37 +238,37 @@ async def test_a_ledger_out_of_reach_means_a_forced_local_attempt(make: Make) ->
         async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
             raise BudgetUnavailable("ledger: no connection")
 
-    sides = Sides()
-    trace = await answer(sides.make(make).with_budget(Lost()), hard(), SAMPLING)
+    pair = Pair()
+    trace = await answer(make(), pair.sides(Lost()), hard(), SAMPLING)
     assert (trace.source, trace.reason, trace.error) == ("device", "budget", "ledger: no connection")
     assert trace.refusal is None
-    assert not sides.cloud.asked
+    assert not pair.cloud.asked
 
 
 @pytest.mark.parametrize("make", SENDING)
 async def test_a_forced_attempt_that_still_asks_is_an_empty_answer(make: Make) -> None:
     stubborn = Recorder("device", lambda messages, sampling: spoken(ASKING_TEXT, sampling, logprob=-2.0))
-    trace = await answer(Sides(device=stubborn).make(make).with_budget(NoCloud()), hard(), SAMPLING)
+    trace = await answer(make(), Pair(device=stubborn).sides(NoCloud()), hard(), SAMPLING)
     assert (trace.source, trace.reason, trace.text) == ("device", "budget", "")
     assert trace.segments[-1].text == ASKING_TEXT
 
 
 @pytest.mark.parametrize("make", EACH)
 async def test_when_no_side_can_answer_the_error_comes_through(make: Make) -> None:
-    sides = Sides(device=Recorder("device", down), cloud=Recorder("cloud", down))
+    pair = Pair(device=Recorder("device", down), cloud=Recorder("cloud", down))
     with pytest.raises(BackendUnavailable):
-        await answer(sides.make(make), hard(), SAMPLING)
-    assert not sides.ledger.is_open
+        await answer(make(), pair.sides(), hard(), SAMPLING)
+    assert not pair.ledger.is_open
 
 
 @pytest.mark.parametrize("make", SENDING)
 @pytest.mark.parametrize("pieces", [(), ("The", " cloud")])
 async def test_cancelling_closes_the_lease_and_the_stream(make: Make, pieces: tuple[str, ...]) -> None:
     cloud = Stalling(*pieces)
-    sides = Sides(cloud=cloud)
-    task = asyncio.create_task(answer(sides.make(make), hard(), SAMPLING))
+    pair = Pair(cloud=cloud)
+    task = asyncio.create_task(answer(make(), pair.sides(), hard(), SAMPLING))
     await asyncio.wait_for(cloud.hangs.wait(), 5)
-    assert sides.ledger.is_open
+    assert pair.ledger.is_open
     task.cancel()
     await asyncio.sleep(0)
     task.cancel()  # impatient callers cancel twice
@@ -276,53 +277,40 @@ async def test_cancelling_closes_the_lease_and_the_stream(make: Make, pieces: tu
     for _ in range(5):
         await asyncio.sleep(0)
     assert cloud.closed
-    assert not sides.ledger.is_open
-    assert len(sides.ledger.settled) == bool(pieces)
+    assert not pair.ledger.is_open
+    assert len(pair.ledger.settled) == bool(pieces)
 
 
 @pytest.mark.parametrize("make", SENDING)
 async def test_a_reader_that_leaves_closes_the_lease_and_the_stream(make: Make) -> None:
     cloud = Stalling("The", " cloud")
-    sides = Sides(cloud=cloud)
-    async with aclosing(sides.make(make).stream(hard(), SAMPLING)) as events:
+    pair = Pair(cloud=cloud)
+    async with aclosing(make().stream(pair.sides(), hard(), SAMPLING)) as events:
         async for event in events:
             if isinstance(event, TextDelta) and event.source == "cloud":
                 break
     assert cloud.closed
-    assert len(sides.ledger.settled) == 1
-    assert not sides.ledger.is_open
+    assert len(pair.ledger.settled) == 1
+    assert not pair.ledger.is_open
 
 
 @pytest.mark.parametrize("make", EACH)
 async def test_a_reader_that_leaves_during_the_device_owes_nothing(make: Make) -> None:
     device = Stalling("<think>2+", "2")
-    sides = Sides(device=device)
-    async with aclosing(sides.make(make).stream(easy(), SAMPLING)) as events:
+    pair = Pair(device=device)
+    async with aclosing(make().stream(pair.sides(), easy(), SAMPLING)) as events:
         async for event in events:
             if isinstance(event, TextDelta):
                 break
-    assert not sides.ledger.is_open
-    assert device.closed or any(sides.cloud.asked)
+    assert not pair.ledger.is_open
+    assert device.closed or any(pair.cloud.asked)
 
 
 @pytest.mark.parametrize("make", EACH)
 async def test_requests_do_not_disturb_each_other(make: Make) -> None:
-    strategy = Sides().make(make)
+    strategy, sides = make(), Pair().sides()
     questions = [TEMPLATE.conversation(f"{'hard' if i % 3 else 'easy'} {i}") for i in range(30)]
-    alone = [await answer(strategy, question, SAMPLING) for question in questions]
-    together = await asyncio.gather(*(answer(strategy, question, SAMPLING) for question in reversed(questions)))
+    alone = [await answer(strategy, sides, question, SAMPLING) for question in questions]
+    together = await asyncio.gather(*(answer(strategy, sides, question, SAMPLING) for question in reversed(questions)))
     for one, other in zip(alone, reversed(together), strict=True):
         assert (one.source, one.text, one.score) == (other.source, other.text, other.score)
-
-
-@pytest.mark.parametrize("make", EACH)
-async def test_with_budget_makes_a_copy(make: Make) -> None:
-    sides = Sides()
-    strategy = sides.make(make)
-    other = Ledger()
-    copy = strategy.with_budget(other)
-    assert type(copy) is type(strategy)
-    assert (strategy.budget, copy.budget) == (sides.ledger, other)
-    with suppress(BackendUnavailable):
-        await answer(copy, hard(), SAMPLING)
-    assert sides.ledger.reserved == 0

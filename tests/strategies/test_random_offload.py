@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,21 +7,25 @@ from tests.strategies.pair import SAMPLING, TEMPLATE
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import ConfigError
-from selfroute.strategies.base import answer
+from selfroute.strategies.base import Sides, answer
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.types import Message
 
 
 def offload(share: float, seed: int = 0) -> RandomOffload:
-    def say(text: str) -> Any:
-        return FunctionBackend(text, lambda messages, sampling: text)
+    return RandomOffload(share=share, seed=seed)
 
-    return RandomOffload(share=share, seed=seed, device=say("device"), cloud=say("cloud"), template=TEMPLATE)
+
+def says(text: str) -> FunctionBackend:
+    return FunctionBackend(text, lambda messages, sampling: text)
+
+
+SIDES = Sides(device=says("device"), cloud=says("cloud"), template=TEMPLATE)
 
 
 async def test_the_share_holds() -> None:
     strategy = offload(0.3)
-    traces = [await answer(strategy, [Message("user", f"question {i}")], SAMPLING) for i in range(2000)]
+    traces = [await answer(strategy, SIDES, [Message("user", f"question {i}")], SAMPLING) for i in range(2000)]
     share = sum(trace.source == "cloud" for trace in traces) / len(traces)
     assert share == pytest.approx(0.3, abs=0.04)  # 4 standard errors
     assert all(trace.wants_cloud == (trace.source == "cloud") for trace in traces)

@@ -22,14 +22,14 @@ from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import NoCloud
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT
-from selfroute.strategies.base import answer
+from selfroute.strategies.base import Sides, answer
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.types import Completion, Delta, HandOff, Message, Sampling, TextDelta, Token, Usage
 
 
-def route(device: Any, **options: Any) -> SelfRoute:
+def sides(device: Any, **options: Any) -> Sides:
     cloud = FunctionBackend("cloud", lambda messages, sampling: CLOUD_TEXT)
-    return SelfRoute(device=device, cloud=cloud, template=TEMPLATE, **options)
+    return Sides(device=device, cloud=cloud, template=TEMPLATE, **options)
 
 
 def with_logprobs(ending: str) -> Callable[[Sequence[Message], Sampling], Completion]:
@@ -50,11 +50,11 @@ def with_logprobs(ending: str) -> Callable[[Sequence[Message], Sampling], Comple
 @pytest.mark.parametrize("share", [-0.1, 1.5, 30.0, math.nan])
 def test_a_told_share_is_one(share: float) -> None:
     with pytest.raises(ConfigError, match=r"told_share=.* lies between 0 and 1"):
-        route(FunctionBackend("device", asks_when_hard), told_share=share)
+        SelfRoute(told_share=share)
 
 
 async def test_reasoning_is_live_and_the_cloud_follows_the_handoff() -> None:
-    events = [event async for event in route(Recorder("device", asks_when_hard)).stream(hard(), SAMPLING)]
+    events = [event async for event in SelfRoute().stream(sides(Recorder("device", asks_when_hard)), hard(), SAMPLING)]
     at = next(i for i, event in enumerate(events) if isinstance(event, HandOff))
     before, after = events[:at], events[at + 1 : -1]
     assert "".join(e.text for e in before if isinstance(e, TextDelta)) == "no idea"
@@ -64,7 +64,7 @@ async def test_reasoning_is_live_and_the_cloud_follows_the_handoff() -> None:
 
 async def test_reasoning_comes_before_the_device_has_finished() -> None:
     device = Stalling("<think>step one")
-    stream = route(device).stream(easy(), SAMPLING)
+    stream = SelfRoute().stream(sides(device), easy(), SAMPLING)
     event = await anext(stream)
     assert event == TextDelta("step one", "device", "reasoning")
     await stream.aclose()  # type: ignore[attr-defined]
@@ -75,21 +75,23 @@ async def test_the_tokens_of_the_whole_handoff_are_counted() -> None:
     def fn(messages: Sequence[Message], sampling: Sampling) -> Completion:
         return Completion(ASKING_TEXT + " and on I go", Usage(5, 40))
 
-    trace = await answer(route(FunctionBackend("device", fn)), hard(), SAMPLING)
+    trace = await answer(SelfRoute(), sides(FunctionBackend("device", fn)), hard(), SAMPLING)
     assert trace.source == "cloud"
-    assert trace.usage("device") == Usage(5, 40)
+    assert trace.usage("device") == Usage(5, 40, calls=1)
 
 
 @pytest.mark.parametrize("ending", [HANDOFF_TEXT, "<answer>"])
 async def test_the_score_is_the_handoffs_probability(ending: str) -> None:
-    events = [e async for e in route(FunctionBackend("device", with_logprobs(ending))).stream(hard(), SAMPLING)]
+    events = [
+        e async for e in SelfRoute().stream(sides(FunctionBackend("device", with_logprobs(ending))), hard(), SAMPLING)
+    ]
     assert events[-1].trace.score == pytest.approx(0.3)  # type: ignore[union-attr]
     assert [e.score for e in events if isinstance(e, HandOff)] == [pytest.approx(0.3)] * (ending == HANDOFF_TEXT)
 
 
 async def test_the_score_survives_a_refused_budget() -> None:
     device = FunctionBackend("device", with_logprobs(HANDOFF_TEXT))
-    trace = await answer(route(device).with_budget(NoCloud()), hard(), SAMPLING)
+    trace = await answer(SelfRoute(), sides(device, budget=NoCloud()), hard(), SAMPLING)
     assert trace.score == pytest.approx(0.3)
     assert (trace.source, trace.wants_cloud, trace.reason) == ("device", True, "budget")
     assert [segment.source for segment in trace.segments] == ["device", "device"]
@@ -97,20 +99,20 @@ async def test_the_score_survives_a_refused_budget() -> None:
 
 async def test_a_device_without_logprobs_has_no_score() -> None:
     device = Plain("device", asks_when_hard)
-    trace = await answer(route(device), hard(), SAMPLING)
+    trace = await answer(SelfRoute(), sides(device), hard(), SAMPLING)
     assert (trace.source, trace.score) == ("cloud", None)
     assert [sampling for _, sampling in device.asked] == [SAMPLING]
 
 
 async def test_unscored_asks_for_no_logprobs() -> None:
     device = Recorder("device", asks_when_hard)
-    await answer(route(device, scored=False), easy(), SAMPLING)
+    await answer(SelfRoute(scored=False), sides(device), easy(), SAMPLING)
     assert device.asked[0][1] == SAMPLING
 
 
 async def test_a_completion_that_answers_and_then_asks_is_an_answer() -> None:
     device = FunctionBackend("device", lambda messages, sampling: f"<answer>4</answer> {HANDOFF_TEXT}")
-    events = [e async for e in route(device).stream(easy(), SAMPLING)]
+    events = [e async for e in SelfRoute().stream(sides(device), easy(), SAMPLING)]
     trace = events[-1].trace  # type: ignore[union-attr]
     assert (trace.source, trace.wants_cloud, trace.reason) == ("device", False, "answered")
     assert "".join(e.text for e in events if isinstance(e, TextDelta)).strip() == "4"
@@ -124,15 +126,15 @@ async def test_replayed_seconds_are_the_traces_seconds() -> None:
             yield Delta("<answer>4</answer>")
             yield Delta(finish_reason="stop", usage=Usage(1, 1), seconds=12.5)
 
-    trace = await answer(route(Replay()), easy(), SAMPLING)
+    trace = await answer(SelfRoute(), sides(Replay()), easy(), SAMPLING)
     assert trace.seconds == 12.5
 
 
 async def test_the_cloud_may_see_the_attempt_in_the_users_turn() -> None:
     cloud = Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
     device = FunctionBackend("device", asks_when_hard)
-    pair = SelfRoute(device=device, cloud=cloud, template=TEMPLATE, context="attempt")
-    trace = await answer(pair, hard(), SAMPLING)
+    pair = Sides(device=device, cloud=cloud, template=TEMPLATE)
+    trace = await answer(SelfRoute(context="attempt"), pair, hard(), SAMPLING)
     ((asked, _),) = cloud.asked
     assert trace.source == "cloud"
     assert asked[0].content.startswith(hard()[0].content)
@@ -151,7 +153,7 @@ async def test_tool_calls_of_the_device_reach_the_reader_and_end_its_segment() -
             yield Delta(extra=calls)
             yield Delta(finish_reason="tool_calls", usage=Usage(3, 4))
 
-    events = [event async for event in route(Caller()).stream(easy(), SAMPLING)]
+    events = [event async for event in SelfRoute().stream(sides(Caller()), easy(), SAMPLING)]
     assert [event.extra for event in events if isinstance(event, TextDelta) and event.extra] == [calls]
     assert events[-1].trace.segments[-1].finish_reason == "tool_calls"
 
@@ -159,7 +161,7 @@ async def test_tool_calls_of_the_device_reach_the_reader_and_end_its_segment() -
 @pytest.mark.parametrize("ending", [HANDOFF_TEXT, "<answer>"])
 async def test_tokens_come_with_the_text_they_begin_in(ending: str) -> None:
     device = FunctionBackend("device", with_logprobs(ending))
-    events = [event async for event in route(device).stream(easy(), SAMPLING)]
+    events = [event async for event in SelfRoute().stream(sides(device), easy(), SAMPLING)]
     said = [event for event in events if isinstance(event, TextDelta) and event.source == "device"]
     assert [[token.text for token in event.tokens] for event in said] == [[event.text] for event in said]
     assert [event.text for event in said] == (["hm"] if ending == HANDOFF_TEXT else ["hm", "4"])

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
+from selfroute.assemble.pieces import first_rows, quiet_libraries
 from selfroute.backends.base import Backend, BatchBackend
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
-from selfroute.prompts import PromptTemplate
-from selfroute.strategies.base import Strategy
+from selfroute.strategies.always import AlwaysDevice
+from selfroute.strategies.base import Sides, Strategy
+from selfroute.strategies.self_route import SelfRoute
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Message, Sampling
+
+if TYPE_CHECKING:
+    from selfroute.evaluation.run import Entrant
 
 __all__ = [
     "check_baselines",
@@ -32,28 +36,30 @@ _ENCODERS = ("embedding_knn", "embedding_logistic", "embedding_mlp", "matrix_fac
 
 def make_policies(
     policies: Mapping[str, Backend],
+    sides: Sides,
     *,
-    cloud: Backend,
-    template: PromptTemplate,
     alone: bool = False,
     told_share: float | None = None,
     context: Literal["prompt", "attempt"] = "prompt",
-) -> dict[str, Strategy]:
+) -> list[Entrant]:
     """One self-routing strategy per device model, by its name in the report.
 
     Args:
+        sides: the other ones; `device` is replaced.
         alone: add each model once more with the hand-off disabled.
         told_share, context: as in `SelfRoute`.
     """
-    self_route = partial(
-        resolve(STRATEGIES, "self_route", kind="strategy", where="policies"), told_share=told_share, context=context
-    )
-    always_device = resolve(STRATEGIES, "always_device", kind="strategy", where="policies")
-    made: dict[str, Strategy] = {}
-    for name, device in policies.items():
-        made[name] = self_route(name=name, device=device, cloud=cloud, template=template)
-    for name, device in policies.items() if alone else ():
-        made[f"{name}, alone"] = always_device(name=f"{name}, alone", device=device, cloud=cloud, template=template)
+    from selfroute.evaluation.run import Entrant
+
+    def entrant(strategy: Strategy, device: Backend) -> Entrant:
+        return Entrant(strategy=strategy, sides=replace(sides, device=device))
+
+    made = [
+        entrant(SelfRoute(name=name, told_share=told_share, context=context), device)
+        for name, device in policies.items()
+    ]
+    if alone:
+        made += [entrant(AlwaysDevice(name=f"{name}, alone"), device) for name, device in policies.items()]
     return made
 
 
@@ -71,9 +77,8 @@ def check_baselines(names: Iterable[str]) -> None:
 
 async def make_baselines(
     names: Sequence[str],
+    sides: Sides,
     *,
-    device: Backend,
-    cloud: Backend,
     task: Task,
     share: float,
     seed: int,
@@ -85,17 +90,16 @@ async def make_baselines(
     embedding: str = "minilm",
     concurrency: int = 64,
     on_progress: Callable[[int, int], object] | None = None,
-) -> dict[str, Strategy]:
-    """The baselines by name; those that learn are fitted on the first `router_rows` rows of the train split.
+) -> list[Strategy]:
+    """The baselines that are named; those that learn are fitted on the first `router_rows` rows of the train split.
 
     Args:
+        sides: what they are fitted over.
         rows: those that will be evaluated.
         folds: fit on `rows` themselves, each judged by a fit without its fold; None fits on the train split.
         concurrency: requests in flight.
         on_progress: called with steps done and in all: answers to train rows, and fits.
     """
-    template = template_of(task)
-    sides: dict[str, Any] = {"device": device, "cloud": cloud, "template": template}
     taught = LEARNED.keys() | SCORED
     train: list[Row] = []
     if taught & set(names):
@@ -103,8 +107,8 @@ async def make_baselines(
     learned, scored = LEARNED.keys() & set(names), SCORED & set(names)
     total = 2 * len(train) * bool(learned) + len(learned) + len(scored) * len(train[:_THRESHOLD_ROWS])
     work = _Preparation(task, train, sampling, concurrency, total, on_progress)
-    examples = await work.examples(device, cloud) if learned else None
-    strategies: dict[str, Strategy] = {}
+    examples = await work.examples(sides) if learned else None
+    strategies: list[Strategy] = []
     for name in names:
         factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
         options: dict[str, Any] = {"share": share, "seed": seed} if name == "random_offload" else {}
@@ -113,9 +117,9 @@ async def make_baselines(
             options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
             work.advance()
         elif name in SCORED:
-            probe = factory(**sides, threshold=math.inf)
-            options = {"threshold": await work.threshold(probe, share)}
-        strategies[name] = factory(**sides, **options)
+            probe = factory(threshold=math.inf)
+            options = {"threshold": await work.threshold(probe, sides, share)}
+        strategies.append(factory(**options))
     return strategies
 
 
@@ -136,16 +140,16 @@ class _Preparation:
         if self.on_progress is not None:
             self.on_progress(self.done, self.total)
 
-    async def examples(self, device: Backend, cloud: Backend) -> Any:
+    async def examples(self, sides: Sides) -> Any:
         """What both sides answer to train rows, with the verdicts."""
         from selfroute.train.fit.scorer import Examples
 
-        template = template_of(self.task)
-        conversations = [template.conversation(row.question) for row in self.rows]
-        prompts = [template.device_messages(messages, offer_handoff=False) for messages in conversations]
-        by_device = await self._answers(device, prompts)
-        by_cloud = await self._answers(cloud, conversations)
-        for side, backend, found in (("device", device, by_device), ("cloud", cloud, by_cloud)):
+        assert sides.cloud is not None
+        conversations = [sides.template.conversation(row.question) for row in self.rows]
+        prompts = [sides.template.device_messages(messages, offer_handoff=False) for messages in conversations]
+        by_device = await self._answers(sides.device, prompts)
+        by_cloud = await self._answers(sides.cloud, conversations)
+        for side, backend, found in (("device", sides.device, by_device), ("cloud", sides.cloud, by_cloud)):
             failed = [answer for answer in found if isinstance(answer, SelfRouteError)]
             if len(failed) == len(found) > 0:
                 raise ConfigError(f"{side} '{backend.name}' answered none of {len(found)} train rows: {failed[0]}")
@@ -176,16 +180,17 @@ class _Preparation:
             raise missing
         return answers
 
-    async def threshold(self, strategy: Strategy, share: float) -> float:
+    async def threshold(self, strategy: Strategy, sides: Sides, share: float) -> float:
         """The threshold of a score that is not learned: the device answers some train rows."""
         from selfroute.scores.scorers import threshold_at
         from selfroute.strategies.base import answer
 
-        gate, template = asyncio.Semaphore(self.concurrency), template_of(self.task)
+        gate = asyncio.Semaphore(self.concurrency)
 
         async def one(row: Row) -> float | None:
             async with gate:
-                score = (await answer(strategy, template.conversation(row.question), self.sampling)).score
+                conversation = sides.template.conversation(row.question)
+                score = (await answer(strategy, sides, conversation, self.sampling)).score
             self.advance()
             return score
 

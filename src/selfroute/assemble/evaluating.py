@@ -14,6 +14,7 @@ from selfroute.backends.base import Backend
 from selfroute.config import EvaluateRecipe, ReportOptions, Spec, build, make_task, parse_overrides, to_values
 from selfroute.errors import ConfigError
 from selfroute.prices import Price
+from selfroute.strategies.base import Sides
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling
 
@@ -87,7 +88,7 @@ async def open_bench(
     Args:
         on_prepare: called with steps of making the strategies done and in all.
     """
-    from selfroute.evaluation.run import Bench
+    from selfroute.evaluation.run import Bench, Entrant
 
     check_baselines(recipe.strategies)
     if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
@@ -103,11 +104,11 @@ async def open_bench(
         name: remembered(spec, cache, where=f"policies.{name}", requests_per_minute=rate)
         for name, spec in recipe.policies.items()
     }
+    sides = Sides(device=device, cloud=cloud, template=template_of(task))
     async with closing(device, cloud, *policies.values()):
         baselines = await make_baselines(
             recipe.strategies,
-            device=device,
-            cloud=cloud,
+            sides,
             task=task,
             share=recipe.share,
             seed=recipe.seed,
@@ -121,19 +122,13 @@ async def open_bench(
             on_progress=on_prepare,
         )
         told = recipe.share if recipe.tell_share else None
-        strategies = baselines | make_policies(
-            policies,
-            cloud=cloud,
-            template=template_of(task),
-            alone=recipe.alone,
-            told_share=told,
-            context=recipe.context,
-        )
+        entrants = [Entrant(strategy=strategy, sides=sides) for strategy in baselines]
+        entrants += make_policies(policies, sides, alone=recipe.alone, told_share=told, context=recipe.context)
         yield Bench(
-            strategies=list(strategies.values()),
+            entrants=entrants,
             task=task,
             sampling=sampling,
-            template=template_of(task),
+            template=sides.template,
             cloud=cloud,
             concurrency=recipe.concurrency,
             solve_samples=recipe.solve_samples,

@@ -202,9 +202,9 @@ async def _with_service(recipe: ServeRecipe, config: Path | None, talk: Callable
 async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, mode: str) -> str:
     """Print an answer as it comes: who speaks, what, and in the end who answered and why; gives its content."""
     from selfroute.gateway.errors import ApiError
-    from selfroute.gateway.exchange import Exchange, Void
+    from selfroute.gateway.exchange import Exchange
     from selfroute.gateway.request import ChatRequest
-    from selfroute.types import Sampling
+    from selfroute.types import Retract, Sampling, TextDelta
 
     console = Console(highlight=False)
     request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens))
@@ -214,33 +214,30 @@ async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, 
         raise ConfigError(str(error).replace("x-selfroute-mode", "--mode")) from None
     (choice,) = exchange.choices
     speaker, content = "", ""
-    async for piece in exchange.pieces():
-        if choice.source != speaker:
-            _print_speaker(console, speaker, str(choice.source), handed_off=choice.handed_off)
-            speaker = str(choice.source)
-        if isinstance(piece, Void):
-            content = ""
-            continue
-        content += piece.text if piece.kind == "content" else ""
-        console.print(piece.text, end="", markup=False, style="dim" if piece.kind == "reasoning" else "")
+    async for _, said in exchange.pieces():
+        if isinstance(said, TextDelta):
+            if said.source != speaker:
+                _print_change(console, speaker, said.source, style="bold cyan")
+                speaker = said.source
+            content += said.text if said.kind == "content" else ""
+            console.print(said.text, end="", markup=False, style="dim" if said.kind == "reasoning" else "")
+        elif isinstance(said, Retract):
+            _print_change(console, speaker, "the cloud broke off; the device answers", style="yellow")
+            speaker = content = ""
+        else:
+            _print_change(console, speaker, "the device asks for the cloud", style="yellow")
+            speaker = ""
     assert choice.trace is not None
-    _print_end(console, choice.trace, speaker=speaker, handed_off=choice.handed_off)
+    _print_end(console, choice.trace)
     return content
 
 
-def _print_speaker(console: Console, before: str, speaker: str, *, handed_off: bool) -> None:
-    if handed_off and speaker == "cloud":
-        console.print(("\n" if before else "") + "[yellow]the device asks for the cloud[/yellow]")
-    elif before == "cloud":
-        console.print("\n[yellow]the cloud broke off; the device answers[/yellow]")
-    elif before:
-        console.print()
-    console.print(f"[bold cyan]{speaker}[/bold cyan]")
+def _print_change(console: Console, before: str, text: str, *, style: str) -> None:
+    """A line of our own between what the models write."""
+    console.print(("\n" if before else "") + f"[{style}]{text}[/{style}]")
 
 
-def _print_end(console: Console, trace: Trace, *, speaker: str, handed_off: bool) -> None:
-    if handed_off and speaker != "cloud" and trace.source == "cloud":  # it wrote nothing
-        _print_speaker(console, speaker, "cloud", handed_off=True)
+def _print_end(console: Console, trace: Trace) -> None:
     tokens = ", ".join(f"{side} {trace.usage(side).completion_tokens} tokens" for side in ("device", "cloud"))
     console.print(f"\n[dim]answered by {trace.source} ({trace.reason}); {tokens}; {trace.seconds:.2f} s[/dim]")
     if trace.error:

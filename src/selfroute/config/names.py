@@ -133,7 +133,7 @@ def make_task(spec: Spec, *, seed: int | None = None, limit: int | None = None, 
     drawn = {"seed": seed, "limit": limit} if spec.name in DRAWN_TASKS else {}
     options: dict[str, Any] = {key: value for key, value in drawn.items() if value is not None}
     options |= {"path": spec.value} if spec.value is not None else {}
-    task: Task = _call(factory, options | dict(spec.options), f"{where}.{spec.name}")
+    task: Task = construct(factory, options | dict(spec.options), f"{where}.{spec.name}")
     return task
 
 
@@ -191,7 +191,7 @@ def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") ->
         options[parameters[0]] = spec.value
     if "scope" in parameters:
         options.setdefault("scope", scope)
-    ledger: Ledger = _call(factory, options, f"{where}.{spec.name}")
+    ledger: Ledger = construct(factory, options, f"{where}.{spec.name}")
     return ledger
 
 
@@ -244,34 +244,25 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, where: str) -> Ca
     return factory
 
 
-def construct(factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any]) -> Any:
-    """Call a factory with options from a recipe beside what the program gives it.
+def construct(factory: Callable[..., Any], options: Mapping[str, Any], where: str) -> Any:
+    """Call a factory with options from a recipe.
 
     Raises:
         ConfigError: an option is unknown, missing, or of the wrong type.
     """
-    return _call(factory, options, where, given=given)
+    return _installed(_bind(factory, options, where), where)
 
 
-def _call(
-    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
-) -> Any:
-    return _installed(_bind(factory, options, where, given=given), where)
-
-
-def _bind(
-    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
-) -> partial[Any]:
+def _bind(factory: Callable[..., Any], options: Mapping[str, Any], where: str) -> partial[Any]:
     """The factory with its arguments, all checked."""
-    given = given or {}
-    parameters = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in given}
+    parameters = inspect.signature(factory).parameters
     check_keys(options, parameters, where)
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}: option '{name}' is missing; write {{{where.split('.')[-1]}: {{{name}: …}}}}")
     hints = _hints(factory)
     converted = {k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()}
-    return partial(factory, **given, **converted)
+    return partial(factory, **converted)
 
 
 def _installed(make: partial[Any], where: str) -> Any:

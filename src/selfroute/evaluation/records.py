@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from selfroute.errors import ConfigError
-from selfroute.types import Source
+from selfroute.types import Answerer
 
 __all__ = ["Record", "Sample", "append", "find_samples", "read_records", "read_samples", "repair"]
 
@@ -27,7 +27,7 @@ class Record:
     Attributes:
         strategy: name of the strategy.
         id: the row's id.
-        source: who gave the final answer.
+        source: who wrote the final answer: one side, or both in turn.
         wants_cloud: what the strategy decided, before any budget or failure.
         score: how much it wants the cloud (higher = send); None if it has no score.
         correct: whether the answer served is right; None if nobody answered or the verifier failed.
@@ -54,7 +54,7 @@ class Record:
 
     strategy: str
     id: str
-    source: Source
+    source: Answerer
     wants_cloud: bool
     score: float | None = None
     correct: bool | None = None
@@ -261,7 +261,7 @@ def _is_number(value: object, *, low: float = -math.inf, high: float = math.inf)
 
 _RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     *((name, "text", lambda v: isinstance(v, str)) for name in _TEXTS),
-    ("source", '"device" or "cloud"', lambda v: v in ("device", "cloud")),
+    ("source", '"device", "cloud" or "both"', lambda v: v in ("device", "cloud", "both")),
     ("wants_cloud", "true or false", lambda v: isinstance(v, bool)),
     ("score", "a finite number or null", lambda v: v is None or _is_number(v)),
     *((name, "true, false or null", lambda v: v is None or isinstance(v, bool)) for name in _BITS),

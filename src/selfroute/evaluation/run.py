@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TextIO, cast, runtime_checkable
+from typing import Any, TextIO
 
 import numpy as np
 
 from selfroute import environment
 from selfroute.backends.base import Backend, BatchBackend
-from selfroute.budget.base import Budget, NoCloud
+from selfroute.budget.base import NoCloud
 from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
 from selfroute.evaluation.counting.columns import read_columns
@@ -33,21 +33,26 @@ from selfroute.evaluation.report.words import best
 from selfroute.grading import grade, judge
 from selfroute.prompts import PromptTemplate
 from selfroute.strategies.always import AlwaysDevice
-from selfroute.strategies.base import Strategy, answer
-from selfroute.strategies.sides import closing
+from selfroute.strategies.attempt import closing
+from selfroute.strategies.base import Sides, Strategy, answer, check_sides
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling, Trace, Usage
 
-__all__ = ["Answered", "Bench", "Budgeted", "Engine", "answer_here", "evaluate", "write_results"]
+__all__ = ["Answered", "Bench", "Engine", "Entrant", "answer_here", "evaluate", "write_results"]
 
 Progress = Callable[[int, int], None]
 
 
-@runtime_checkable
-class Budgeted(Protocol):
-    """A strategy that can be run under another budget; without any cloud it shows what the device does alone."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """A strategy and the sides that it is judged over; its name is the strategy's."""
 
-    def with_budget(self, budget: Budget) -> Strategy: ...
+    strategy: Strategy
+    sides: Sides
+
+    @property
+    def name(self) -> str:
+        return self.strategy.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,7 @@ class Bench:
     """Everything that a row is answered with. Where rows are answered elsewhere, each place makes its own.
 
     Attributes:
-        strategies: with `with_budget`, and names that differ.
+        entrants: the strategies with their sides; their names differ.
         sampling: for both sides; greedy unless you mean otherwise.
         cloud: asked for every row, also those that are kept; in a cache, so that strategies find its answers there.
         concurrency: rows in flight; a backend that batches wants at least 256.
@@ -64,7 +69,7 @@ class Bench:
         seed: of the samples.
     """
 
-    strategies: Sequence[Strategy]
+    entrants: Sequence[Entrant]
     task: Task
     sampling: Sampling
     template: PromptTemplate
@@ -77,14 +82,13 @@ class Bench:
     @property
     def passes(self) -> int:
         """How often every row is put to something: the cloud, the strategies, and the devices' samples."""
-        return 1 + len(self.strategies) + self.solve_samples * len(self.devices())
+        return 1 + len(self.entrants) + self.solve_samples * len(self.devices())
 
     def devices(self) -> list[Backend]:
         """The devices whose solve rates are sampled, once each."""
         if not self.solve_samples:
             return []
-        found = [device for s in self.strategies if (device := getattr(s, "device", None)) is not None]
-        return list({id(device): device for device in found}.values())
+        return list({id(entrant.sides.device): entrant.sides.device for entrant in self.entrants}.values())
 
 
 Answered = tuple[Record, Sample]
@@ -133,12 +137,12 @@ async def evaluate(
         ConfigError: bad arguments, a folder of another evaluation, a cloud that answers nothing, or no graded row.
         RecordingMissing: a replayed model was never asked one of the prompts.
     """
-    _check(bench.strategies, rows, share)
+    _check(bench.entrants, rows, share)
     identity = _identity(bench, rows, share=share, seed=seed)
     about = {"command": command, "commit": environment.commit(), "versions": environment.versions()}
     _open(out, identity | {f"config.{key}": value for key, value in (config or {}).items()}, about)
     kept = _finished(out)
-    todo = {s.name: [row for row in rows if (s.name, row.id) not in kept] for s in bench.strategies}
+    todo = {s.name: [row for row in rows if (s.name, row.id) not in kept] for s in bench.entrants}
     progress = _Progress(on_progress, total=len(rows) * bench.passes)
     progress.advance(sum(len(rows) - len(missing) for missing in todo.values()))
     with _appending(out) as (records, samples):
@@ -172,9 +176,9 @@ async def answer_here(
     work = _Work(bench, advance)
     by_cloud = await work.ask_cloud(missing)
     solved = {id(device): await work.sample(device, missing) for device in bench.devices()}
-    for strategy in bench.strategies:
-        rates = solved.get(id(getattr(strategy, "device", None)), {})
-        async with closing(work.ask_strategy(strategy, todo[strategy.name], by_cloud, rates)) as pairs:
+    for entrant in bench.entrants:
+        rates = solved.get(id(entrant.sides.device), {})
+        async with closing(work.ask_entrant(entrant, todo[entrant.name], by_cloud, rates)) as pairs:
             async for answered in pairs:
                 yield [answered]
 
@@ -241,7 +245,7 @@ class _Work:
     async def sample(self, device: Backend, rows: Sequence[Row]) -> dict[str, tuple[float, int]]:
         """The solve rate of a device by row id, with the samples behind it; rows without any are left out."""
         bench = self.bench
-        alone = cast(Strategy, AlwaysDevice(device=device, template=bench.template))
+        alone, sides = AlwaysDevice(), Sides(device=device, template=bench.template)
         tries = [(row, number) for row in rows for number in range(bench.solve_samples)]
         verdicts: dict[str, list[bool]] = {}
 
@@ -252,7 +256,7 @@ class _Work:
                 bench.sampling, temperature=bench.solve_temperature, seed=bench.seed * bench.solve_samples + number
             )
             try:
-                trace = await answer(alone, bench.template.conversation(row.question), sampling)
+                trace = await answer(alone, sides, bench.template.conversation(row.question), sampling)
             except BackendError:
                 return row.id, None
             return row.id, (await asyncio.to_thread(judge, bench.task, row, trace.text))[0]
@@ -263,9 +267,9 @@ class _Work:
                 verdicts.setdefault(row_id, []).append(verdict)
         return {row_id: (sum(found) / len(found), len(found)) for row_id, found in verdicts.items()}
 
-    async def ask_strategy(
+    async def ask_entrant(
         self,
-        strategy: Strategy,
+        entrant: Entrant,
         rows: Sequence[Row],
         by_cloud: Mapping[str, _CloudAnswer],
         rates: Mapping[str, tuple[float, int]],
@@ -273,7 +277,7 @@ class _Work:
         """Answer rows, in the order in which they finish."""
 
         async def one(row: Row) -> Answered:
-            record, sample = await self._record(strategy, row, by_cloud[row.id])
+            record, sample = await self._record(entrant, row, by_cloud[row.id])
             rate, samples = rates.get(row.id, (None, 0))
             return replace(record, solve_rate=rate, solve_samples=samples), sample
 
@@ -282,31 +286,29 @@ class _Work:
                 self.advance(1)
                 yield answered
 
-    async def _record(self, strategy: Strategy, row: Row, by_cloud: _CloudAnswer) -> Answered:
+    async def _record(self, entrant: Entrant, row: Row, by_cloud: _CloudAnswer) -> Answered:
         bench = self.bench
         try:
-            trace = await answer(strategy, bench.template.conversation(row.question), bench.sampling)
-            forced = await self._forced(strategy, row, trace)
+            prompt = bench.template.conversation(row.question)
+            trace = await answer(entrant.strategy, entrant.sides, prompt, bench.sampling)
+            forced = await self._forced(entrant, row, trace)
         except (ConfigError, UnsupportedByBackend, RecordingMissing):
             raise  # every row would fail alike, or the recording is of another set
         except SelfRouteError as error:
             failed = Record(
-                strategy=strategy.name, id=row.id, source="device", wants_cloud=False, cloud_correct=by_cloud.correct,
+                strategy=entrant.name, id=row.id, source="device", wants_cloud=False, cloud_correct=by_cloud.correct,
                 error=f"{type(error).__name__}: {error}",
             )  # fmt: skip
-            return failed, Sample(strategy=strategy.name, id=row.id, question=row.question, gold=row.gold)
-        if trace.source == "cloud" and getattr(strategy, "context", "prompt") == "attempt":
-            # It has seen more than the question: what it says alone is another answer.
-            by_cloud = _CloudAnswer()
-        return await asyncio.to_thread(self._graded, strategy.name, row, trace, forced, by_cloud)
+            return failed, Sample(strategy=entrant.name, id=row.id, question=row.question, gold=row.gold)
+        return await asyncio.to_thread(self._graded, entrant.name, row, trace, forced, by_cloud)
 
-    async def _forced(self, strategy: Strategy, row: Row, trace: Trace) -> Trace | None:
+    async def _forced(self, entrant: Entrant, row: Row, trace: Trace) -> Trace | None:
         """What the device answers without a cloud, where the trace does not already say so."""
         if trace.source == "device":
             return trace if trace.wants_cloud else None  # asked and was refused: the trace is the forced attempt
-        assert isinstance(strategy, Budgeted)
         prompt = self.bench.template.conversation(row.question)
-        return await answer(strategy.with_budget(NoCloud()), prompt, self.bench.sampling)
+        alone = replace(entrant.sides, budget=NoCloud())
+        return await answer(entrant.strategy, alone, prompt, self.bench.sampling)
 
     def _graded(self, name: str, row: Row, trace: Trace, forced: Trace | None, by_cloud: _CloudAnswer) -> Answered:
         bench = self.bench
@@ -321,7 +323,8 @@ class _Work:
             score=trace.score,
             correct=outcome.correct,
             device_correct=outcome.device_correct if forced is None else local,
-            cloud_correct=outcome.cloud_correct if by_cloud.correct is None else by_cloud.correct,
+            # A cloud that answered may have seen more than the question: its own answer counts before that to it alone.
+            cloud_correct=by_cloud.correct if outcome.cloud_correct is None else outcome.cloud_correct,
             local_correct=local,
             device_tokens=device.completion_tokens,
             cloud_tokens=cloud.completion_tokens,
@@ -332,7 +335,7 @@ class _Work:
             cloud_prompt_tokens=cloud.prompt_tokens,
             **_tokens("attempt", _attempt(trace)),
             **_tokens("local", (forced or trace).usage("device")),
-            **_tokens("cloud_answer", by_cloud.usage or (cloud if trace.source == "cloud" else None)),
+            **_tokens("cloud_answer", cloud if trace.source == "cloud" else by_cloud.usage),
         )
         return record, Sample(
             strategy=name,
@@ -345,16 +348,12 @@ class _Work:
         )
 
 
-_BEFORE_ANY_ANSWER = ("routed", "random", "always")
-
-
 def _attempt(trace: Trace) -> Usage | None:
-    """What the device spent before the decision fell; None if a refused call hides it."""
-    if trace.source == "cloud":
-        return trace.usage("device")
-    if trace.wants_cloud:
+    """What the device spent before the decision fell; None where it is decided all along."""
+    if trace.decided_after is None:
         return None
-    return Usage() if trace.reason in _BEFORE_ANY_ANSWER else trace.usage("device")
+    before = trace.segments[: trace.decided_after]
+    return sum((segment.usage for segment in before if segment.source == "device"), Usage())
 
 
 def _tokens(name: str, usage: Usage | None) -> dict[str, Any]:
@@ -409,22 +408,19 @@ def write_results(
 # --- before any work -------------------------------------------------------------------------------------------
 
 
-def _check(strategies: Sequence[Strategy], rows: Sequence[Row], share: float) -> None:
+def _check(entrants: Sequence[Entrant], rows: Sequence[Row], share: float) -> None:
     if find_spec("matplotlib") is None:
         raise ConfigError("matplotlib is not installed; run: pip install 'selfroute[eval]'")
-    if not strategies:
+    if not entrants:
         raise ConfigError("no strategy to evaluate; name at least one, e.g. strategies=[always_device]")
     if not rows:
         raise ConfigError("no row to evaluate; choose another split or a limit above 0")
     calls_at(share, len(rows))
-    for kind, names in (("strategy", [s.name for s in strategies]), ("row id", [row.id for row in rows])):
+    for kind, names in (("strategy", [entrant.name for entrant in entrants]), ("row id", [row.id for row in rows])):
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ConfigError(f"{kind} '{twice[0]}' occurs more than once; names must differ")
-    for strategy in strategies:
-        if not isinstance(strategy, Budgeted):
-            raise ConfigError(
-                f"strategy '{strategy.name}' has no with_budget(); it is needed for forced local attempts"
-            )
+    for entrant in entrants:
+        check_sides(entrant.strategy, entrant.sides)
 
 
 def _refuse_dead_cloud(cloud: Backend, answers: Sequence[Completion | SelfRouteError]) -> None:
@@ -443,14 +439,13 @@ def _identity(bench: Bench, rows: Sequence[Row], *, share: float, seed: int) -> 
         "cloud": bench.cloud.name,
         "share": share,
         "seed": seed,
-        "strategies": {strategy.name: _described(strategy) for strategy in bench.strategies},
+        "strategies": {entrant.name: _described(entrant) for entrant in bench.entrants},
     }
 
 
-def _described(strategy: Strategy) -> str:
+def _described(entrant: Entrant) -> str:
     """Class, device and plain options of a strategy."""
-    device = getattr(strategy, "device", None)
-    options = {"device": device.name} if device is not None else {}
+    strategy, options = entrant.strategy, {"device": entrant.sides.device.name}
     if is_dataclass(strategy):
         values = {f.name: getattr(strategy, f.name) for f in fields(strategy)}
         options |= {k: v for k, v in values.items() if k != "name" and isinstance(v, (bool, int, float, str))}

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
 from selfroute.gateway.errors import ApiError, Rejected, api_error
-from selfroute.gateway.exchange import Exchange, Piece, Void
+from selfroute.gateway.exchange import Exchange
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.openapi import description
@@ -29,7 +29,8 @@ from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_ob
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
 from selfroute.gateway.service import Service
 from selfroute.gateway.status import status
-from selfroute.strategies.sides import closing
+from selfroute.strategies.attempt import closing
+from selfroute.types import HandOff, Retract, TextDelta
 
 __all__ = ["Gateway"]
 
@@ -42,7 +43,7 @@ Handler = Callable[[Http], Awaitable[None]]
 class _Chunks(Protocol):
     """Turns the pieces of a stream into bytes."""
 
-    def piece(self, piece: Piece) -> bytes: ...
+    def piece(self, index: int, said: TextDelta) -> bytes: ...
     def end(self) -> bytes: ...
     def failed(self, error: ApiError) -> bytes: ...
 
@@ -280,26 +281,23 @@ class Gateway:
 
     async def _stream(self, http: Http, exchange: Exchange, chunks: _Chunks) -> None:
         """Send the pieces as they come."""
-        async with closing(self._kept(exchange) if self.log_content else exchange.pieces()) as pieces:
-            async for data in _bytes(pieces, chunks):
-                if not http.started:
-                    await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
-                await http.write(data, more=True)
+        shown: set[int] = set()  # choices of which the client has seen text of the cloud
+        async with closing(exchange.pieces()) as pieces:
+            async for index, said in pieces:
+                if not isinstance(said, TextDelta):
+                    _refuse_to_retract(said, is_shown=index in shown)
+                    continue
+                if said.source == "cloud" and (said.kind == "content" or said.extra):
+                    shown.add(index)
+                if self.log_content:
+                    exchange.note(said)
+                if data := chunks.piece(index, said):
+                    if not http.started:
+                        await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
+                    await http.write(data, more=True)
         if not http.started:
             await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
         await http.write(chunks.end(), more=False)
-
-    async def _kept(self, exchange: Exchange) -> AsyncIterator[Piece | Void]:
-        """The pieces of a stream; their text is kept only for a log that is to show it."""
-        async with closing(exchange.pieces()) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Piece):
-                    reasoning, content = exchange.text
-                    is_content = piece.kind == "content"
-                    exchange.text = (
-                        (reasoning, content + piece.text) if is_content else (reasoning + piece.text, content)
-                    )
-                yield piece
 
     async def _decide(self, http: Http, exchange: Exchange) -> None:
         finished = await self.service.decide(exchange.request, exchange.mode)
@@ -313,7 +311,7 @@ class Gateway:
             "score": trace.score,
             "mode": exchange.mode,
             "strategy": trace.strategy,
-            "model": dict(self.service.guards())[trace.source].name,
+            "model": trace.end.model,
             "trace_id": exchange.id,
             "error": trace.error,
         }
@@ -405,16 +403,13 @@ class Gateway:
         raise ApiError("not_found", f"there is no model '{wanted[:80]}'; /v1/models lists them")
 
 
-async def _bytes(pieces: AsyncIterator[Piece | Void], chunks: _Chunks) -> AsyncIterator[bytes]:
-    async for piece in pieces:
-        if isinstance(piece, Piece):
-            if data := chunks.piece(piece):
-                yield data
-        elif piece.shown:
-            raise ApiError(
-                "answer_interrupted",
-                "the cloud broke off in the middle of its answer; ask again, or without stream for the device's answer",
-            )
+def _refuse_to_retract(event: HandOff | Retract, *, is_shown: bool) -> None:
+    """What a stream has sent cannot be taken back."""
+    if isinstance(event, Retract) and is_shown:
+        raise ApiError(
+            "answer_interrupted",
+            "the cloud broke off in the middle of its answer; ask again, or without stream for the device's answer",
+        )
 
 
 def _place(failure: BaseException) -> str:

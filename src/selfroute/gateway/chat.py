@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfroute.gateway.errors import ApiError
-from selfroute.gateway.exchange import Exchange, Piece, Void
-from selfroute.types import Token
+from selfroute.gateway.exchange import Exchange, Piece
+from selfroute.types import Retract, TextDelta, Token
 
 __all__ = ["DONE", "ChatChunks", "ChatWhole", "dumps", "sse"]
 
@@ -43,35 +43,35 @@ class ChatChunks:
         self._begun: set[int] = set()
         self._speakers: dict[int, str] = {}
 
-    def piece(self, piece: Piece) -> bytes:
-        """One piece, behind its choice's role if it is the first."""
-        begin = b"" if piece.index in self._begun else self.begin(piece.index)
-        if self._speakers.get(piece.index) != piece.source:
-            return begin + self._turn(piece)
-        if piece.text and not piece.extra and not (piece.tokens and self._logprobs is not None):
-            field = b'{"content":' if piece.kind == "content" else b'{"reasoning_content":'
-            delta = field + dumps(piece.text) + b"}"
+    def piece(self, index: int, said: TextDelta) -> bytes:
+        """What one side said of a choice, behind the choice's role if it is the first."""
+        begin = b"" if index in self._begun else self.begin(index)
+        if self._speakers.get(index) != said.source:
+            return begin + self._turn(index, said)
+        if said.text and not said.extra and not (said.tokens and self._logprobs is not None):
+            field = b'{"content":' if said.kind == "content" else b'{"reasoning_content":'
+            delta = field + dumps(said.text) + b"}"
             return b'%b%b%d,"delta":%b,"logprobs":null,"finish_reason":null}]}\n\n' % (
-                begin, self._head, piece.index, delta,
+                begin, self._head, index, delta,
             )  # fmt: skip
-        return begin + self._full(piece)
+        return begin + self._full(index, said)
 
-    def _turn(self, piece: Piece) -> bytes:
+    def _turn(self, index: int, said: TextDelta) -> bytes:
         """The first chunk of a speaker."""
-        chunk = self._full(piece)
+        chunk = self._full(index, said)
         if not chunk:
             return b""
-        self._speakers[piece.index] = piece.source
-        return chunk[:-3] + b',"selfroute":{"source":"%b"}}\n\n' % piece.source.encode()
+        self._speakers[index] = said.source
+        return chunk[:-3] + b',"selfroute":{"source":"%b"}}\n\n' % said.source.encode()
 
-    def _full(self, piece: Piece) -> bytes:
-        delta: dict[str, Any] = dict(piece.extra)
-        if piece.text:
-            delta["content" if piece.kind == "content" else "reasoning_content"] = piece.text
+    def _full(self, index: int, said: TextDelta) -> bytes:
+        delta: dict[str, Any] = dict(said.extra)
+        if said.text:
+            delta["content" if said.kind == "content" else "reasoning_content"] = said.text
         if not delta:
             return b""
-        logprobs = logprobs_object(piece.tokens, self._logprobs) if piece.kind == "content" else None
-        return self._chunk(piece.index, delta, logprobs=logprobs)
+        logprobs = logprobs_object(said.tokens, self._logprobs) if said.kind == "content" else None
+        return self._chunk(index, delta, logprobs=logprobs)
 
     def begin(self, index: int) -> bytes:
         self._begun.add(index)
@@ -106,11 +106,12 @@ class ChatWhole:
         self.exchange = exchange
         self._answers = [_Answer() for _ in exchange.choices]
 
-    def add(self, piece: Piece | Void) -> None:
-        if isinstance(piece, Void):
-            self._answers[piece.index] = _Answer()
-        else:
-            self._answers[piece.index].add(piece)
+    def add(self, piece: Piece) -> None:
+        index, said = piece
+        if isinstance(said, Retract):
+            self._answers[index] = _Answer()
+        elif isinstance(said, TextDelta):
+            self._answers[index].add(said)
 
     def text(self, index: int = 0) -> tuple[str, str]:
         """Reasoning and content of one choice."""
@@ -147,11 +148,11 @@ class _Answer:
         self.tokens: list[Token] = []
         self.extra: dict[str, Any] = {}
 
-    def add(self, piece: Piece) -> None:
-        (self.content if piece.kind == "content" else self.reasoning).append(piece.text)
-        if piece.kind == "content":
-            self.tokens.extend(piece.tokens)
-        for name, value in piece.extra.items():
+    def add(self, said: TextDelta) -> None:
+        (self.content if said.kind == "content" else self.reasoning).append(said.text)
+        if said.kind == "content":
+            self.tokens.extend(said.tokens)
+        for name, value in said.extra.items():
             self.extra[name] = merged(self.extra.get(name), value)
 
     def message(self) -> dict[str, Any]:

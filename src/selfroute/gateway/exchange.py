@@ -6,24 +6,22 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from selfroute.errors import BackendError, BudgetExceeded
 from selfroute.gateway.errors import ApiError, refusal_fields
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
-from selfroute.gateway.thinking import ThinkSplitter
-from selfroute.handoff import StreamParser
-from selfroute.strategies.sides import closing
-from selfroute.types import Event, Finished, HandOff, Source, TextDelta, Token, Trace, Usage
+from selfroute.strategies.attempt import closing
+from selfroute.types import Finished, HandOff, Retract, Source, TextDelta, Trace, Usage
 
-__all__ = ["HEADERS", "REASONS", "Choice", "Exchange", "Piece", "Void"]
+__all__ = ["HEADERS", "REASONS", "Choice", "Exchange", "Piece"]
 
 
 # The reference page is made from these tables.
 HEADERS: dict[str, str] = {
-    "x-selfroute-source": "who answered: `device`, `cloud`, both by a comma with several choices, or `none`",
+    "x-selfroute-source": "who answered: `device`, `cloud`, `both`, several by commas with several choices, or `none`",
     "x-selfroute-reason": "why; the table of reasons, or the code of an error",
     "x-selfroute-cost-usd": "what the answer cost at the configured prices, in USD",
     "x-selfroute-trace-id": "names the request in the log, on the dashboard and in the `selfroute` object",
@@ -44,28 +42,9 @@ REASONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Something for the client, of one choice; `source` wrote it."""
-
-    index: int
-    source: Source
-    text: str
-    kind: Literal["reasoning", "content"]
-    tokens: tuple[Token, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Void:
-    """The cloud broke off: what it wrote of this choice does not stand, the device answers anew.
-
-    Attributes:
-        shown: whether any of it was content, which a stream cannot take back.
-    """
-
-    index: int
-    shown: bool
+# Something for the client: which choice it is of, and what one side said, or that the cloud takes over, or that what
+# was said is void.
+Piece = tuple[int, TextDelta | HandOff | Retract]
 
 
 @dataclass(eq=False)
@@ -75,10 +54,6 @@ class Choice:
     index: int
     gate: Gate
     trace: Trace | None = None
-    source: Source | None = None
-    cloud_shown: bool = False
-    splitter: ThinkSplitter | StreamParser | None = None
-    handed_off: bool = False
 
     @property
     def used_cloud(self) -> bool:
@@ -89,7 +64,7 @@ class Choice:
 
     @property
     def finish_reason(self) -> str:
-        return self.trace.segments[-1].finish_reason if self.trace and self.trace.segments else "stop"
+        return self.trace.end.finish_reason if self.trace else "stop"
 
 
 class Exchange:
@@ -112,22 +87,17 @@ class Exchange:
         self.dry = False  # a decision only
         self.choices = [Choice(index, service.gate()) for index in range(request.n)]
 
-    async def pieces(self) -> AsyncIterator[Piece | Void]:
+    def pieces(self) -> AsyncIterator[Piece]:
         """What the client gets, in order; then all choices have their traces.
 
         Raises:
             ApiError, BackendError, Rejected: as `Service.events`.
         """
-        stream = self._one(self.choices[0]) if len(self.choices) == 1 else self._merged()
-        async with closing(stream) as pieces:
-            async for piece in pieces:
-                if self.first_token_s is None:
-                    self.first_token_s = time.perf_counter() - self.began
-                yield piece
+        return self._one(self.choices[0]) if len(self.choices) == 1 else self._merged()
 
-    async def _merged(self) -> AsyncIterator[Piece | Void]:
+    async def _merged(self) -> AsyncIterator[Piece]:
         """All choices at once, as their pieces come; the first failure ends all."""
-        queue: asyncio.Queue[Piece | Void | None] = asyncio.Queue(maxsize=64)
+        queue: asyncio.Queue[Piece | None] = asyncio.Queue(maxsize=64)
 
         async def run(choice: Choice) -> None:
             async with closing(self._one(choice)) as pieces:
@@ -154,54 +124,24 @@ class Exchange:
                     queue.get_nowait()
                 await asyncio.wait({running}, timeout=0.01)
 
-    async def _one(self, choice: Choice) -> AsyncIterator[Piece | Void]:
+    async def _one(self, choice: Choice) -> AsyncIterator[Piece]:
         request = self.request
         if choice.index and request.sampling.seed is not None:
             request = _reseeded(request, choice.index)
-        async with closing(self.service.events(request, self.mode, choice.gate)) as events:
+        async with closing(await self.service.events(request, self.mode, choice.gate)) as events:
             async for event in events:
-                for piece in self._read(choice, event):
-                    yield piece
+                if isinstance(event, Finished):
+                    choice.trace = event.trace
+                    continue
+                if self.first_token_s is None and isinstance(event, TextDelta):
+                    self.first_token_s = time.perf_counter() - self.began
+                yield choice.index, event
 
-    def _read(self, choice: Choice, event: Event) -> list[Piece | Void]:
-        match event:
-            case HandOff():
-                choice.handed_off = True
-                return []
-            case Finished(trace):
-                choice.trace = trace
-                pieces = self._close(choice)
-                return pieces + self._source(choice, trace.source)
-            case TextDelta(source=source):
-                return self._source(choice, source) + self._text(choice, event)
-        return []
-
-    def _source(self, choice: Choice, source: Source) -> list[Piece | Void]:
-        """Note who writes; from the cloud back to the device means that the cloud's text is void."""
-        before, choice.source = choice.source, source
-        if before != "cloud" or source == "cloud":
-            return []
-        shown, choice.cloud_shown, choice.splitter = choice.cloud_shown, False, None
-        return [Void(choice.index, shown)]
-
-    def _text(self, choice: Choice, event: TextDelta) -> list[Piece | Void]:
-        if event.source == "device":
-            return [Piece(choice.index, "device", event.text, event.kind, event.tokens, dict(event.extra))]
-        if choice.splitter is None:
-            choice.splitter = StreamParser() if self.service.strip_cloud_tags else ThinkSplitter()
-        parts = _parts(choice.splitter, event.text)
-        pieces = [Piece(choice.index, "cloud", text, kind) for kind, text in parts]
-        if event.extra or event.tokens:
-            pieces = _attached(pieces, choice.index, event)
-        choice.cloud_shown |= any(piece.kind == "content" or piece.extra for piece in pieces)
-        return list(pieces)
-
-    def _close(self, choice: Choice) -> list[Piece | Void]:
-        if choice.splitter is None or choice.source != "cloud" or choice.trace is None:
-            return []
-        if choice.trace.source != "cloud":
-            return []
-        return [Piece(choice.index, "cloud", text, kind) for kind, text in _parts(choice.splitter, None)]
+    def note(self, said: TextDelta) -> None:
+        """Keep the text of a stream, for a log that is to show it."""
+        reasoning, content = self.text
+        is_content = said.kind == "content"
+        self.text = (reasoning, content + said.text) if is_content else (reasoning + said.text, content)
 
     # --- the record
 
@@ -288,19 +228,6 @@ class Exchange:
         elif refusal is not None:
             about["budget"] = {"limit": "ledger", "error": str(refusal)}
         return about
-
-
-def _parts(splitter: ThinkSplitter | StreamParser, text: str | None) -> list[tuple[Any, str]]:
-    if isinstance(splitter, ThinkSplitter):
-        return splitter.close() if text is None else splitter.feed(text)
-    pieces = splitter.close() if text is None else splitter.feed(text)
-    return [(piece.kind, piece.text) for piece in pieces if piece.kind in ("reasoning", "content")]
-
-
-def _attached(pieces: list[Piece], index: int, event: TextDelta) -> list[Piece]:
-    """The pieces with tokens and extra fields on the last one."""
-    last = pieces.pop() if pieces else Piece(index, event.source, "", event.kind)
-    return [*pieces, Piece(index, last.source, last.text, last.kind, event.tokens, dict(event.extra))]
 
 
 def _reseeded(request: ChatRequest, index: int) -> ChatRequest:

@@ -7,8 +7,9 @@ from typing import Any
 
 from selfroute.gateway.chat import ChatWhole, dumps
 from selfroute.gateway.errors import ApiError, bad_request
-from selfroute.gateway.exchange import Exchange, Piece
+from selfroute.gateway.exchange import Exchange
 from selfroute.gateway.request import ChatRequest, Limits, chat_request
+from selfroute.types import TextDelta
 
 __all__ = ["ResponseEvents", "response_body", "response_request"]
 
@@ -209,15 +210,15 @@ class ResponseEvents:
         self._order: list[str] = []  # of the items, "reasoning" and "content", as they came
         self._texts: dict[str, list[str]] = {"reasoning": [], "content": []}
 
-    def piece(self, piece: Piece) -> bytes:
-        """One piece, behind the events that open its item."""
-        if not piece.text:
+    def piece(self, index: int, said: TextDelta) -> bytes:
+        """What one side said, behind the events that open its item."""
+        if not said.text:
             return b""
         out = b"" if self._order else self._begin()
-        if piece.kind not in self._order:
-            out += self._open(piece.kind)
-        self._texts[piece.kind].append(piece.text)
-        return out + self._delta(piece.kind, piece.text)
+        if said.kind not in self._order:
+            out += self._open(said.kind)
+        self._texts[said.kind].append(said.text)
+        return out + self._delta(said.kind, said.text)
 
     def end(self) -> bytes:
         """Close what is open, and give the whole response."""

@@ -14,8 +14,11 @@ from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import ChatRequest, last_question, wrap_question
 from selfroute.prices import Price, Prices
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.sides import Attempt, answer_on_device, ask_cloud, closing
-from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, TextDelta, Trace, Usage
+from selfroute.strategies.attempt import Attempt, closing
+from selfroute.strategies.base import Needs, Sides, Strategy, Tellable
+from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device
+from selfroute.strategies.thinking import CloudReader
+from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, Segment, TextDelta, Trace, Usage
 
 __all__ = ["MODES", "Gate", "Mode", "Service", "SingleService"]
 
@@ -71,18 +74,6 @@ class _NotedLease:
         await self._lease.release()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sides:
-    """The two models and their prompt, as `answer_on_device` and `ask_cloud` take them."""
-
-    name: str
-    device: Backend
-    cloud: Backend
-    template: PromptTemplate
-    prices: Prices
-    budget: Budget
-
-
 class _Absent:
     """A side that takes no part in a request: asking it raises what kept it away."""
 
@@ -129,7 +120,7 @@ class Service:
     """A pair of models behind one endpoint.
 
     Args:
-        strategy: any of `selfroute.strategies`, over `device` and `cloud`; its budget is `budget`.
+        strategy: any of `selfroute.strategies`.
         device, cloud: the guarded models. Without a cloud every request stays on the device.
         modes: what `x-selfroute-mode` may ask for; "auto" follows the strategy.
         on_budget: when the budget refuses, the device answers, or the client gets a 429.
@@ -139,7 +130,7 @@ class Service:
         strip_cloud_tags: read the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
     """
 
-    strategy: Any
+    strategy: Strategy
     device: Guard
     cloud: Guard | None
     template: PromptTemplate
@@ -154,9 +145,7 @@ class Service:
 
     def told(self, share: float) -> Service:
         """The same with another share in the prompt, if its policy is told one."""
-        if getattr(self.strategy, "told_share", None) is None:
-            return self
-        return replace(self, strategy=replace(self.strategy, told_share=share))
+        return replace(self, strategy=self.strategy.told(share)) if isinstance(self.strategy, Tellable) else self
 
     def gate(self) -> Gate:
         """A budget for one request."""
@@ -184,26 +173,21 @@ class Service:
         return found
 
     async def events(self, request: ChatRequest, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
-        """Answer; the last event is `Finished`.
+        """The stream that answers a request, once it is known which side may; its last event is `Finished`.
 
         Raises:
             ApiError: no side that may answer has what the request asks for.
-            BackendError: no side could answer.
-            Rejected: the budget refused, and `on_budget` is "reject".
+            BackendError: no side could answer; raised by the stream as well.
+            Rejected: by the stream, when the budget refused and `on_budget` is "reject".
         """
         messages = last_question(request.messages) if self.last_turn else request.messages
         messages = wrap_question(messages, self.template) if self.wrap else messages
-        async with closing(self._plan(messages, request.sampling, mode, gate)) as events:
-            async for event in events:
-                yield event
-
-    def _plan(self, messages: Sequence[Message], sampling: Sampling, mode: Mode, gate: Gate) -> AsyncIterator[Event]:
         if mode in ("private", "device") or self.cloud is None:
             reason: Reason = "always" if mode == "auto" else "mode"
-            return self._on_device(messages, sampling, reason, gate, told=mode != "private")
+            return await self._on_device(messages, request.sampling, reason, gate, told=mode != "private")
         if mode == "cloud":
-            return self._on_cloud(messages, sampling, "mode", gate)
-        return self._auto(messages, sampling, gate, self.cloud)
+            return self._on_cloud(messages, request.sampling, "mode", gate)
+        return await self._auto(messages, request.sampling, gate, self.cloud)
 
     async def _auto(
         self, messages: Sequence[Message], sampling: Sampling, gate: Gate, cloud: Guard
@@ -211,27 +195,21 @@ class Service:
         try:
             await self.device.ready()
         except BackendError as failure:
-            events = self._behind(failure, messages, sampling, gate)
-        else:
-            device_lacks, cloud_lacks = (lacking(side, messages, sampling) for side in (self.device, cloud))
-            if device_lacks:
-                events = self._on_cloud(messages, sampling, "capability", gate)
-            elif cloud_lacks:
-                events = self._on_device(messages, sampling, "capability", gate)
-            else:
-                events = self._strategy(messages, sampling, gate)
-        async with closing(events) as stream:
-            async for event in stream:
-                yield event
+            return self._behind(failure, messages, sampling, gate)
+        device_lacks, cloud_lacks = (lacking(side, messages, sampling) for side in (self.device, cloud))
+        if device_lacks:
+            return self._on_cloud(messages, sampling, "capability", gate)
+        if cloud_lacks:
+            return await self._on_device(messages, sampling, "capability", gate)
+        return self._strategy(messages, sampling, gate)
 
     async def _strategy(self, messages: Sequence[Message], sampling: Sampling, gate: Gate) -> AsyncIterator[Event]:
         """The strategy; if the device fails before it has answered anything, the cloud stands in for it."""
         shown = False
-        strategy = self.strategy.with_budget(gate)
         try:
-            async with closing(strategy.stream(messages, sampling)) as events:
+            async with closing(self.strategy.stream(self._sides(gate), messages, sampling)) as events:
                 async for event in events:
-                    shown |= isinstance(event, TextDelta) and (event.kind == "content" or bool(event.extra))
+                    shown = shown or (isinstance(event, TextDelta) and (event.kind == "content" or bool(event.extra)))
                     yield event
             return
         except BackendError as error:
@@ -242,14 +220,14 @@ class Service:
             async for event in events:
                 yield event
 
-    def _sides(self, gate: Gate, *, device: Backend | None = None, cloud: Backend | None = None) -> _Sides:
-        return _Sides(
-            name=self.strategy.name,
+    def _sides(self, gate: Gate, *, device: Backend | None = None, cloud: Backend | None = None) -> Sides:
+        return Sides(
             device=device or self.device,
-            cloud=cloud or self.cloud or _Absent("cloud", RuntimeError("there is no cloud")),
+            cloud=cloud or self.cloud,
             template=self.template,
             prices=self.prices,
             budget=gate,
+            strip_cloud_tags=self.strip_cloud_tags,
         )
 
     async def _on_device(
@@ -258,36 +236,41 @@ class Service:
         """The device alone; the budget is told of the request unless nothing but the device may be touched."""
         await self.device.ready()
         self._check([self.device], messages, sampling)
-        if told:
-            await gate.keep()
-        async with closing(answer_on_device(self._sides(gate), messages, sampling, reason=reason)) as events:
-            async for event in events:
-                yield event
+        turn = keep_on_device if told else answer_on_device
+        return turn(self._sides(gate), messages, sampling, Decision(strategy=self.strategy.name, reason=reason))
 
-    async def _on_cloud(
+    def _on_cloud(
         self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate
     ) -> AsyncIterator[Event]:
         """The cloud; the device stands in where it can do what is asked."""
         assert self.cloud is not None
         self._check([self.cloud], messages, sampling)
+        decision = Decision(strategy=self.strategy.name, reason=reason)
         missing = lacking(self.device, messages, sampling) if self.device.is_loaded else []
         if not missing:
-            async with closing(ask_cloud(self._sides(gate), messages, sampling, reason=reason)) as events:
-                async for event in events:
-                    yield event
-            return
-        cloud = _Remembering(self.cloud)
+            return ask_cloud(self._sides(gate), messages, sampling, decision)
+        return self._on_cloud_alone(messages, sampling, decision, gate, _Remembering(self.cloud), missing)
+
+    async def _on_cloud_alone(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        decision: Decision,
+        gate: Gate,
+        cloud: _Remembering,
+        missing: Sequence[str],
+    ) -> AsyncIterator[Event]:
+        """The cloud without a device that could stand in; its own failure, or the budget's, is told."""
         alone = self._sides(gate, device=_Absent(self.device.name, UnsupportedByBackend("")), cloud=cloud)
         try:
-            async with closing(ask_cloud(alone, messages, sampling, reason=reason)) as events:
+            async with closing(ask_cloud(alone, messages, sampling, decision)) as events:
                 async for event in events:
                     yield event
         except UnsupportedByBackend:
             failure = cloud.failure or gate.refusal
             if failure is None:
                 raise
-            note = f"{self.device.name} cannot stand in: it has no {', '.join(missing)}"
-            failure.add_note(note)
+            failure.add_note(f"{self.device.name} cannot stand in: it has no {', '.join(missing)}")
             raise failure from None
 
     async def _behind(
@@ -301,7 +284,8 @@ class Service:
         if self.cloud is None or self.on_device_error == "error" or lacking(self.cloud, messages, sampling):
             raise failure
         sides = self._sides(gate, device=_Absent(self.device.name, failure))
-        async with closing(ask_cloud(sides, messages, sampling, reason="device-error")) as events:
+        decision = Decision(strategy=self.strategy.name, reason="device-error")
+        async with closing(ask_cloud(sides, messages, sampling, decision)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     event = Finished(replace(event.trace, wants_cloud=False, error=str(failure)))
@@ -314,9 +298,8 @@ class Service:
             ApiError, BackendError: as in `events`.
         """
         cloud = self.cloud and Guard(self.cloud.name, _Silent(self.cloud.name, self.cloud.lacks))
-        strategy = self.strategy if cloud is None else replace(self.strategy, cloud=cloud)
-        dry = replace(self, strategy=strategy, cloud=cloud, budget=Unlimited())
-        async with closing(dry.events(request, mode, dry.gate())) as events:
+        dry = replace(self, cloud=cloud, budget=Unlimited())
+        async with closing(await dry.events(request, mode, dry.gate())) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event
@@ -334,17 +317,23 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Single:
-    """One model alone: its words, unchanged."""
+    """One model alone, as its own cloud: its words, unchanged."""
 
-    backend: Backend
     name: str = "single"
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
-        attempt = Attempt("cloud", self.backend, Price())
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+        attempt, reader = Attempt("cloud", sides.device, Price()), CloudReader(strip_tags=False)
         async with closing(attempt.deltas(messages, sampling)) as deltas:
             async for delta in deltas:
-                yield TextDelta(delta.text, "cloud", "content", delta.tokens, delta.extra)
-        yield Finished(Trace(self.name, "cloud", False, "always", attempt.text, (attempt.segment(),)))
+                for said in reader.read(delta):
+                    yield said
+        for said in reader.close():
+            yield said
+        yield Finished(Trace(strategy=self.name, wants_cloud=False, reason="always", segments=(attempt.segment(),)))
 
 
 class SingleService(Service):
@@ -356,7 +345,7 @@ class SingleService(Service):
 
     def __init__(self, *, backend: Guard) -> None:
         super().__init__(
-            strategy=_Single(backend=backend),
+            strategy=_Single(),
             device=backend,
             cloud=None,
             template=PromptTemplate("", "", "{question}"),
@@ -371,10 +360,9 @@ class SingleService(Service):
         """See `Service.events`."""
         await self.device.ready()
         self._check([self.device], request.messages, request.sampling)
-        async with closing(self.strategy.stream(request.messages, request.sampling)) as events:
-            async for event in events:
-                yield event
+        return self.strategy.stream(self._sides(gate), request.messages, request.sampling)
 
     async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
         """See `Service.decide`: there is nothing to decide."""
-        return Finished(Trace(self.strategy.name, "cloud", False, "always", ""))
+        nothing = Segment(source="cloud", model=self.device.name)
+        return Finished(Trace(strategy=self.strategy.name, wants_cloud=False, reason="always", segments=(nothing,)))

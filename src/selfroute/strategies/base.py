@@ -1,25 +1,76 @@
-"""The strategy contract: a prompt goes in, a stream of events comes out, a trace ends it."""
+"""The strategy contract: a prompt and two sides go in, a stream of events comes out, a trace ends it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
+from selfroute.backends.base import Backend
+from selfroute.budget.base import Budget, Unlimited
+from selfroute.errors import ConfigError
+from selfroute.network.link import Network
+from selfroute.prices import Prices
+from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
-__all__ = ["Strategy", "answer"]
+__all__ = ["Needs", "Sides", "Strategy", "Tellable", "answer", "check_sides"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sides:
+    """The two models of a request and what stands between them; given to a strategy with every call.
+
+    Attributes:
+        device: the model at hand.
+        cloud: the model that is paid for; None where there is none.
+        template: the device's prompt.
+        budget: asked before the cloud is.
+        prices: USD per million tokens.
+        network: the link to the cloud, for strategies that reckon with it; None where it is not stated.
+        strip_cloud_tags: show the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
+    """
+
+    device: Backend
+    cloud: Backend | None = None
+    template: PromptTemplate = TEMPLATES["think"]
+    budget: Budget = field(default_factory=Unlimited)
+    prices: Prices = field(default_factory=Prices)
+    network: Network | None = None
+    strip_cloud_tags: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a strategy asks of the sides beyond text; see `check_sides`.
+
+    Attributes:
+        device: capabilities, as `selfroute.backends.base.capability` takes them.
+        cloud: the same of the cloud; None for a strategy that never asks one.
+    """
+
+    device: tuple[type, ...] = ()
+    cloud: tuple[type, ...] | None = ()
 
 
 class Strategy(Protocol):
-    """A way to split work between a device and a cloud backend.
+    """A way to split work between a device and a cloud. It decides, and holds no model.
 
-    `messages` is the conversation as the user sees it: any system prompt that tells the device how to
-    hand off is the strategy's business, and never reaches the cloud.
+    `messages` is the conversation as the user sees it: any system prompt that tells the device how to hand off is the
+    strategy's business, and never reaches the cloud.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Shown in traces and reports."""
+        ...
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    @property
+    def needs(self) -> Needs:
+        """What the sides must be able to do."""
+        ...
+
+    def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """Answer; the last event is `Finished` with the trace.
 
         A cloud failure or a budget that refuses ends in a forced local attempt, and the trace says so.
@@ -30,10 +81,27 @@ class Strategy(Protocol):
         ...
 
 
-async def answer(strategy: Strategy, messages: Sequence[Message], sampling: Sampling) -> Trace:
+@runtime_checkable
+class Tellable(Protocol):
+    """Optional: a strategy that tells its device the wanted call share can be told another one."""
+
+    def told(self, share: float) -> Strategy: ...
+
+
+def check_sides(strategy: Strategy, sides: Sides) -> None:
+    """See, before any request, that the sides have what a strategy needs.
+
+    Raises:
+        ConfigError: it needs a cloud, and there is none.
+    """
+    if strategy.needs.cloud is not None and sides.cloud is None:
+        raise ConfigError(f"strategy: '{strategy.name}' needs a cloud; name one, or write strategy: always_device")
+
+
+async def answer(strategy: Strategy, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> Trace:
     """Drain a strategy's stream and return its trace."""
     trace: Trace | None = None
-    async for event in strategy.stream(messages, sampling):
+    async for event in strategy.stream(sides, messages, sampling):
         if isinstance(event, Finished):
             trace = event.trace
     if trace is None:

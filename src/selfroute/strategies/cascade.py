@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.handoff import HANDOFF_TEXT, StreamParser
-from selfroute.prices import Prices
-from selfroute.prompts import PromptTemplate
+from selfroute.handoff import StreamParser
 from selfroute.scores.evidence import VERDICT_QUESTION, Evidence, doubt_in
+from selfroute.strategies.attempt import Attempt, closing, speak
+from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.prompt_router import question_of
-from selfroute.strategies.sides import Attempt, Kept, ask_cloud, closing, speak
+from selfroute.strategies.sides import Decision, Kept, ask_cloud, muzzled
 from selfroute.types import Event, Finished, Message, Sampling, Segment, TextDelta, Trace
 
 __all__ = ["Cascade", "Looks"]
@@ -44,7 +42,6 @@ class Cascade:
             log-probabilities, "samples" are `samples` further answers, "verdict" asks the device whether it is right.
         samples: how many further answers, at `temperature`.
         temperature: of the further answers.
-        device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
 
     Raises:
         ConfigError: the threshold is NaN, or "samples" without a sample or at temperature 0.
@@ -55,11 +52,6 @@ class Cascade:
     looks: Looks = "text"
     samples: int = 5
     temperature: float = 0.7
-    device: Backend
-    cloud: Backend
-    template: PromptTemplate
-    budget: Budget = field(default_factory=Unlimited)
-    prices: Prices = field(default_factory=Prices)
     name: str = "cascade"
 
     def __post_init__(self) -> None:
@@ -70,18 +62,18 @@ class Cascade:
                 f"samples: {self.samples} at temperature {self.temperature} show no spread; give 1 or more above 0"
             )
 
-    def with_budget(self, budget: Budget) -> Cascade:
-        """The same strategy under another budget."""
-        return replace(self, budget=budget)
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`.
 
         Raises:
             UnsupportedByBackend: the score needs log-probabilities that the device does not give.
         """
-        attempt, parser = Attempt("device", self.device, self.prices.device), StreamParser()
-        prompt = self.template.device_messages(messages, offer_handoff=False)
+        attempt, parser = Attempt("device", sides.device, sides.prices.device), StreamParser()
+        prompt = sides.template.device_messages(messages, offer_handoff=False)
         held: list[TextDelta] = []
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
@@ -91,20 +83,29 @@ class Cascade:
                     held.append(delta)
         # A device that hands off all the same has no answer to judge.
         text = "" if parser.wants_cloud else attempt.text
-        kept = Kept(tuple(held), text, attempt.segment())
-        question = question_of(self.template, messages)
-        evidence, probes = await self._look(Evidence(question, text, tuple(attempt.tokens)), prompt, sampling)
+        known = Evidence(question_of(sides.template, messages), text, tuple(attempt.tokens))
+        evidence, probes = await self._look(known, sides, prompt, sampling)
         score = float(await asyncio.to_thread(self.score, evidence))
+        segment = attempt.segment("void" if parser.wants_cloud else "answer", score=score)
         if score < self.threshold and not parser.wants_cloud:
-            await self.budget.keep()
+            await sides.budget.keep()
             for delta in held:
                 yield delta
-            yield Finished(Trace(self.name, "device", False, "answered", text, (*probes, kept.segment), score))
+            written = (*probes, segment)
+            yield Finished(
+                Trace(
+                    strategy=self.name,
+                    wants_cloud=False,
+                    reason="answered",
+                    segments=written,
+                    decided_after=len(written),
+                    score=score,
+                )
+            )
             return
-        call = ask_cloud(
-            self, messages, sampling, reason="judged", score=score, before=probes, handed_off=True, kept=kept
-        )
-        async with closing(call) as events:
+        decision = Decision(strategy=self.name, reason="judged", score=score, before=probes)
+        kept = Kept(tuple(held), segment)
+        async with closing(ask_cloud(sides, messages, sampling, decision, handed_off=True, kept=kept)) as events:
             async for event in events:
                 yield event
 
@@ -112,35 +113,28 @@ class Cascade:
         """How to ask the device for its answer, best first; without hand-off where it can be kept from one."""
         if self.looks == "tokens":
             sampling = replace(sampling, top_logprobs=max(_ALTERNATIVES, sampling.top_logprobs or 0))
-        return _muzzled(sampling)
+        return muzzled(sampling)
 
     async def _look(
-        self, evidence: Evidence, prompt: Sequence[Message], sampling: Sampling
+        self, evidence: Evidence, sides: Sides, prompt: Sequence[Message], sampling: Sampling
     ) -> tuple[Evidence, tuple[Segment, ...]]:
-        """What else the score needs, and what it cost; the served answer stays the last segment of a trace."""
+        """What else the score needs, and what it cost."""
+
+        def ask(messages: Sequence[Message], *variants: Sampling) -> Coroutine[Any, Any, Attempt]:
+            return Attempt("device", sides.device, sides.prices.device).finish(messages, *variants)
+
         if self.looks == "samples":
             first = sampling.seed or 0
             draws = [replace(sampling, temperature=self.temperature, seed=first + 1 + k) for k in range(self.samples)]
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(prompt, *_muzzled(draw))) for draw in draws]
+                tasks = [group.create_task(ask(prompt, *muzzled(draw))) for draw in draws]
             attempts = [task.result() for task in tasks]
             texts = tuple(attempt.text for attempt in attempts)
-            return replace(evidence, samples=texts), tuple(attempt.segment() for attempt in attempts)
+            return replace(evidence, samples=texts), tuple(attempt.segment("probe") for attempt in attempts)
         if self.looks == "verdict":
             asked = [*prompt, Message("assistant", evidence.answer), Message("user", VERDICT_QUESTION)]
             short = replace(sampling, temperature=0.0, max_tokens=4, stop=())
-            verdict = await self._ask(asked, *_muzzled(replace(short, top_logprobs=_ALTERNATIVES)), *_muzzled(short))
-            return replace(evidence, doubt=doubt_in(verdict.text, verdict.tokens)), (verdict.segment(),)
+            verdict = await ask(asked, *muzzled(replace(short, top_logprobs=_ALTERNATIVES)), *muzzled(short))
+            doubt = doubt_in(verdict.text, verdict.tokens)
+            return replace(evidence, doubt=doubt), (verdict.segment("probe"),)
         return evidence, ()
-
-    async def _ask(self, messages: Sequence[Message], *variants: Sampling) -> Attempt:
-        attempt = Attempt("device", self.device, self.prices.device)
-        async with closing(attempt.stream(messages, *variants)) as texts:
-            async for _ in texts:
-                pass
-        return attempt
-
-
-def _muzzled(sampling: Sampling) -> tuple[Sampling, Sampling]:
-    """Without a hand-off where the backend can be kept from one, and as it is."""
-    return replace(sampling, forbid=(*sampling.forbid, HANDOFF_TEXT)), sampling

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
-from selfroute.prices import Prices
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.sides import ask_cloud, closing, keep_on_device
+from selfroute.strategies.attempt import closing
+from selfroute.strategies.base import Needs, Sides
+from selfroute.strategies.sides import Decision, ask_cloud, keep_on_device
 from selfroute.types import Event, Message, Sampling
 
 __all__ = ["PromptRouter", "question_of"]
@@ -27,7 +26,6 @@ class PromptRouter:
             `selfroute.train.fit.scorer` returns. It sees the last user turn, without the template's words around the
             question, and runs in a worker thread.
         threshold: least score that is sent; `math.inf` sends none.
-        device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
 
     Raises:
         ConfigError: the threshold is NaN.
@@ -35,26 +33,22 @@ class PromptRouter:
 
     score: Callable[[str], float]
     threshold: float
-    device: Backend
-    cloud: Backend
-    template: PromptTemplate
-    budget: Budget = field(default_factory=Unlimited)
-    prices: Prices = field(default_factory=Prices)
     name: str = "prompt_router"
 
     def __post_init__(self) -> None:
         if math.isnan(self.threshold):
             raise ConfigError("threshold: nan is not a threshold; give the least score that goes to the cloud")
 
-    def with_budget(self, budget: Budget) -> PromptRouter:
-        """The same strategy under another budget."""
-        return replace(self, budget=budget)
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
-        score = float(await asyncio.to_thread(self.score, question_of(self.template, messages)))
+        score = float(await asyncio.to_thread(self.score, question_of(sides.template, messages)))
         turn = ask_cloud if score >= self.threshold else keep_on_device
-        async with closing(turn(self, messages, sampling, reason="routed", score=score)) as events:
+        decision = Decision(strategy=self.name, reason="routed", score=score)
+        async with closing(turn(sides, messages, sampling, decision)) as events:
             async for event in events:
                 yield event
 

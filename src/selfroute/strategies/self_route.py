@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
 from selfroute.handoff import StreamParser, handoff_score, parse
-from selfroute.prices import Prices
-from selfroute.prompts import PromptTemplate, with_attempt
-from selfroute.strategies.sides import Attempt, ask_cloud, closing, speak
+from selfroute.prompts import with_attempt
+from selfroute.strategies.attempt import Attempt, closing, speak
+from selfroute.strategies.base import Needs, Sides
+from selfroute.strategies.sides import Decision, ask_cloud
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
 __all__ = ["SelfRoute"]
@@ -33,17 +32,11 @@ class SelfRoute:
         told_share: the wanted call share to say in the prompt, for a policy that was trained for several; None says
             none.
         context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
-        device, cloud, template, budget, prices, name: as in `AlwaysCloud`.
 
     Raises:
         ConfigError: a told share outside [0, 1].
     """
 
-    device: Backend
-    cloud: Backend
-    template: PromptTemplate
-    budget: Budget = field(default_factory=Unlimited)
-    prices: Prices = field(default_factory=Prices)
     name: str = "self_route"
     scored: bool = True
     told_share: float | None = None
@@ -53,28 +46,39 @@ class SelfRoute:
         if self.told_share is not None and not 0 <= self.told_share <= 1:
             raise ConfigError(f"told_share={self.told_share:g}: a call share lies between 0 and 1; 0.3 is 30 %")
 
-    def with_budget(self, budget: Budget) -> SelfRoute:
-        """The same strategy under another budget."""
-        return replace(self, budget=budget)
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    def told(self, share: float) -> SelfRoute:
+        """The same with another share in the prompt, if it tells one."""
+        return self if self.told_share is None else replace(self, told_share=share)
+
+    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
-        attempt, parser = Attempt("device", self.device, self.prices.device), StreamParser()
-        prompt = self.template.device_messages(messages, share=self.told_share)
+        attempt, parser = Attempt("device", sides.device, sides.prices.device), StreamParser()
+        prompt = sides.template.device_messages(messages, share=self.told_share)
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
                 yield delta
         score = handoff_score(attempt.tokens) if self.scored else None
-        segments = (attempt.segment(),)
         if not parser.wants_cloud:
-            await self.budget.keep()
-            yield Finished(Trace(self.name, "device", False, "answered", attempt.text, segments, score))
+            await sides.budget.keep()
+            yield Finished(
+                Trace(
+                    strategy=self.name,
+                    wants_cloud=False,
+                    reason="answered",
+                    segments=(attempt.segment(score=score),),
+                    decided_after=1,
+                    score=score,
+                )
+            )
             return
+        before = (attempt.segment("attempt", score=score),)
+        decision = Decision(strategy=self.name, reason="hand-off", score=score, before=before)
         asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
-        call = ask_cloud(
-            self, messages, sampling, reason="hand-off", score=score, before=segments, handed_off=True, asked=asked
-        )
-        async with closing(call) as events:
+        async with closing(ask_cloud(sides, messages, sampling, decision, handed_off=True, asked=asked)) as events:
             async for event in events:
                 yield event
 

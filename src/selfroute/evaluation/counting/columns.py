@@ -10,13 +10,14 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from selfroute.errors import ConfigError
 from selfroute.evaluation.records import Record, read_records
+from selfroute.types import Answerer
 
 __all__ = ["BITS", "NUMBERS", "Columns", "columns_of", "read_columns"]
 
@@ -44,7 +45,7 @@ class Columns:
         ids: of the rows, likewise.
         strategy, id: which of them, shape (m,).
         wants: what was decided.
-        sent: whether the cloud gave the final answer.
+        sent: whether the cloud wrote any of the final answer.
         failed: whether the record holds an error.
         bits: by name of `BITS`: 1 right, 0 wrong, −1 not known; int8.
         numbers: by name of `NUMBERS`: float64, NaN for null.
@@ -90,7 +91,7 @@ def columns_of(records: Iterable[Record]) -> Columns:
         strategy,
         id,
         wants=np.array([r.wants_cloud for r in rows], dtype=bool),
-        sent=np.array([r.source == "cloud" for r in rows], dtype=bool),
+        sent=np.array([r.source != "device" for r in rows], dtype=bool),
         failed=np.array([r.error is not None for r in rows], dtype=bool),
         bits={name: np.array([_bit(getattr(r, name)) for r in rows], dtype=np.int8) for name in BITS},
         numbers={name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in NUMBERS},
@@ -190,8 +191,8 @@ def _parsed(block: bytes, strategies: _Names, ids: _Names) -> dict[str, npt.NDAr
     needed = ("strategy", "id", "source", "wants_cloud")
     if table.num_rows != _lines(block) or any(table[name].null_count for name in needed):
         return None
-    by_device, by_cloud = (pc.equal(table["source"], side).to_numpy() for side in ("device", "cloud"))
-    if not (by_device | by_cloud).all():
+    known = pa.array(get_args(Answerer))
+    if not pc.all(pc.is_in(table["source"], value_set=known)).as_py():
         return None
     if any(pc.any(pc.is_nan(table[name])).as_py() for name in NUMBERS):  # a NaN is no null
         return None
@@ -199,7 +200,7 @@ def _parsed(block: bytes, strategies: _Names, ids: _Names) -> dict[str, npt.NDAr
         "strategy": _coded(table["strategy"], strategies),
         "id": _coded(table["id"], ids),
         "wants": table["wants_cloud"].to_numpy().astype(bool),
-        "sent": by_cloud,
+        "sent": pc.not_equal(table["source"], "device").to_numpy(),
         "failed": ~table["error"].is_null().to_numpy(),
         **{name: table[name].cast(pa.int8()).fill_null(-1).to_numpy().astype(np.int8) for name in BITS},
         **{name: _floats(table[name], _ABSENT.get(name, np.nan)) for name in NUMBERS},

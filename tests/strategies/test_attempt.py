@@ -6,26 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from tests.strategies.pair import SAMPLING, Plain, Stalling, asks_when_hard, easy
 
-from selfroute.errors import ConfigError, UnsupportedByBackend
+from selfroute.errors import UnsupportedByBackend
 from selfroute.handoff import StreamParser
 from selfroute.prices import Price
-from selfroute.strategies.sides import Attempt, speak
-from selfroute.types import Delta, Message, Sampling, TextDelta, Usage
-
-
-def test_price_is_per_million_tokens() -> None:
-    assert Price(prompt_usd=2, completion_usd=8).cost_usd(Usage(500_000, 250_000)) == pytest.approx(3.0)
-
-
-@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
-def test_a_price_that_is_none(wrong: float) -> None:
-    with pytest.raises(ConfigError, match=r"completion_usd: .* is not a price"):
-        Price(completion_usd=wrong)
+from selfroute.strategies.attempt import Attempt, speak
+from selfroute.types import Delta, Message, Sampling, TextDelta
 
 
 async def test_the_readers_own_time_is_not_the_backends() -> None:
     attempt = Attempt("device", Plain("device", asks_when_hard), Price())
-    async for _ in attempt.stream(easy(), SAMPLING):
+    async for _ in attempt.deltas(easy(), SAMPLING):
         await asyncio.sleep(0.02)
     assert attempt.seconds < 0.02
 
@@ -33,7 +23,7 @@ async def test_the_readers_own_time_is_not_the_backends() -> None:
 async def test_the_last_variant_is_not_forgiven() -> None:
     attempt = Attempt("device", Plain("device", asks_when_hard), Price())
     with pytest.raises(UnsupportedByBackend):
-        async for _ in attempt.stream(easy(), Sampling(top_logprobs=5), Sampling(forbid=("x",))):
+        async for _ in attempt.deltas(easy(), Sampling(top_logprobs=5), Sampling(forbid=("x",))):
             pass
 
 
@@ -41,8 +31,8 @@ async def test_nothing_is_asked_twice_once_text_has_come() -> None:
     attempt = Attempt("device", Stalling("some", failure=UnsupportedByBackend("late")), Price())
     texts: list[str] = []
     with pytest.raises(UnsupportedByBackend):
-        async for text in attempt.stream(easy(), Sampling(top_logprobs=5), SAMPLING):
-            texts.append(text)
+        async for delta in attempt.deltas(easy(), Sampling(top_logprobs=5), SAMPLING):
+            texts.append(delta.text)
     assert texts == ["some"]
 
 

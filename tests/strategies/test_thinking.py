@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.gateway.thinking import ThinkSplitter
+from selfroute.strategies.thinking import ThinkSplitter
 
 TEXTS = st.lists(
     st.sampled_from(["<think>", "</think>", "<", "</", "think>", " ", "\n", "a", "b c", "<answer>"]), max_size=12

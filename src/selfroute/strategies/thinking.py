@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
-__all__ = ["Part", "ThinkSplitter"]
+from selfroute.handoff import Piece, StreamParser
+from selfroute.types import Delta, TextDelta
+
+__all__ = ["CloudReader", "Part", "ThinkSplitter"]
 
 Part = tuple[Literal["reasoning", "content"], str]
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -75,3 +79,34 @@ class ThinkSplitter:
         else:
             self._held = thought[len(said) :]
         return bool(close)
+
+
+class CloudReader:
+    """A cloud's deltas for a reader: what it thought apart from what it answers.
+
+    Args:
+        strip_tags: read its text as the device's, without tags and hand-offs; else only a leading `<think>` block
+            is told apart.
+    """
+
+    def __init__(self, *, strip_tags: bool) -> None:
+        self._splitter = ThinkSplitter()
+        self._parser = StreamParser() if strip_tags else None
+
+    def read(self, delta: Delta) -> list[TextDelta]:
+        """What is certain by now; tokens and further fields come with the last piece."""
+        parts = self._splitter.feed(delta.text) if self._parser is None else _shown(self._parser.feed(delta.text))
+        said = [TextDelta(text, "cloud", kind) for kind, text in parts]
+        if delta.tokens or delta.extra:
+            last = said.pop() if said else TextDelta("", "cloud")
+            said.append(TextDelta(last.text, "cloud", last.kind, delta.tokens, delta.extra))
+        return said
+
+    def close(self) -> list[TextDelta]:
+        """What was held back; call once, at the end."""
+        parts = self._splitter.close() if self._parser is None else _shown(self._parser.close())
+        return [TextDelta(text, "cloud", kind) for kind, text in parts]
+
+
+def _shown(pieces: Iterable[Piece]) -> list[Part]:
+    return [(piece.kind, piece.text) for piece in pieces if piece.kind == "reasoning" or piece.kind == "content"]
