@@ -257,7 +257,7 @@ class Gateway:
             if not http.started:
                 await self._refuse(http, error, exchange.headers())
             elif chunks is not None:
-                await http.write(chunks.failed(error), more=False)
+                await http.end(chunks.failed(error))
         finally:
             self.in_flight -= 1
             self.metrics.in_flight.dec()
@@ -294,10 +294,10 @@ class Gateway:
                 if data := chunks.piece(index, said):
                     if not http.started:
                         await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
-                    await http.write(data, more=True)
+                    await http.write(data)
         if not http.started:
             await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
-        await http.write(chunks.end(), more=False)
+        await http.end(chunks.end())
 
     async def _decide(self, http: Http, exchange: Exchange) -> None:
         finished = await self.service.decide(exchange.request, exchange.mode)
