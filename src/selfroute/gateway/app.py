@@ -378,7 +378,15 @@ class Gateway:
         await http.answer(200, self.metrics.render(), {}, "text/plain; version=0.0.4; charset=utf-8")
 
     async def _status(self, http: Http) -> None:
-        await http.answer(200, dumps(await status(self)), {})
+        about = await status(
+            self.service,
+            self.activity.last(1000),
+            needs_key=self.access.needs_key,
+            uptime_s=time.time() - self.began,
+            in_flight=self.in_flight,
+            share=self.share,
+        )
+        await http.answer(200, dumps(about), {})
 
     async def _openapi(self, http: Http) -> None:
         await http.answer(200, dumps(description(self.limits, needs_key=self.access.needs_key)), {})

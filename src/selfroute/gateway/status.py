@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from selfroute.budget.base import Budget, Reporting
 from selfroute.errors import BudgetUnavailable
-
-if TYPE_CHECKING:
-    from selfroute.gateway.app import Gateway
+from selfroute.gateway.service import Service
 
 __all__ = ["status"]
 
 _SHOWN = 50
 
 
-async def status(gateway: Gateway) -> dict[str, Any]:
-    """Models and their health, call share, budget, and the last requests."""
-    service = gateway.service
-    records = gateway.activity.last(1000)
+async def status(
+    service: Service,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    needs_key: bool,
+    uptime_s: float,
+    in_flight: int,
+    share: float | None,
+) -> dict[str, Any]:
+    """Models and their health, call share, budget, and the last requests.
+
+    Args:
+        records: of the last requests, newest first.
+        share: the call share that is wanted, None if none is.
+    """
     # The share is of requests that the strategy decided; dry runs and other modes are not.
     decided = [r for r in records if r.get("mode") == "auto" and not r.get("dry") and r.get("status") == 200]
     return {
         "strategy": service.strategy.name,
         "modes": sorted(service.modes),
-        "needs_key": gateway.access.needs_key,
-        "uptime_s": round(time.time() - gateway.began, 1),
-        "in_flight": gateway.in_flight,
+        "needs_key": needs_key,
+        "uptime_s": round(uptime_s, 1),
+        "in_flight": in_flight,
         "models": [{"side": side, "name": guard.name, **asdict(guard.health())} for side, guard in service.guards()],
         "share": {
-            "target": gateway.share,
+            "target": share,
             "realised": sum(bool(r.get("cloud")) for r in decided) / len(decided) if decided else None,
             "of": len(decided),
         },

@@ -1,0 +1,1 @@
+"""Collaboration inside the answer: tokens, steps and layers that change hands."""

@@ -1,0 +1,1 @@
+"""Several attempts before one answer: best of n, reflexion, tree search, agents with tools."""

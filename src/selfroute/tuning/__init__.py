@@ -1,0 +1,1 @@
+"""Prompts as programs, tuned by feedback alone: slots, consensus, engines."""
