@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.errors import BudgetExceeded as BudgetExceeded
     from selfroute.errors import BudgetUnavailable as BudgetUnavailable
     from selfroute.errors import ConfigError as ConfigError
+    from selfroute.errors import ContextLengthExceeded as ContextLengthExceeded
     from selfroute.errors import RecordingMissing as RecordingMissing
     from selfroute.errors import SelfRouteError as SelfRouteError
     from selfroute.errors import TaskError as TaskError
@@ -105,8 +106,8 @@ _MODULES: dict[str, str] = {
     "backends.transformers": "TransformersBackend",
     "budget.base": "Budget Estimate Lease LimitState NoCloud Unlimited",
     "errors": (
-        "BackendError BackendStatusError BackendTimeout BackendUnavailable BudgetExceeded "
-        "BudgetUnavailable ConfigError RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
+        "BackendError BackendStatusError BackendTimeout BackendUnavailable BudgetExceeded BudgetUnavailable "
+        "ConfigError ContextLengthExceeded RecordingMissing SelfRouteError TaskError UnsupportedByBackend"
     ),
     "evaluation.run": "evaluate",
     "grading": "Outcome grade",

@@ -8,7 +8,8 @@ Every error that selfroute raises on purpose derives from `SelfRouteError`::
     ├── BackendError           a model did not answer; knows the backend and whether to retry
     │   ├── BackendTimeout         no answer within the time limit
     │   ├── BackendUnavailable     the connection failed, or the model is not loaded
-    │   └── BackendStatusError     the endpoint answered with an HTTP error status
+    │   ├── BackendStatusError     the endpoint answered with an HTTP error status
+    │   └── ContextLengthExceeded  the conversation is longer than the model's window
     ├── BudgetExceeded         a cloud limit is reached; names it and when it resets
     ├── BudgetUnavailable      the ledger cannot be reached, so that no call may be made
     ├── RecordingMissing       a replayed backend has no answer for this prompt
@@ -30,6 +31,7 @@ __all__ = [
     "BudgetExceeded",
     "BudgetUnavailable",
     "ConfigError",
+    "ContextLengthExceeded",
     "RecordingMissing",
     "SelfRouteError",
     "TaskError",
@@ -87,6 +89,10 @@ class BackendStatusError(BackendError):
     def __init__(self, message: str, *, backend: str, status_code: int, retryable: bool = False) -> None:
         super().__init__(message, backend=backend, retryable=retryable)
         self.status_code = status_code
+
+
+class ContextLengthExceeded(BackendError):
+    """The conversation is longer than the model's window; asking again is of no use."""
 
 
 class BudgetExceeded(SelfRouteError):

@@ -66,7 +66,7 @@ def decode(body, text):
     """Words of `text` as tokens, cut as asked."""
     words = [word + " " for word in text.split(" ")]
     words[-1] = words[-1][:-1]
-    kept = words[: body["max_tokens"]]
+    kept = words[: body.get("max_tokens")]
     return kept, "stop" if kept == words else "length"
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from selfroute.backends.base import refuse_fields
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
-from selfroute.errors import BackendError, BackendUnavailable, ConfigError, SelfRouteError
+from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ class TransformersBackend:
                 f"{self.name}: the chat template refuses the conversation: {_one_line(error)}", backend=self.name
             ) from error
         if self._window is not None and len(token_ids) >= self._window:
-            raise BackendError(
+            raise ContextLengthExceeded(
                 f"{self.name}: the prompt has {len(token_ids)} tokens and the model's window {self._window}; "
                 "shorten the conversation",
                 backend=self.name,

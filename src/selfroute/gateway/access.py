@@ -45,13 +45,20 @@ class Access:
         local_only: answer under the names of this machine alone, as a page that lets its name point here must not
             get in (DNS rebinding).
         origins: further origins of web pages that may ask, e.g. `https://app.example.com`.
+        hosts: further names under which this machine is asked, e.g. `host.docker.internal`; those of `origins` are
+            known as well.
 
     Raises:
         ConfigError: a value is no hash.
     """
 
     def __init__(
-        self, keys: Mapping[str, str] | None = None, *, local_only: bool = False, origins: Iterable[str] = ()
+        self,
+        keys: Mapping[str, str] | None = None,
+        *,
+        local_only: bool = False,
+        origins: Iterable[str] = (),
+        hosts: Iterable[str] = (),
     ) -> None:
         for name, value in (keys or {}).items():
             if not _HASH.fullmatch(value):
@@ -60,6 +67,8 @@ class Access:
         self._keys = {name: value.encode() for name, value in (keys or {}).items()}
         self._local_only = local_only
         self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+        named = {_name(urlsplit(origin).netloc) for origin in self._origins}
+        self._hosts = _LOCAL_NAMES | named | {_name(host) for host in hosts}
 
     @property
     def needs_key(self) -> bool:
@@ -71,12 +80,18 @@ class Access:
         Raises:
             ApiError: the Host header or the origin is a foreign one.
         """
-        if self._local_only and _name(host) not in _LOCAL_NAMES:
-            raise ApiError("origin_not_allowed", "this gateway answers on this machine alone; ask for 127.0.0.1")
+        if self._local_only and _name(host) not in self._hosts:
+            raise ApiError(
+                "origin_not_allowed", "this gateway answers on this machine alone; ask for 127.0.0.1, or list the name"
+            )
         if origin is not None and origin.lower() not in self._origins:
             ours = urlsplit(origin).netloc.lower() == host.lower() and host != ""
             if not ours:
                 raise ApiError("origin_not_allowed", "web pages of this origin may not ask; add it to `origins`")
+
+    def reader(self, origin: str | None) -> str | None:
+        """The origin, if it is one of another web page that may ask: browsers want it named in the answer."""
+        return origin if origin is not None and origin.lower() in self._origins else None
 
     def client(self, authorization: str | None) -> str | None:
         """The name of the client that sends this Authorization header; None where no keys are asked for.

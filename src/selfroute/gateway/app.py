@@ -21,7 +21,7 @@ from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
 from selfroute.gateway.errors import ApiError, Rejected, api_error
-from selfroute.gateway.exchange import Exchange
+from selfroute.gateway.exchange import HEADERS, Exchange
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.openapi import description
@@ -36,6 +36,8 @@ __all__ = ["Gateway"]
 
 _log = logging.getLogger("selfroute.gateway")
 _FOLLOW_S = 1.0  # between looks for a new call share
+_READABLE = ", ".join([*HEADERS, "retry-after"]).encode()  # headers that pages of other origins may read
+_PATIENCE_S = 1.0  # how long a stream may fail with a status of its own before its head leaves
 _OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 Handler = Callable[[Http], Awaitable[None]]
 
@@ -161,6 +163,7 @@ class Gateway:
 
     async def _http(self, http: Http) -> None:
         try:
+            self._name_reader(http)
             await self._handler(http)(http)
         except ClientGone:
             pass
@@ -174,11 +177,14 @@ class Gateway:
             ApiError: the address, the method, the origin or the key is wrong.
         """
         self.access.check_origin(http.header("host") or "", http.header("origin"))
+        http.path = self._address(http.path)
         methods = self._routes.get(http.path)
         if methods is None and http.path.startswith("/v1/models/"):
             methods = {"GET": self._model}
         if methods is None:
             raise ApiError("not_found", f"there is nothing at {http.path[:80]}; the addresses are in /openapi.json")
+        if http.method == "OPTIONS":
+            return lambda http: self._preflight(http, methods)
         if http.path not in _OPEN_PATHS:
             self.access.client(http.header("authorization"))
         handler = methods.get("GET" if http.method == "HEAD" else http.method)
@@ -187,12 +193,38 @@ class Gateway:
             raise ApiError("method_not_allowed", f"{http.path} takes {allowed}", headers={"Allow": allowed})
         return handler
 
+    def _address(self, path: str) -> str:
+        """The address that is meant: people type slashes at the end, twice, or leave /v1 out."""
+        path = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+        versioned = f"/v1{path}"
+        return versioned if path not in self._routes and versioned in self._routes else path
+
+    def _name_reader(self, http: Http) -> None:
+        """Let the browser show the answer, an error too, to a page of an origin that may ask."""
+        if (origin := self.access.reader(http.header("origin"))) is not None:
+            http.always += [
+                (b"access-control-allow-origin", origin.encode("latin-1", "replace")),
+                (b"access-control-expose-headers", _READABLE),
+                (b"vary", b"Origin"),
+            ]
+
+    async def _preflight(self, http: Http, methods: Mapping[str, Handler]) -> None:
+        """What a browser asks before it lets a page of another origin ask; a key comes with the request itself."""
+        allowed = {
+            "access-control-allow-methods": ", ".join(methods),
+            "access-control-allow-headers": http.header("access-control-request-headers") or "*",
+            "access-control-max-age": "600",
+        }
+        if http.header("access-control-request-private-network") == "true":
+            allowed["access-control-allow-private-network"] = "true"
+        await http.answer(204, b"", allowed)
+
     async def _refuse(self, http: Http, error: ApiError, headers: Mapping[str, str] | None = None) -> None:
         known = headers or {
             "x-selfroute-source": "none",
             "x-selfroute-reason": error.code,
             "x-selfroute-cost-usd": f"{0:.8f}",
-            "x-selfroute-trace-id": secrets.token_hex(16),
+            **dict.fromkeys(("x-selfroute-trace-id", "x-request-id"), secrets.token_hex(16)),
         }
         await http.answer(error.status, dumps(error.body()), {**known, **error.headers})
 
@@ -280,7 +312,20 @@ class Gateway:
         await http.answer(200, dumps(body(whole)), exchange.headers())
 
     async def _stream(self, http: Http, exchange: Exchange, chunks: _Chunks) -> None:
-        """Send the pieces as they come."""
+        """Send the pieces as they come, and a sign of life while none does."""
+
+        async def begin() -> None:
+            if not http.started:
+                await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
+
+        async with http.kept_alive(begin, after_s=_PATIENCE_S, every_s=self.limits.keep_alive_s):
+            await self._send_pieces(http, exchange, chunks, begin)
+        await begin()
+        await http.end(chunks.end())
+
+    async def _send_pieces(
+        self, http: Http, exchange: Exchange, chunks: _Chunks, begin: Callable[[], Awaitable[None]]
+    ) -> None:
         shown: set[int] = set()  # choices of which the client has seen text of the cloud
         async with closing(exchange.pieces()) as pieces:
             async for index, said in pieces:
@@ -292,12 +337,8 @@ class Gateway:
                 if self.log_content:
                     exchange.note(said)
                 if data := chunks.piece(index, said):
-                    if not http.started:
-                        await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
+                    await begin()
                     await http.write(data)
-        if not http.started:
-            await http.start(200, "text/event-stream", exchange.headers(pending=True), None)
-        await http.end(chunks.end())
 
     async def _decide(self, http: Http, exchange: Exchange) -> None:
         finished = await self.service.decide(exchange.request, exchange.mode)

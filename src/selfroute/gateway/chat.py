@@ -121,6 +121,10 @@ class ChatWhole:
         answer = self._answers[index]
         return "".join(answer.reasoning), "".join(answer.content)
 
+    def calls(self, index: int = 0) -> list[dict[str, Any]]:
+        """Tool calls of one choice."""
+        return list(self._answers[index].message().get("tool_calls") or [])
+
     def body(self) -> dict[str, Any]:
         exchange = self.exchange
         return {

@@ -25,6 +25,7 @@ HEADERS: dict[str, str] = {
     "x-selfroute-reason": "why; the table of reasons, or the code of an error",
     "x-selfroute-cost-usd": "what the answer cost at the configured prices, in USD",
     "x-selfroute-trace-id": "names the request in the log, on the dashboard and in the `selfroute` object",
+    "x-request-id": "the same, under the name that OpenAI's clients show in their errors",
     "x-selfroute-mode": "who was allowed to answer; as request header it asks for a mode",
 }
 REASONS: dict[str, str] = {
@@ -195,6 +196,7 @@ class Exchange:
             "x-selfroute-reason": reason,
             "x-selfroute-cost-usd": cost,
             "x-selfroute-trace-id": self.id,
+            "x-request-id": self.id,
             "x-selfroute-mode": self.mode,
         }
 

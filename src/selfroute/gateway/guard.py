@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfroute.backends.base import Backend
-from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable
+from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable, ContextLengthExceeded
 from selfroute.gateway.errors import REFUSED
 from selfroute.types import Delta, Message, Sampling
 
@@ -197,7 +197,8 @@ class Guard:
         self._failed += 1
         if self.on_failure is not None:
             self.on_failure(failure)
-        if isinstance(failure, BackendStatusError) and failure.status_code in REFUSED:
+        refused = isinstance(failure, BackendStatusError) and failure.status_code in REFUSED
+        if refused or isinstance(failure, ContextLengthExceeded):
             return
         self._error = str(failure)
         self._in_a_row += 1

@@ -110,7 +110,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
             "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]},
         },
     }
-    count = {"type": ["integer", "null"], "minimum": 1, "maximum": limits.max_tokens}
+    count = {"type": ["integer", "null"], "anyOf": [{"minimum": 1}, {"const": -1}, {"type": "null"}]}
     sampling = {
         "model": {"type": ["string", "null"]},
         "stream": {"type": ["boolean", "null"]},

@@ -21,6 +21,8 @@ _OWN = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "max_tokens",
      "max_completion_tokens", "seed", "stop", "logprobs", "top_logprobs"}
 )  # fmt: skip
+_THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "annotations"})
+_CALLS = ("tool_calls", "function_call")
 _SEEDS = range(-(2**63), 2**63)
 
 
@@ -31,25 +33,28 @@ class Limits:
     Attributes:
         body_bytes: largest request body.
         messages: most messages of one conversation.
-        max_tokens: most completion tokens of one answer.
-        default_tokens: `max_tokens` of a request that does not say.
+        max_tokens: most completion tokens of one answer; a request for more is cut down.
+        default_tokens: `max_tokens` of a request that does not say; null sends none to a model's server, which then
+            has its own, and lets in-process models write up to `max_tokens`.
         n: most choices of one request.
         concurrent: requests answered at once, by one worker process; further ones get 429.
         request_s: seconds for one whole request.
+        keep_alive_s: after so many seconds without a piece a stream says that it is still there.
     """
 
     body_bytes: int = 8 * 1024 * 1024
     messages: int = 512
     max_tokens: int = 16384
-    default_tokens: int = 1024
+    default_tokens: int | None = None
     n: int = 8
     concurrent: int = 256
     request_s: float = 300.0
+    keep_alive_s: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"limits.{field.name}: {value} is not above 0; give a positive number")
 
 
@@ -147,9 +152,11 @@ def _sampling(body: Mapping[str, Any], limits: Limits, top_logprobs: int | None,
         if temperature is None:
             extra["temperature"] = None  # the server's own default, not ours
         asked = temperature or 0.0
-    max_tokens = _max_tokens(body, limits)
-    if body.get("max_completion_tokens") is not None:  # newer servers refuse the older name
-        extra |= {"max_completion_tokens": max_tokens, "max_tokens": None}
+    name, max_tokens = _max_tokens(body, limits)
+    if name != "max_tokens":  # newer servers refuse the older name, and some refuse any
+        extra["max_tokens"] = None
+    if name == "max_completion_tokens":
+        extra[name] = max_tokens
     seed = _get(body, "seed", int, None)
     if seed is not None and seed not in _SEEDS:
         raise bad_request("seed", f"{seed} is not a 64-bit number")
@@ -164,11 +171,15 @@ def _sampling(body: Mapping[str, Any], limits: Limits, top_logprobs: int | None,
     )
 
 
-def _max_tokens(body: Mapping[str, Any], limits: Limits) -> int:
+def _max_tokens(body: Mapping[str, Any], limits: Limits) -> tuple[str | None, int]:
+    """The field that sets a limit, None where neither client nor operator does; and the most that may be written."""
     name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
-    if body.get(name) is None:
-        return min(limits.default_tokens, limits.max_tokens)
-    return int(_number(body, name, 0, 1, limits.max_tokens, whole=True))
+    asked = body.get(name)
+    if asked is None or asked == -1:  # as clients of llama.cpp and LM Studio say "no limit"
+        if limits.default_tokens is None:
+            return None, limits.max_tokens
+        return name, min(limits.default_tokens, limits.max_tokens)
+    return name, min(limits.max_tokens, int(_number(body, name, 0, 1, math.inf, whole=True)))
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -243,17 +254,31 @@ def _messages(body: Mapping[str, Any], limits: Limits) -> list[Message]:
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
         raise bad_request(where, "must be an object with role and content")
-    content = message.get("content")
     if message.get("role") not in _ROLES:
         raise bad_request(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
     role: Role = message["role"]
+    if role == "assistant":
+        message = _said_before(message)
+    content = message.get("content")
     if isinstance(content, str):
         return Message(role, content, None if len(message) == 2 and role != "developer" else message)
     if isinstance(content, list):
         return Message(role, "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)), message)
-    if content is None and role == "assistant" and any(message.get(k) for k in ("tool_calls", "function_call")):
+    if content is None and role == "assistant":
         return Message(role, "", message)
     raise bad_request(f"{where}.content", "must be text or a list of parts")
+
+
+def _said_before(message: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer of ours as clients send it back: without its thoughts, which stay here, and without empty fields."""
+    kept = {
+        name: value
+        for name, value in message.items()
+        if name == "content" or (value not in (None, []) and name not in _THOUGHTS)
+    }
+    if kept.get("content") is None and not any(kept.get(name) for name in _CALLS):
+        kept["content"] = kept.pop("refusal", "")
+    return kept
 
 
 def _part(part: Any, where: str) -> str:

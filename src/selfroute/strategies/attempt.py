@@ -70,8 +70,8 @@ class Attempt:
                 self.started = True  # an answer without any piece is an answer
                 return
             except UnsupportedByBackend:
-                if self._ended and variants[-1].top_logprobs is None:
-                    return  # the whole answer is there, without log-probabilities that only a score would need
+                if self._ended:
+                    return  # the whole answer is there, without the log-probabilities that were asked for
                 if self.started or sampling is variants[-1]:
                     raise
 
