@@ -1,15 +1,17 @@
-"""What a request asks for beyond text, and who can give it."""
+"""What a request asks for beyond text and who can give it; a stream put together."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from selfroute.backends.base import complete, lacking, request_fields
+from selfroute.backends.base import Fold, complete, lacking, request_fields
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.backends.recorded import RecordedBackend
 from selfroute.errors import UnsupportedByBackend
-from selfroute.types import Message, Sampling
+from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 
@@ -63,3 +65,40 @@ async def test_a_recording_refuses_what_it_cannot_honour(tmp_path) -> None:
     assert (await complete(backend, [Message("user", "x")], Sampling(extra={"user": "ann"}))).text == "y"
     with pytest.raises(UnsupportedByBackend, match="recorded has no tools"):
         await complete(backend, [Message("user", "x")], Sampling(extra={"tools": [{}]}))
+
+
+# --- folding deltas --------------------------------------------------------------------------------------------
+
+deltas = st.builds(
+    Delta,
+    st.text(max_size=3),
+    st.lists(st.builds(Token, st.text(max_size=2), st.floats(-5, 0)), max_size=2).map(tuple),
+)
+lasts = st.builds(
+    Delta,
+    st.text(max_size=3),
+    finish_reason=st.sampled_from(["stop", "length", "tool_calls"]),
+    usage=st.builds(Usage, st.integers(0, 9), st.integers(0, 9)),
+    seconds=st.none() | st.floats(0, 9),
+    usd=st.none() | st.floats(0, 9),
+)
+
+
+@given(st.lists(deltas), lasts)
+def test_a_fold_is_the_stream_put_together(earlier: list[Delta], last: Delta) -> None:
+    fold = Fold()
+    for delta in earlier:
+        fold.add(delta)
+        assert fold.finish_reason is None and fold.usage is None
+    assert fold.used == Usage(0, sum(bool(delta.text) for delta in earlier))
+    fold.add(last)
+    assert fold.finish_reason == last.finish_reason and fold.used == last.usage
+    answer = fold.completion(measured_s=99)
+    assert answer.text == fold.text == "".join(delta.text for delta in [*earlier, last])
+    assert answer.tokens == tuple(token for delta in earlier for token in delta.tokens)
+    assert (answer.usage, answer.finish_reason, answer.usd) == (last.usage, last.finish_reason, last.usd)
+    assert answer.seconds == (99 if last.seconds is None else last.seconds)
+
+
+def test_a_stream_that_says_nothing_is_an_empty_answer() -> None:
+    assert Fold().completion(measured_s=0.5) == Completion("", Usage(), "stop", (), 0.5)

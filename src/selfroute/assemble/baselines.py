@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
-from selfroute.backends.base import Backend, BatchBackend
+from selfroute.backends.base import Backend, BatchBackend, complete_all
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
@@ -163,8 +163,6 @@ class _Preparation:
     async def _answers(
         self, backend: Backend, prompts: Sequence[Sequence[Message]]
     ) -> list[Completion | SelfRouteError]:
-        from selfroute.evaluation.flight import complete_all
-
         # A batch is kept when it is whole: in blocks, a run that is stopped loses one of them.
         size = self.concurrency if isinstance(backend, BatchBackend) else max(1, len(prompts))
         answers: list[Completion | SelfRouteError] = []

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from selfroute.backends.flight import in_flight
 from selfroute.errors import BackendError, SelfRouteError, UnsupportedByBackend
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 __all__ = [
     "Backend",
     "BatchBackend",
+    "Fold",
     "complete",
     "complete_all",
     "lacking",
@@ -120,49 +123,104 @@ def refuse_fields(backend: Backend, messages: Sequence[Message], sampling: Sampl
         raise UnsupportedByBackend(f"{backend.name} has no {', '.join(names)}; leave it out, or use another model")
 
 
-async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:
-    """Drain a stream into one completion; a replayed one keeps the seconds it took when it was made."""
-    started = time.perf_counter()
+@dataclass(slots=True)
+class Fold:
+    """The deltas of one stream put together, as they come.
+
+    Attributes:
+        texts: its pieces of text, none empty.
+        tokens: what was reported, in order.
+        finish_reason: why it stopped, None until it says so.
+        usage: what it used, None until it says so.
+        seconds, usd: of a replayed answer, what it took and cost when it was made; None if nobody knows.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: Usage | None = None
     seconds: float | None = None
     usd: float | None = None
-    text: list[str] = []
-    tokens: list[Token] = []
-    usage, finish_reason = Usage(), "stop"
+
+    def add(self, delta: Delta) -> None:
+        """Put the next delta to what is there."""
+        if delta.text:
+            self.texts.append(delta.text)
+        if delta.tokens:
+            self.tokens.extend(delta.tokens)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.usage = delta.usage or self.usage
+        self.seconds = self.seconds if delta.seconds is None else delta.seconds
+        self.usd = self.usd if delta.usd is None else delta.usd
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def used(self) -> Usage:
+        """What was reported; of a stream that broke off before that, one token for each piece of text."""
+        return self.usage or Usage(completion_tokens=len(self.texts))
+
+    def completion(self, measured_s: float) -> Completion:
+        """The whole answer.
+
+        Args:
+            measured_s: how long it took; of a replayed answer, what it once took is kept.
+        """
+        seconds = measured_s if self.seconds is None else self.seconds
+        usage, reason = self.usage or Usage(), self.finish_reason or "stop"
+        return Completion(self.text, usage, reason, tuple(self.tokens), seconds, self.usd)
+
+
+async def complete(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> Completion:
+    """Drain a stream into one completion; a replayed one keeps the seconds it took when it was made."""
+    started, fold = time.perf_counter(), Fold()
     async for delta in backend.stream(messages, sampling):
-        text.append(delta.text)
-        tokens.extend(delta.tokens)
-        usage = delta.usage or usage
-        finish_reason = delta.finish_reason or finish_reason
-        seconds = delta.seconds if delta.seconds is not None else seconds
-        usd = delta.usd if delta.usd is not None else usd
-    measured = time.perf_counter() - started
-    seconds = measured if seconds is None else seconds
-    return Completion("".join(text), usage, finish_reason, tuple(tokens), seconds, usd)
+        fold.add(delta)
+    return fold.completion(time.perf_counter() - started)
 
 
 async def complete_all(
-    backend: Backend, prompts: Sequence[Sequence[Message]], sampling: Sampling, *, concurrency: int = 64
+    backend: Backend,
+    prompts: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    *,
+    concurrency: int = 64,
+    on_done: Callable[[], object] = lambda: None,
 ) -> list[Completion | SelfRouteError]:
     """Answer every prompt; a failed one gives its error in place of a completion, never an exception.
 
     Args:
         concurrency: requests in flight at once for backends without `generate_batch`.
+        on_done: called once for each prompt when its answer is there.
     """
-    if isinstance(backend, BatchBackend):
+    found: dict[int, Completion | SelfRouteError] = {}
+
+    async def one(number: int) -> tuple[int, Completion | SelfRouteError]:
         try:
-            return list(await asyncio.to_thread(backend.generate_batch, prompts, sampling))
-        except BackendError as error:
-            return [error] * len(prompts)
-    gate = asyncio.Semaphore(concurrency)
+            return number, await complete(backend, prompts[number], sampling)
+        except SelfRouteError as error:
+            return number, error
 
-    async def one(messages: Sequence[Message]) -> Completion | SelfRouteError:
-        async with gate:
-            try:
-                return await complete(backend, messages, sampling)
-            except SelfRouteError as error:
-                return error
+    if isinstance(backend, BatchBackend):
+        found |= enumerate(await _batch(backend, prompts, sampling))
+        for _ in prompts:
+            on_done()
+    else:
+        async for number, answer in in_flight(range(len(prompts)), one, limit=concurrency):
+            found[number] = answer
+            on_done()
+    return [found[number] for number in range(len(prompts))]
 
-    return await asyncio.gather(*(one(messages) for messages in prompts))
+
+async def _batch(
+    backend: BatchBackend, prompts: Sequence[Sequence[Message]], sampling: Sampling
+) -> Sequence[Completion | SelfRouteError]:
+    try:
+        return await asyncio.to_thread(backend.generate_batch, prompts, sampling)
+    except BackendError as error:
+        return [error] * len(prompts)
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:

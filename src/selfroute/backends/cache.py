@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from selfroute.backends.base import Backend, BatchBackend
+from selfroute.backends.base import Backend, BatchBackend, Fold
 from selfroute.backends.function import replay
 from selfroute.backends.recorded import completion_from_row, completion_to_row
 from selfroute.errors import ConfigError
-from selfroute.types import Completion, Delta, Message, Sampling, Usage
+from selfroute.types import Completion, Delta, Message, Sampling
 
 __all__ = ["AnswerCache", "CacheStats", "CachedBackend", "CachedBatchBackend", "answer_key", "cached"]
 
@@ -200,11 +200,11 @@ class CachedBackend:
                 yield delta
             return
         self.cache.count(misses=1)
-        started, written = time.perf_counter(), list[Delta]()
+        started, fold = time.perf_counter(), Fold()
         async for delta in self.backend.stream(messages, sampling):
-            written.append(delta)
+            fold.add(delta)
             if delta.finish_reason is not None:  # the last one; stored first, as readers may stop here
-                completion = _join(written, time.perf_counter() - started)
+                completion = fold.completion(time.perf_counter() - started)
                 await asyncio.to_thread(self.cache.put, key, completion, model=self.identity)
             yield delta
 
@@ -299,15 +299,3 @@ class _Flight:
     def _tell(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
-
-
-def _join(deltas: Sequence[Delta], measured_s: float) -> Completion:
-    last = deltas[-1]
-    return Completion(
-        "".join(delta.text for delta in deltas),
-        last.usage or Usage(),
-        last.finish_reason or "stop",
-        tuple(token for delta in deltas for token in delta.tokens),
-        measured_s if last.seconds is None else last.seconds,
-        last.usd,
-    )

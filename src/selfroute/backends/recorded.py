@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, refuse_fields
+from selfroute.backends.flight import in_flight
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.recordings import format_of, read_answers
@@ -354,17 +355,9 @@ async def _as_finished(
         except SelfRouteError as error:
             return item, error
 
-    tasks = {asyncio.create_task(one(item)) for item in islice(items, concurrency)}
-    try:
-        while tasks:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result()
-            tasks = (tasks - done) | {asyncio.create_task(one(item)) for item in islice(items, len(done))}
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async with aclosing(in_flight(items, one, limit=concurrency)) as outcomes:
+        async for outcome in outcomes:
+            yield outcome
 
 
 async def _in_batches(

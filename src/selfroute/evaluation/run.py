@@ -16,7 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from selfroute import environment
-from selfroute.backends.base import Backend, BatchBackend
+from selfroute.backends.base import Backend, BatchBackend, complete_all
+from selfroute.backends.flight import in_flight
 from selfroute.budget.base import NoCloud
 from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
@@ -25,7 +26,6 @@ from selfroute.evaluation.counting.metrics import calls_at
 from selfroute.evaluation.counting.split import splits_of
 from selfroute.evaluation.counting.summary import analyse
 from selfroute.evaluation.files import write_text
-from selfroute.evaluation.flight import complete_all, in_flight
 from selfroute.evaluation.provenance import read_about
 from selfroute.evaluation.records import Record, Sample, append, find_samples, repair
 from selfroute.evaluation.report.picks import pick

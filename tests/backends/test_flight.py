@@ -3,14 +3,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import pytest
 
-from selfroute.backends.base import complete
+from selfroute.backends.base import complete, complete_all
+from selfroute.backends.flight import in_flight
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.rate_limited import RateLimited
 from selfroute.errors import BackendUnavailable, ConfigError
-from selfroute.evaluation.flight import complete_all, in_flight
 from selfroute.types import Completion, Message, Sampling
 
 
@@ -96,3 +97,29 @@ async def test_a_rate_spaces_requests_evenly() -> None:
 def test_a_rate_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="requests_per_minute: 0 is not above 0"):
         RateLimited(FunctionBackend("f", lambda m, s: ""), requests_per_minute=0)
+
+
+async def test_results_come_in_the_order_in_which_they_end() -> None:
+    async def work(number: int) -> int:
+        for _ in range(number):
+            await asyncio.sleep(0)
+        return number
+
+    assert [result async for result in in_flight([5, 3, 1, 4, 2], work, limit=5)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_reader_that_leaves_cancels_what_is_at_work() -> None:
+    running: set[int] = set()
+
+    async def work(number: int) -> int:
+        running.add(number)
+        try:
+            await asyncio.sleep(5 if number else 0)
+        finally:
+            running.discard(number)
+        return number
+
+    async with aclosing(in_flight(range(9), work, limit=4)) as results:
+        assert await anext(results) == 0
+        assert len(running) == 3
+    assert not running

@@ -1,0 +1,53 @@
+"""Streams and requests under way: closed when their reader leaves, and so many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import TypeVar
+
+__all__ = ["closing", "in_flight"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@asynccontextmanager
+async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close a stream as soon as its reader leaves, not when the garbage collector comes by."""
+    try:
+        yield stream
+    finally:
+        if isinstance(stream, AsyncGenerator):
+            await stream.aclose()
+
+
+async def in_flight(items: Iterable[T], work: Callable[[T], Awaitable[R]], *, limit: int) -> AsyncGenerator[R, None]:
+    """Results of `work` on every item as they come, with at most `limit` at work; the next starts when one ends.
+
+    Raises:
+        Exception: what `work` raised first; the others are cancelled.
+    """
+    waiting = iter(items)
+    running: set[asyncio.Future[R]] = set()
+    ended: asyncio.Queue[asyncio.Future[R]] = asyncio.Queue()
+
+    def start(count: int) -> None:
+        for item in islice(waiting, count):
+            task = asyncio.ensure_future(work(item))
+            task.add_done_callback(ended.put_nowait)
+            running.add(task)
+
+    try:
+        start(limit)
+        while running:
+            task = await ended.get()
+            running.remove(task)
+            start(1)
+            yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
