@@ -20,8 +20,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py keeps the two lists equal
     from selfroute.backends.base import Backend as Backend
     from selfroute.backends.base import BatchBackend as BatchBackend
+    from selfroute.backends.base import capability as capability
     from selfroute.backends.base import complete as complete
     from selfroute.backends.base import complete_all as complete_all
+    from selfroute.backends.base import find_capability as find_capability
     from selfroute.backends.base import run_sync as run_sync
     from selfroute.backends.best_of import BestOfN as BestOfN
     from selfroute.backends.cache import AnswerCache as AnswerCache
@@ -96,7 +98,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.verify.base import Verdict as Verdict
 
 _MODULES: dict[str, str] = {
-    "backends.base": "Backend BatchBackend complete complete_all run_sync",
+    "backends.base": "Backend BatchBackend capability complete complete_all find_capability run_sync",
     "backends.best_of": "BestOfN",
     "backends.cache": "AnswerCache cached",
     "backends.embedded": "embedded",

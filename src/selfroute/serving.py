@@ -268,8 +268,7 @@ def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
     if spec.name not in _LIGHT:
         return load
     backend = load()
-    if check_key := getattr(backend, "check_key", None):
-        check_key()
+    backend.check()
     return backend
 
 

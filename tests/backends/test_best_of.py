@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from selfroute.backends.base import complete, complete_all
+from selfroute.backends.base import Backend, complete, complete_all
 from selfroute.backends.best_of import BestOfN
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
@@ -15,7 +15,7 @@ from selfroute.types import Completion, Delta, Message, Sampling, Usage
 EASY, HARD, HOPELESS = ([Message("user", text)] for text in ("easy", "hard", "hopeless"))
 
 
-class Counting:
+class Counting(Backend):
     """Greedy answers are "no" unless the prompt is easy; the sample of seed s on a hard prompt is "yes" if s = 2."""
 
     name = "counting"

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.backends.base import BatchBackend, complete, complete_all
+from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, find_capability
 from selfroute.backends.cache import AnswerCache, CacheStats, answer_key, cached
 from selfroute.backends.function import FunctionBackend
-from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.errors import BackendUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.types import Completion, Message, Sampling, Token, Usage
 
 ASK = [Message("user", "question")]
@@ -62,7 +62,7 @@ async def test_a_hit_keeps_the_seconds_of_the_real_call(cache):
 async def test_a_miss_streams_as_it_is_written(cache):
     going_on = asyncio.Event()
 
-    class Slow:
+    class Slow(Backend):
         name = "cloud"
 
         async def stream(self, messages, sampling):
@@ -142,7 +142,7 @@ async def test_failures_are_not_stored(cache):
     assert (await complete(backend, ASK, Sampling())).text == "better"
 
 
-class Endless:
+class Endless(Backend):
     """Never finishes; knows whether it was closed."""
 
     name = "cloud"
@@ -260,8 +260,11 @@ async def test_only_misses_make_up_a_batch(cache):
 
 
 def test_batches_are_claimed_only_where_they_exist(cache):
-    assert isinstance(cached(Batches(), cache), BatchBackend)
-    assert not isinstance(cached(counting(), cache), BatchBackend)
+    batching, plain = cached(Batches(), cache), cached(counting(), cache)
+    assert find_capability(batching, BatchBackend) is batching
+    assert find_capability(plain, BatchBackend) is None
+    with pytest.raises(UnsupportedByBackend, match="cloud has no BatchBackend"):
+        plain.generate_batch([ASK], Sampling())
 
 
 def test_a_file_that_is_no_cache_is_refused(tmp_path):

@@ -17,6 +17,7 @@ import pytest
 from tests.budget.conftest import LEDGERS, SHARED
 from tests.budget.spender import ESTIMATE, USED, limits, spend
 
+from selfroute.backends.base import Backend
 from selfroute.budget.base import Estimate
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
@@ -245,7 +246,7 @@ async def test_what_a_dead_process_held_comes_back_with_the_window(open_ledger: 
 # --- the ledger's sum is the provider's
 
 
-class Provider:
+class Provider(Backend):
     """A cloud that fails in every way, and keeps its own books."""
 
     name = "provider"

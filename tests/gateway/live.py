@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
+from selfroute.backends.base import Backend
 from selfroute.backends.function import FunctionBackend
 from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
@@ -42,7 +43,7 @@ def cloud_fn(messages: Sequence[Message], sampling: Sampling) -> str:
     return CLOUD_TEXT
 
 
-class Slow:
+class Slow(Backend):
     """Writes a word every `pause_s`, and says when somebody closed it before its end."""
 
     def __init__(self, name: str, text: str, pause_s: float = 0.01) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 
+from selfroute.backends.base import Backend
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import Estimate
 from selfroute.errors import BackendUnavailable, UnsupportedByBackend
@@ -74,7 +75,7 @@ class Plain(Recorder):
             yield delta
 
 
-class Stalling:
+class Stalling(Backend):
     """Writes some pieces, then hangs (or fails); says when it hangs and whether its stream was closed."""
 
     name = "stalling"

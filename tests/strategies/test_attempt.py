@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from tests.strategies.pair import SAMPLING, Plain, Stalling, asks_when_hard, easy
 
+from selfroute.backends.base import Backend
 from selfroute.errors import UnsupportedByBackend
 from selfroute.handoff import StreamParser
 from selfroute.prices import Price
@@ -37,7 +38,7 @@ async def test_nothing_is_asked_twice_once_text_has_come() -> None:
 
 
 async def test_blanks_before_the_content_are_not_shown() -> None:
-    class Blanks:
+    class Blanks(Backend):
         name = "blanks"
 
         async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:

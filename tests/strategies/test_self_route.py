@@ -18,6 +18,7 @@ from tests.strategies.pair import (
     hard,
 )
 
+from selfroute.backends.base import Backend
 from selfroute.backends.function import FunctionBackend
 from selfroute.budget.base import NoCloud
 from selfroute.errors import ConfigError
@@ -119,7 +120,7 @@ async def test_a_completion_that_answers_and_then_asks_is_an_answer() -> None:
 
 
 async def test_replayed_seconds_are_the_traces_seconds() -> None:
-    class Replay:
+    class Replay(Backend):
         name = "replay"
 
         async def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
@@ -145,7 +146,7 @@ async def test_the_cloud_may_see_the_attempt_in_the_users_turn() -> None:
 async def test_tool_calls_of_the_device_reach_the_reader_and_end_its_segment() -> None:
     calls = {"tool_calls": [{"index": 0, "id": "c1"}]}
 
-    class Caller:
+    class Caller(Backend):
         name = "caller"
 
         async def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:

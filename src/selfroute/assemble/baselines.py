@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
-from selfroute.backends.base import Backend, BatchBackend, complete_all
+from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
 from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
@@ -164,7 +164,8 @@ class _Preparation:
         self, backend: Backend, prompts: Sequence[Sequence[Message]]
     ) -> list[Completion | SelfRouteError]:
         # A batch is kept when it is whole: in blocks, a run that is stopped loses one of them.
-        size = self.concurrency if isinstance(backend, BatchBackend) else max(1, len(prompts))
+        batches = find_capability(backend, BatchBackend) is not None
+        size = self.concurrency if batches else max(1, len(prompts))
         answers: list[Completion | SelfRouteError] = []
         for start in range(0, len(prompts), size):
             answers += await complete_all(

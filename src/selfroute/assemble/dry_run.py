@@ -11,6 +11,8 @@ from typing import Any
 
 from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files, run_options
+from selfroute.backends.base import find_capability
+from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
 from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import check_weights
@@ -126,12 +128,13 @@ def _cloud(spec: Spec, notes: list[str]) -> str:
     name = f"{spec.name}:{spec.value}" if spec.value else spec.name
     if spec.name in LOCAL_CLOUDS:
         return f"{name}, not loaded"
-    backend: Any = load()
-    variable = getattr(backend, "api_key_env", None)
+    backend = load()
+    if (endpoint := find_capability(backend, OpenAICompatibleBackend)) is None:
+        return f"{name}, not called"
+    variable = endpoint.api_key_env
     if variable and not os.environ.get(variable):
         notes.append(f"cloud: no key in the environment; export {variable}=… before the run")
-    address = getattr(backend, "base_url", None)
-    return f"{backend.name} at {address}, not called" if address else f"{name}, not called"
+    return f"{backend.name} at {endpoint.base_url}, not called"
 
 
 def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) -> tuple[Any, int, int]:

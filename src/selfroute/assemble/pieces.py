@@ -82,13 +82,12 @@ def remembered(spec: Spec, cache: Path, *, where: str, requests_per_minute: floa
 
 @asynccontextmanager
 async def closing(*backends: Backend) -> AsyncIterator[None]:
-    """Close the backends that can be closed, whatever happens."""
+    """Close the backends, whatever happens."""
     try:
         yield
     finally:
         for backend in backends:
-            if aclose := getattr(backend, "aclose", None):
-                await aclose()
+            await backend.aclose()
 
 
 def price_table(

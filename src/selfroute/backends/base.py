@@ -1,23 +1,27 @@
-"""The backend contract: one required method, and plain functions over it."""
+"""The backend contract: one method to write, defaults for the rest, and plain functions over it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from selfroute.backends.flight import in_flight
-from selfroute.errors import BackendError, SelfRouteError, UnsupportedByBackend
+from selfroute.errors import BackendError, ConfigError, SelfRouteError, UnsupportedByBackend
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 __all__ = [
     "Backend",
     "BatchBackend",
     "Fold",
+    "as_backend",
+    "capability",
     "complete",
     "complete_all",
+    "find_capability",
     "lacking",
     "refuse_fields",
     "request_fields",
@@ -27,11 +31,21 @@ __all__ = [
 T = TypeVar("T")
 
 
-class Backend(Protocol):
-    """A model that answers. The role, device or cloud, is given by the strategy that uses it."""
+class Backend(ABC):
+    """A model that answers: a class to derive from, with one method to write.
+
+    The role, device or cloud, is given by the strategy that uses it. A backend in front of another one says so in
+    `inner`; what it does not say itself, the inner one says.
+
+    Attributes:
+        name: shown in traces, reports and errors.
+        inner: the backend that this one wraps, None if it wraps none.
+    """
 
     name: str
+    inner: Backend | None = None
 
+    @abstractmethod
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """Write the answer piece by piece; the last `Delta` carries finish reason and usage.
 
@@ -39,7 +53,43 @@ class Backend(Protocol):
             BackendError: the model did not answer.
             UnsupportedByBackend: `sampling` asks for something this backend cannot do.
         """
-        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells its answers from other models' in a cache; by default its name."""
+        return self.name if self.inner is None else self.inner.identity
+
+    @property
+    def lacks(self) -> frozenset[str] | None:
+        """The fields of OpenAI-style requests that it cannot do; None if it takes text and `Sampling`'s options alone.
+
+        See `request_fields`.
+        """
+        return None if self.inner is None else self.inner.lacks
+
+    def check(self) -> None:
+        """Find out without a request what every request would be refused for.
+
+        Raises:
+            ConfigError: e.g. a key is missing.
+        """
+        if self.inner is not None:
+            self.inner.check()
+
+    async def aclose(self) -> None:
+        """Let go of connections, threads and memory; closing twice does nothing."""
+        if self.inner is not None:
+            await self.inner.aclose()
+
+    def offer(self, kind: type[T]) -> T | None:
+        """This backend as a `kind`, or else the one behind it that is one; see `find_capability`.
+
+        A batch is not looked for behind a backend: it asks what `stream` asks, past whatever this one does for each
+        request. One that writes other answers than its inner one must not be passed by at all: override this.
+        """
+        if isinstance(self, kind):
+            return self
+        return None if self.inner is None or kind is BatchBackend else self.inner.offer(kind)
 
 
 @runtime_checkable
@@ -49,6 +99,48 @@ class BatchBackend(Protocol):
     name: str
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]: ...
+
+
+def as_backend(value: object) -> Backend:
+    """The value, if it is a backend.
+
+    Raises:
+        ConfigError: its class does not derive from `Backend`, however much it looks like one.
+    """
+    if isinstance(value, Backend):
+        return value
+    raise ConfigError(
+        f"{value!r:.80} is no backend; derive {type(value).__name__} from selfroute.Backend, or wrap a function in "
+        "FunctionBackend"
+    )
+
+
+def find_capability(backend: Backend, kind: type[T]) -> T | None:
+    """What of a backend can do more than `stream`: itself, or one that it wraps and may be passed by for this.
+
+    Args:
+        kind: a protocol that can be checked at run time, such as `BatchBackend`, or a class.
+
+    Returns:
+        The outermost one that is a `kind`, to call its methods; None if there is none.
+
+    Raises:
+        ConfigError: `backend` is none.
+    """
+    return as_backend(backend).offer(kind)
+
+
+def capability(backend: Backend, kind: type[T]) -> T:
+    """As `find_capability`, where there is no way to do without.
+
+    Raises:
+        UnsupportedByBackend: neither the backend nor what it wraps can do it; names both.
+        ConfigError: `backend` is none.
+    """
+    found = find_capability(backend, kind)
+    if found is None:
+        raise UnsupportedByBackend(f"{backend.name} has no {kind.__name__}; use a backend that has, e.g. another model")
+    return found
 
 
 # Fields that tell a provider about the request and do not change the answer, or that `Sampling` says already.
@@ -103,13 +195,9 @@ def _beyond_text(message: Message) -> list[str]:
 
 
 def lacking(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> list[str]:
-    """The fields of a request that this backend cannot honour.
-
-    A backend that sends OpenAI-style requests has an attribute `lacks`, the fields that its server cannot do; one
-    without it takes text and `Sampling`'s own options alone.
-    """
+    """The fields of a request that this backend cannot honour; see `Backend.lacks`."""
     asked = request_fields(messages, sampling)
-    lacks = getattr(backend, "lacks", None)
+    lacks = backend.lacks
     return asked if lacks is None else [name for name in asked if name in lacks]
 
 
@@ -203,8 +291,8 @@ async def complete_all(
         except SelfRouteError as error:
             return number, error
 
-    if isinstance(backend, BatchBackend):
-        found |= enumerate(await _batch(backend, prompts, sampling))
+    if (batches := find_capability(backend, BatchBackend)) is not None:
+        found |= enumerate(await _batch(batches, prompts, sampling))
         for _ in prompts:
             on_done()
     else:

@@ -5,31 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import TypeVar
 
-from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, run_sync
+from selfroute.backends.base import (
+    Backend,
+    BatchBackend,
+    as_backend,
+    complete,
+    complete_all,
+    find_capability,
+    refuse_fields,
+    run_sync,
+)
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 __all__ = ["BestOfN"]
 
+T = TypeVar("T")
 
 # Draws so many further attempts for each prompt, after so many before: (prompts, count, drawn, sampling).
 _Draw = Callable[[Sequence[Sequence[Message]], int, int, Sampling], Awaitable[list[list[Completion]]]]
 
 
-@runtime_checkable
-class _Closable(Protocol):
-    async def aclose(self) -> None: ...
-
-
-class BestOfN:
+class BestOfN(Backend):
     """Answers as asked first; while `accept` rejects the text, draws more, in rounds, up to `n` in all.
 
     Small rounds spare attempts that are not needed, but each round waits for its longest answer: a round fills a
     batch of `round_rows`, and draws at least as many attempts for a prompt as were drawn before. The first accepted
     answer is given; if none is accepted, the very first stands. Usage counts every token written,
-    the prompt once; the reported tokens and finish reason are those of the answer given.
+    the prompt once; the reported tokens and finish reason are those of the answer given. It is a model of its own: it
+    batches, takes text alone, and nothing else that its backend can do is to be had through it.
 
     Args:
         backend: the model that answers.
@@ -42,6 +48,9 @@ class BestOfN:
     Raises:
         ConfigError: `n` is below 1 or `temperature` is not positive.
     """
+
+    inner: Backend
+    lacks = None
 
     def __init__(
         self,
@@ -57,8 +66,8 @@ class BestOfN:
             raise ConfigError(f"best of n: n is {n}; give at least 1")
         if temperature <= 0:
             raise ConfigError(f"best of n: temperature is {temperature}; give a positive number, or n=1")
+        self.inner = as_backend(backend)
         self.name = backend.name
-        self.backend = backend
         self.n = n
         self.accept = accept
         self.temperature = temperature
@@ -68,12 +77,16 @@ class BestOfN:
     @property
     def identity(self) -> str:
         """What tells its answers from others in a cache."""
-        inner = getattr(self.backend, "identity", self.backend.name)
-        return f"{inner}/best-of-{self.n}/temperature={self.temperature:g}/seed={self.seed}"
+        return f"{self.inner.identity}/best-of-{self.n}/temperature={self.temperature:g}/seed={self.seed}"
+
+    def offer(self, kind: type[T]) -> T | None:
+        """This backend alone: what the one behind it writes is not yet the answer."""
+        return self if isinstance(self, kind) else None
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """The whole answer in one piece: which one it is shows only at the end. A reader that leaves ends them all."""
-        first = await complete(self.backend, messages, sampling)
+        refuse_fields(self, messages, sampling)
+        first = await complete(self.inner, messages, sampling)
         (answer,) = await self._improved([messages], [first], sampling, self._draw_as_streams)
         yield Delta(answer.text, answer.tokens, answer.finish_reason, answer.usage)
 
@@ -83,17 +96,14 @@ class BestOfN:
         Raises:
             SelfRouteError: of the first prompt that failed.
         """
+        for messages in prompts:
+            refuse_fields(self, messages, sampling)
 
         async def answer() -> list[Completion]:
-            firsts = await _all(self.backend, prompts, sampling)
+            firsts = await _all(self.inner, prompts, sampling)
             return await self._improved(prompts, firsts, sampling, self._draw)
 
         return run_sync(answer())
-
-    async def aclose(self) -> None:
-        """Close the backend, if it can be closed."""
-        if isinstance(self.backend, _Closable):
-            await self.backend.aclose()
 
     async def _improved(
         self, prompts: Sequence[Sequence[Message]], firsts: Sequence[Completion], sampling: Sampling, draw: _Draw
@@ -118,11 +128,11 @@ class BestOfN:
     ) -> list[list[Completion]]:
         """`count` attempts for each prompt after the `drawn` ones before."""
         sampling = self._further(sampling, drawn)
-        if isinstance(self.backend, BatchBackend):
-            flat = await _all(self.backend, [prompt for prompt in prompts for _ in range(count)], sampling)
+        if find_capability(self.inner, BatchBackend) is not None:
+            flat = await _all(self.inner, [prompt for prompt in prompts for _ in range(count)], sampling)
             return [flat[i : i + count] for i in range(0, len(flat), count)]
         # One call per attempt: only a seed of its own makes it differ from the others.
-        rounds = [await _all(self.backend, prompts, _reseeded(sampling, k)) for k in range(count)]
+        rounds = [await _all(self.inner, prompts, _reseeded(sampling, k)) for k in range(count)]
         return [list(attempts) for attempts in zip(*rounds, strict=True)]
 
     async def _draw_as_streams(
@@ -131,7 +141,7 @@ class BestOfN:
         """As `_draw`; attempts of several readers share a batch, and each ends when its reader leaves."""
         sampling = self._further(sampling, drawn)
         tasks = [
-            asyncio.ensure_future(complete(self.backend, messages, _reseeded(sampling, k)))
+            asyncio.ensure_future(complete(self.inner, messages, _reseeded(sampling, k)))
             for messages in prompts
             for k in range(count)
         ]

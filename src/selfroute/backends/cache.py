@@ -13,15 +13,18 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
-from selfroute.backends.base import Backend, BatchBackend, Fold
+from selfroute.backends.base import Backend, BatchBackend, Fold, as_backend, capability, find_capability
+from selfroute.backends.flight import closing
 from selfroute.backends.function import replay
 from selfroute.backends.recorded import completion_from_row, completion_to_row
 from selfroute.errors import ConfigError
 from selfroute.types import Completion, Delta, Message, Sampling
 
-__all__ = ["AnswerCache", "CacheStats", "CachedBackend", "CachedBatchBackend", "answer_key", "cached"]
+__all__ = ["AnswerCache", "CacheStats", "CachedBackend", "answer_key", "cached"]
+
+T = TypeVar("T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -144,28 +147,41 @@ def _prepare(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-class CachedBackend:
+class CachedBackend(Backend):
     """Asks the cache first, and the backend behind it only for what the cache does not know.
 
-    Only whole answers are stored: a failed or abandoned one is asked again. Requests for the same answer that come
-    while it is being written read along instead of asking too (within one event loop). Sampled answers are cached as
-    well: give each sample its own `Sampling.seed` to get different ones. Make it with `cached`.
+    Only whole answers in text are stored: one that failed, was abandoned or holds tool calls is asked again. Requests
+    for the same answer that come while it is being written read along instead of asking too (within one event loop).
+    Sampled answers are cached as well: give each sample its own `Sampling.seed` to get different ones. Make it with
+    `cached`.
 
     Attributes:
-        backend: the backend behind the cache.
+        inner: the backend behind the cache.
         cache: the answers; `cache.stats` counts hits and misses.
-        identity: what names the model in the cache.
     """
 
+    inner: Backend
+
     def __init__(self, backend: Backend, cache: AnswerCache, *, identity: str | None = None) -> None:
+        self.inner = as_backend(backend)
         self.name = backend.name
-        self.backend = backend
         self.cache = cache
-        self.identity = identity or str(getattr(backend, "identity", backend.name))
+        self._identity = identity or backend.identity
         self._flights: dict[tuple[asyncio.AbstractEventLoop, str], _Flight] = {}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.backend!r}, {self.cache!r})"
+        return f"{type(self).__name__}({self.inner!r}, {self.cache!r})"
+
+    @property
+    def identity(self) -> str:
+        """What names the model in the cache."""
+        return self._identity
+
+    def offer(self, kind: type[T]) -> T | None:
+        """As any backend; batches only over one that has them."""
+        if kind is BatchBackend and find_capability(self.inner, kind) is None:
+            return None
+        return super().offer(kind)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """Replay the known answer, or pass on what the backend writes and keep it at the end."""
@@ -187,10 +203,24 @@ class CachedBackend:
                     del self._flights[place]
                 await flight.stop()
 
-    async def aclose(self) -> None:
-        """Close the backend behind, if it can be closed; the cache stays open for others."""
-        if aclose := getattr(self.backend, "aclose", None):
-            await aclose()
+    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
+        """Answer every prompt, in order; equal prompts are asked once, and only what the cache does not know.
+
+        Raises:
+            UnsupportedByBackend: the backend behind has no batches.
+        """
+        batches = capability(self.inner, BatchBackend)
+        keys = [answer_key(self.identity, messages, sampling) for messages in prompts]
+        asked = dict(zip(keys, prompts, strict=True))
+        answers = {key: answer for key in asked if (answer := self.cache.get(key)) is not None}
+        missing = [key for key in asked if key not in answers]
+        self.cache.count(hits=len(keys) - len(missing), misses=len(missing))
+        if missing:
+            made = batches.generate_batch([asked[key] for key in missing], sampling)
+            answers.update(zip(missing, made, strict=True))
+            for key in missing:
+                self.cache.put(key, answers[key], model=self.identity)
+        return [answers[key] for key in keys]
 
     async def _answer(self, key: str, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         known = await asyncio.to_thread(self.cache.get, key)
@@ -200,31 +230,15 @@ class CachedBackend:
                 yield delta
             return
         self.cache.count(misses=1)
-        started, fold = time.perf_counter(), Fold()
-        async for delta in self.backend.stream(messages, sampling):
-            fold.add(delta)
-            if delta.finish_reason is not None:  # the last one; stored first, as readers may stop here
-                completion = fold.completion(time.perf_counter() - started)
-                await asyncio.to_thread(self.cache.put, key, completion, model=self.identity)
-            yield delta
-
-
-class CachedBatchBackend(CachedBackend):
-    """A `CachedBackend` over a `BatchBackend`: only the prompts that the cache does not know make up the batch."""
-
-    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
-        """Answer every prompt, in order; equal prompts are asked once."""
-        keys = [answer_key(self.identity, messages, sampling) for messages in prompts]
-        asked = dict(zip(keys, prompts, strict=True))
-        answers = {key: answer for key in asked if (answer := self.cache.get(key)) is not None}
-        missing = [key for key in asked if key not in answers]
-        self.cache.count(hits=len(keys) - len(missing), misses=len(missing))
-        if missing:
-            made = cast(BatchBackend, self.backend).generate_batch([asked[key] for key in missing], sampling)
-            answers.update(zip(missing, made, strict=True))
-            for key in missing:
-                self.cache.put(key, answers[key], model=self.identity)
-        return [answers[key] for key in keys]
+        started, fold, only_text = time.perf_counter(), Fold(), True
+        async with closing(self.inner.stream(messages, sampling)) as deltas:
+            async for delta in deltas:
+                fold.add(delta)
+                only_text &= not delta.extra
+                if delta.finish_reason is not None and only_text:  # stored first, as readers may stop at the last one
+                    completion = fold.completion(time.perf_counter() - started)
+                    await asyncio.to_thread(self.cache.put, key, completion, model=self.identity)
+                yield delta
 
 
 def cached(backend: Backend, cache: AnswerCache, *, identity: str | None = None) -> CachedBackend:
@@ -234,8 +248,7 @@ def cached(backend: Backend, cache: AnswerCache, *, identity: str | None = None)
         identity: what tells this model from others in the cache; by default the backend's own `identity`
             (for an endpoint its address and model), or else its name.
     """
-    kind = CachedBatchBackend if isinstance(backend, BatchBackend) else CachedBackend
-    return kind(backend, cache, identity=identity)
+    return CachedBackend(backend, cache, identity=identity)
 
 
 def answer_key(identity: str, messages: Sequence[Message], sampling: Sampling) -> str:

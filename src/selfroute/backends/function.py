@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+from selfroute.backends.base import Backend
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 __all__ = ["Answer", "FunctionBackend", "replay"]
@@ -16,7 +17,7 @@ _CHUNK = 8  # characters per replayed delta; short, so that readers meet every k
 _WORD = re.compile(r"\s*\S+(?:\s+\Z)?|\s+\Z")
 
 
-class FunctionBackend:
+class FunctionBackend(Backend):
     """Answers with what `fn(messages, sampling)` returns, and raises whatever it raises.
 
     A `Completion` is streamed as it is. A `str` is counted in words, one word being one token, and cut at

@@ -20,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from selfroute.backends.base import refuse_fields
+from selfroute.backends.base import Backend, refuse_fields
 from selfroute.errors import (
     BackendError,
     BackendStatusError,
@@ -46,7 +46,7 @@ _FIELD = re.compile(r"(event|id|retry)?:")
 _CHARACTERS_PER_TOKEN = 4  # rough, for servers that send no usage
 
 
-class OpenAICompatibleBackend:
+class OpenAICompatibleBackend(Backend):
     """A model behind an OpenAI-compatible endpoint, asked over a streamed `/chat/completions`.
 
     Reasoning that the server sends beside the answer is put back in front of it as `<think>…</think>`. Where the
@@ -73,6 +73,7 @@ class OpenAICompatibleBackend:
         ConfigError: if an argument is wrong.
     """
 
+    lacks: frozenset[str] = frozenset()
     _reuse_connections = True
 
     def __init__(
@@ -202,7 +203,7 @@ class OpenAICompatibleBackend:
             what = f"the request failed, is the server running? {type(error).__name__}: {error}"
             raise _Failed(self._unavailable(what)) from error
 
-    def check_key(self) -> None:
+    def check(self) -> None:
         """See that the key is there before the first request needs it.
 
         Raises:

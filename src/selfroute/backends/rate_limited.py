@@ -7,14 +7,15 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, as_backend
+from selfroute.backends.flight import closing
 from selfroute.errors import ConfigError
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["RateLimited"]
 
 
-class RateLimited:
+class RateLimited(Backend):
     """A backend that starts no more than so many requests a minute, evenly spaced.
 
     Put it inside a cache, so that answers that are known do not wait.
@@ -27,12 +28,13 @@ class RateLimited:
         ConfigError: the rate is not above 0.
     """
 
+    inner: Backend
+
     def __init__(self, backend: Backend, *, requests_per_minute: float) -> None:
         if not requests_per_minute > 0:
             raise ConfigError(f"requests_per_minute: {requests_per_minute:g} is not above 0; leave it out for no limit")
-        self.backend = backend
+        self.inner = as_backend(backend)
         self.name = backend.name
-        self.identity = getattr(backend, "identity", backend.name)
         self._gap_s = 60 / requests_per_minute
         self._next_s = 0.0
         self._lock = threading.Lock()
@@ -40,13 +42,9 @@ class RateLimited:
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; waits for its turn first."""
         await asyncio.sleep(self._turn())
-        async for delta in self.backend.stream(messages, sampling):
-            yield delta
-
-    async def aclose(self) -> None:
-        """Close the backend behind, if it can be closed."""
-        if aclose := getattr(self.backend, "aclose", None):
-            await aclose()
+        async with closing(self.inner.stream(messages, sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     def _turn(self) -> float:
         """Seconds until the next free place, which is taken."""

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
-from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, refuse_fields
+from selfroute.backends.base import Backend, BatchBackend, complete, complete_all, find_capability, refuse_fields
 from selfroute.backends.flight import in_flight
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
@@ -35,7 +35,7 @@ Item = tuple[str, Sequence[Message]]
 _Conversation = tuple[tuple[str, str], ...]
 
 
-class RecordedBackend:
+class RecordedBackend(Backend):
     """Replays the answers of a JSONL file as they were recorded; `sampling` does not change them.
 
     Where a prompt occurs twice in our own format, under two ids or none, the later line wins.
@@ -133,7 +133,7 @@ async def record(
     file, known = _open(Path(path), resume=resume)
     with file:
         todo = iter(_not_known(asked, known, Path(path)))
-        answer = _in_batches if isinstance(backend, BatchBackend) else _as_finished
+        answer = _as_finished if find_capability(backend, BatchBackend) is None else _in_batches
         async with aclosing(answer(backend, todo, sampling, concurrency)) as answers:
             async for (item_id, messages), outcome in answers:
                 if isinstance(outcome, Completion):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from selfroute.backends.base import refuse_fields
+from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
@@ -76,7 +76,7 @@ class _Row:
     top: list[dict[int, float]] = field(default_factory=list)
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """A causal language model of transformers, batched.
 
     Concurrent `stream` calls with equal sampling are answered together by one worker thread; a call that arrives

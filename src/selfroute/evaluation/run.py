@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from selfroute import environment
-from selfroute.backends.base import Backend, BatchBackend, complete_all
+from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
 from selfroute.backends.flight import in_flight
 from selfroute.budget.base import NoCloud
 from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
@@ -216,7 +216,7 @@ class _Work:
         """The cloud's answers by row id."""
         bench, found = self.bench, dict[str, _CloudAnswer]()
         # Backends that batch get blocks. Of others only the first block is one, to see whether the cloud answers.
-        size = bench.concurrency if isinstance(bench.cloud, BatchBackend) else len(rows)
+        size = len(rows) if find_capability(bench.cloud, BatchBackend) is None else bench.concurrency
         starts = [0, *range(min(bench.concurrency, len(rows)), len(rows), max(1, size))] if rows else []
         for start, end in pairwise([*starts, len(rows)]):
             block = rows[start:end]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, as_backend
+from selfroute.backends.flight import closing
 from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable, ContextLengthExceeded
 from selfroute.gateway.errors import REFUSED
 from selfroute.types import Delta, Message, Sampling
@@ -38,7 +39,7 @@ class Health:
     idle_s: float | None
 
 
-class Guard:
+class Guard(Backend):
     """A backend with health, a time limit for the first piece, and a circuit breaker; it may load later.
 
     After `failures` failures in a row the breaker opens: requests fail at once for `rest_s` seconds, then one is let
@@ -69,8 +70,11 @@ class Guard:
         self.failures, self.rest_s = failures, rest_s
         self.first_token_s, self.load_wait_s = first_token_s, load_wait_s
         self.on_failure = on_failure
-        self._make = None if hasattr(backend, "stream") else backend
-        self._backend: Any = None if self._make else backend
+        self._make: Callable[[], Backend] | None = None
+        if callable(backend) and not isinstance(backend, Backend):
+            self._make = backend
+        else:
+            self.inner = as_backend(backend)
         self._loaded = asyncio.Event()
         self._in_a_row = self._answered = self._failed = self._in_flight = 0
         self._rests_until = 0.0
@@ -80,14 +84,8 @@ class Guard:
         self._last_answer: float | None = None
 
     @property
-    def lacks(self) -> frozenset[str] | None:
-        """See `selfroute.backends.base.lacking`."""
-        lacks: frozenset[str] | None = getattr(self._backend, "lacks", None)
-        return lacks
-
-    @property
     def is_loaded(self) -> bool:
-        return self._backend is not None
+        return self.inner is not None
 
     async def load(self) -> None:
         """Load the model, if that is still to be done.
@@ -95,35 +93,31 @@ class Guard:
         Raises:
             ConfigError: it cannot be loaded.
         """
-        if self._make is not None and self._backend is None:
-            self._backend = await asyncio.to_thread(self._make)
+        if self._make is not None and self.inner is None:
+            self.inner = as_backend(await asyncio.to_thread(self._make))
         self._loaded.set()
 
-    async def ready(self) -> None:
-        """Wait until the model is loaded, for at most `load_wait_s`.
+    async def ready(self) -> Backend:
+        """The model, once it is loaded; waits for at most `load_wait_s`.
 
         Raises:
             BackendUnavailable: it is not.
         """
-        if self._backend is not None:
-            return
-        try:
-            async with asyncio.timeout(self.load_wait_s):
-                await self._loaded.wait()
-        except TimeoutError:
+        if self.inner is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.load_wait_s):
+                    await self._loaded.wait()
+        if self.inner is None:
             raise BackendUnavailable(
                 f"{self.name}: still loading after {self.load_wait_s:g} s; /readyz says when it is ready",
                 backend=self.name,
-            ) from None
-
-    async def aclose(self) -> None:
-        if aclose := getattr(self._backend, "aclose", None):
-            await aclose()
+            )
+        return self.inner
 
     def health(self) -> Health:
         now = time.monotonic()
         state = "ready" if self._error is None else "failing"
-        if self._backend is None:
+        if self.inner is None:
             state = "loading"
         elif self._rests_until > now:
             state = "resting"
@@ -141,16 +135,13 @@ class Guard:
         self._in_flight += 1
         began = time.monotonic()
         try:
-            await self.ready()
-            stream = self._backend.stream(messages, sampling)
-            try:
+            model = await self.ready()
+            async with closing(model.stream(messages, sampling)) as stream:
                 delta = await self._first(stream)
                 self._note_first(time.monotonic() - began)
                 while delta is not None:
                     yield delta
                     delta = await anext(stream, None)
-            finally:
-                await stream.aclose()
             self._note_answer()
         except BackendError as failure:
             self._note_failure(failure)

@@ -74,7 +74,7 @@ class _NotedLease:
         await self._lease.release()
 
 
-class _Absent:
+class _Absent(Backend):
     """A side that takes no part in a request: asking it raises what kept it away."""
 
     def __init__(self, name: str, failure: Exception) -> None:
@@ -86,8 +86,10 @@ class _Absent:
         yield Delta()
 
 
-class _Silent:
+class _Silent(Backend):
     """A cloud that answers nothing, so that a strategy decides without a call."""
+
+    lacks: frozenset[str] | None = None
 
     def __init__(self, name: str, lacks: frozenset[str] | None) -> None:
         self.name = name
@@ -97,17 +99,18 @@ class _Silent:
         yield Delta(finish_reason="stop", usage=Usage())
 
 
-class _Remembering:
+class _Remembering(Backend):
     """A cloud whose failure is kept as it is."""
 
+    inner: Backend
+
     def __init__(self, backend: Backend) -> None:
-        self.name = backend.name
+        self.inner, self.name = backend, backend.name
         self.failure: BackendError | None = None
-        self._backend = backend
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         try:
-            async with closing(self._backend.stream(messages, sampling)) as deltas:
+            async with closing(self.inner.stream(messages, sampling)) as deltas:
                 async for delta in deltas:
                     yield delta
         except BackendError as failure:
