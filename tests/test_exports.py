@@ -87,6 +87,7 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
         "config",
         "assemble",
         "commands.main",
+        "testing",
     ]
     modules += [f"{room}.base" for room in ("budget", "tasks", "backends", "strategies")]
     assert loaded("import " + ", ".join(f"selfroute.{module}" for module in modules)) == set()

@@ -64,6 +64,8 @@ def chunk(delta, finish_reason=None, **more):
 
 def decode(body, text):
     """Words of `text` as tokens, cut as asked."""
+    for stop in body.get("stop", ()):
+        text = text.partition(stop)[0]
     words = [word + " " for word in text.split(" ")]
     words[-1] = words[-1][:-1]
     kept = words[: body.get("max_tokens")]

@@ -1,30 +1,41 @@
-"""The contract that every backend keeps. A new one joins with a line in `OPENERS`."""
+"""Every backend keeps the contract of `selfroute.testing`. A new one joins with a line in `OPENERS`."""
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from tests.backends.chat_server import ChatServer, echo
 
 from selfroute.backends.base import Backend, complete, complete_all
+from selfroute.backends.best_of import BestOfN
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
+from selfroute.backends.rate_limited import RateLimited
 from selfroute.backends.recorded import RecordedBackend, record
-from selfroute.errors import BackendError, UnsupportedByBackend
-from selfroute.types import Completion, Message, Sampling, Usage
+from selfroute.gateway.guard import Guard
+from selfroute.testing import BACKEND_CASES, CONVERSATIONS, EMPTY, SHORT
+from selfroute.types import Delta, Message, Sampling
 
-HELLO = [Message("user", "hello")]
-FINE = [Message("system", "be kind"), Message("user", "the assistant says fine")]
-UNICODE = [Message("user", "grüß dich 你好 👩‍👩‍👧 \u2028 \x00 مرحبا")]
-EMPTY: list[Message] = []
-CONVERSATIONS = [HELLO, FINE, UNICODE]
-SHORT = Sampling(max_tokens=12)
+HELLO, _, UNICODE = CONVERSATIONS
+
+
+class Shared(Backend):
+    """A backend of several tests, which is not closed after one of them."""
+
+    inner: Backend
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner, self.name = inner, inner.name
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        return self.inner.stream(messages, sampling)
+
+    async def aclose(self) -> None:
+        pass
 
 
 class Opener:
@@ -56,6 +67,16 @@ class Opener:
         await complete_all(backend, CONVERSATIONS, sampling)
         return backend
 
+    async def rate_limited(self, sampling: Sampling) -> Backend:
+        return RateLimited(await self.function(sampling), requests_per_minute=1e6)
+
+    async def guard(self, sampling: Sampling) -> Backend:
+        return Guard("function", await self.function(sampling))
+
+    async def best_of_n(self, sampling: Sampling) -> Backend:
+        """The first answer is never accepted, and stands all the same."""
+        return BestOfN(await self.function(sampling), 2, accept=lambda text: False)
+
     async def openai_compatible(self, sampling: Sampling) -> Backend:
         server = await self.stack.enter_async_context(ChatServer())
         backend = OpenAICompatibleBackend("cloud", server.url, "m", timeout_s=5, max_retries=0)
@@ -68,8 +89,7 @@ class Opener:
         return self.stack.enter_context(TransformersBackend("tiny", model, tokenizer))
 
     async def llama_cpp(self, sampling: Sampling) -> Backend:
-        backend: Backend = self.request.getfixturevalue("smollm2")
-        return backend
+        return Shared(self.request.getfixturevalue("smollm2"))
 
     async def cached_transformers(self, sampling: Sampling) -> Backend:
         cache = AnswerCache(self.folder / "answers.db")
@@ -82,21 +102,32 @@ OPENERS = {
     "recorded": Opener.recorded,
     "cached, miss": Opener.cached_miss,
     "cached, hit": Opener.cached_hit,
+    "rate limited": Opener.rate_limited,
+    "guard": Opener.guard,
+    "best of n": Opener.best_of_n,
     "openai_compatible": Opener.openai_compatible,
     "transformers": Opener.transformers,
     "llama_cpp": Opener.llama_cpp,
     "cached transformers": Opener.cached_transformers,
 }
-# A function gets the sampling and decides for itself what to do about forbidden text.
-LEFT_TO_THE_FUNCTION = ("function", "cached, miss", "cached, hit")
 ECHOING = [kind for kind in OPENERS if "transformers" not in kind and kind != "llama_cpp"]
 
+# A function gets the sampling and decides for itself what to do about it.
+_LACKING = "fields_that_it_lacks_are_refused_before_anything_is_written"
+_LEFT_TO_THE_FUNCTION = {
+    "tokens_are_reported_on_request_or_refused",
+    "forbidden_text_is_not_begun_or_refused",
+    _LACKING,
+}
+OVER_FUNCTIONS = ("function", "cached, miss", "cached, hit", "rate limited", "guard", "best of n")
+NOT_APPLICABLE: dict[str, set[str]] = dict.fromkeys(OVER_FUNCTIONS, _LEFT_TO_THE_FUNCTION) | {
+    # It refuses fields by itself, and `usage` counts the answers that it does not give as well.
+    "best of n": {*_LEFT_TO_THE_FUNCTION, "max_tokens_is_kept"} - {_LACKING},
+    "recorded": {"max_tokens_is_kept", "stop_strings_end_the_answer"},  # a recording holds the answers to one sampling
+}
+CASES = [(kind, case) for kind in OPENERS for case in BACKEND_CASES if case not in NOT_APPLICABLE.get(kind, ())]
+
 Open = Callable[..., Awaitable[Backend]]
-
-
-@pytest.fixture(params=OPENERS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture
@@ -110,129 +141,29 @@ async def open_backend(kind: str, tmp_path: Path, request: pytest.FixtureRequest
         yield open_one
 
 
-def words(answer: Completion) -> tuple[str, str, Usage]:
-    """What must be equal between two equal requests; the seconds need not."""
-    return answer.text, answer.finish_reason, answer.usage
-
-
-async def test_it_has_a_name(open_backend: Open) -> None:
+@pytest.mark.parametrize(("kind", "case"), CASES)
+async def test_it_keeps_the_contract(open_backend: Open, case: str) -> None:
     backend = await open_backend()
-    assert isinstance(backend.name, str) and backend.name
+    await BACKEND_CASES[case](backend)
+    await backend.aclose()
 
 
-async def test_only_the_last_delta_carries_the_end(open_backend: Open) -> None:
-    backend = await open_backend()
-    deltas = [delta async for delta in backend.stream(HELLO, SHORT)]
-    *earlier, last = deltas
-    assert last.finish_reason in ("stop", "length") and isinstance(last.usage, Usage)
-    assert last.usage.completion_tokens > 0
-    assert all(delta.finish_reason is None and delta.usage is None for delta in earlier)
-
-
-@pytest.mark.parametrize("messages", CONVERSATIONS, ids=["hello", "fine", "unicode"])
-async def test_the_joined_stream_is_the_plain_answer(open_backend: Open, messages: Sequence[Message]) -> None:
-    backend = await open_backend()
-    text = "".join([delta.text async for delta in backend.stream(messages, SHORT)])
-    answer = await complete(backend, messages, SHORT)
-    assert answer.text == text and answer.seconds >= 0
-
-
-async def test_an_empty_conversation_is_answered_or_refused(open_backend: Open) -> None:
-    """Chat templates may refuse it; then the error is one of ours and says that asking again is of no use."""
-    backend = await open_backend()
-    try:
-        assert (await complete(backend, EMPTY, SHORT)).usage.completion_tokens > 0
-    except BackendError as error:
-        assert error.backend == backend.name and not error.retryable
-
-
-@pytest.mark.parametrize("kind", ECHOING, indirect=True)
+@pytest.mark.parametrize("kind", ECHOING)
 async def test_unicode_passes_unharmed(open_backend: Open) -> None:
     backend = await open_backend(Sampling(max_tokens=100))
     answer = await complete(backend, UNICODE, Sampling(max_tokens=100))
     assert answer.text == echo(UNICODE)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in OPENERS if kind != "best of n"])
 async def test_it_streams_in_more_than_one_piece(open_backend: Open) -> None:
     backend = await open_backend()
     assert len([delta async for delta in backend.stream(HELLO, SHORT) if delta.text]) > 1
 
 
 @pytest.mark.parametrize("max_tokens", [1, 3])
-async def test_max_tokens_is_kept(open_backend: Open, max_tokens: int) -> None:
+@pytest.mark.parametrize("kind", ["recorded"])
+async def test_a_recording_says_that_an_answer_was_cut(open_backend: Open, max_tokens: int) -> None:
     sampling = Sampling(max_tokens=max_tokens)
-    answer = await complete(await open_backend(sampling), FINE, sampling)
-    assert 0 < answer.usage.completion_tokens <= max_tokens
-    assert answer.finish_reason == "length"
-
-
-async def test_tokens_are_reported_only_on_request(open_backend: Open) -> None:
-    assert (await complete(await open_backend(), HELLO, SHORT)).tokens == ()
-
-
-async def test_streams_at_once_do_not_mix(open_backend: Open) -> None:
-    backend = await open_backend()
-    alone = [await complete(backend, messages, SHORT) for messages in (HELLO, FINE)]
-    together = await asyncio.gather(*(complete(backend, messages, SHORT) for messages in (HELLO, FINE) * 3))
-    assert [words(answer) for answer in together] == [words(answer) for answer in alone] * 3
-
-
-async def test_streams_read_in_turns_do_not_mix(open_backend: Open) -> None:
-    backend = await open_backend()
-    alone = [await complete(backend, messages, SHORT) for messages in (HELLO, FINE)]
-    texts = ["", ""]
-    async with aclosing(backend.stream(HELLO, SHORT)) as first, aclosing(backend.stream(FINE, SHORT)) as second:
-        for _ in range(50):
-            for place, stream in enumerate((first, second)):
-                texts[place] += delta.text if (delta := await anext(stream, None)) else ""
-    assert texts == [answer.text for answer in alone]
-
-
-async def test_equal_streams_read_in_turns_do_not_wait_for_each_other(open_backend: Open) -> None:
-    backend = await open_backend()
-    async with asyncio.timeout(5), aclosing(backend.stream(HELLO, SHORT)) as one:
-        first = await anext(one)
-        other = await complete(backend, HELLO, SHORT)
-        assert first.text + "".join([delta.text async for delta in one]) == other.text
-
-
-async def test_complete_all_keeps_the_order(open_backend: Open) -> None:
-    backend = await open_backend()
-    alone = [words(await complete(backend, messages, SHORT)) for messages in CONVERSATIONS]
-    answers = await complete_all(backend, CONVERSATIONS, SHORT)
-    assert [words(answer) for answer in answers if isinstance(answer, Completion)] == alone
-
-
-async def test_leaving_early_is_prompt_and_harmless(open_backend: Open) -> None:
-    backend = await open_backend()
-    whole = await complete(backend, HELLO, SHORT)
-    started = time.perf_counter()
-    async with aclosing(backend.stream(HELLO, SHORT)) as deltas:
-        await anext(deltas)
-    assert time.perf_counter() - started < 1
-    assert words(await complete(backend, HELLO, SHORT)) == words(whole)
-
-
-async def test_cancelling_is_prompt_and_harmless(open_backend: Open) -> None:
-    backend = await open_backend()
-    waiting = asyncio.create_task(complete(backend, FINE, SHORT))
-    await asyncio.sleep(0)  # it has begun
-    waiting.cancel()
-    started = time.perf_counter()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert time.perf_counter() - started < 1
-    assert (await complete(backend, FINE, SHORT)).text
-
-
-@pytest.mark.parametrize("kind", [kind for kind in OPENERS if kind not in LEFT_TO_THE_FUNCTION], indirect=True)
-async def test_forbidden_text_is_not_begun_or_refused(open_backend: Open) -> None:
-    backend = await open_backend()
-    text = (await complete(backend, HELLO, SHORT)).text
-    forbidden = next(character for character in text if character.isascii() and character.isalnum())
-    try:
-        answer = await complete(backend, HELLO, Sampling(max_tokens=12, forbid=(forbidden,)))
-    except UnsupportedByBackend as error:
-        assert backend.name in str(error)
-    else:
-        assert forbidden not in answer.text
+    answer = await complete(await open_backend(sampling), HELLO, sampling)
+    assert (answer.usage.completion_tokens, answer.finish_reason) == (max_tokens, "length")

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -35,6 +36,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 OWN = DOCS / "train-your-own.md"
+TESTING = DOCS / "testing.md"
 
 pytestmark = pytest.mark.docs
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -335,3 +337,28 @@ def test_the_recipes_of_the_page_find_their_rows(own: Path) -> None:
         values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
         recipe = build(recipe_kind(values), values, where=name)
         assert list(make_task(recipe.task).rows("train"))
+
+
+# --- test your own: its examples, as they stand -------------------------------------------------------------------
+
+
+def example(name: str) -> dict[str, Any]:
+    """What the page's example that holds `name` defines."""
+    code = next(content for language, content, _ in blocks(TESTING) if language == "python" and name in content)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names
+
+
+async def test_the_backend_of_the_page_keeps_the_contract() -> None:
+    await example("class Parrot")["test_parrot"]()
+
+
+def test_the_task_of_the_testing_page_keeps_the_contract() -> None:
+    example("class Sums")["test_sums"]()
+
+
+def test_the_page_names_every_case() -> None:
+    from selfroute.testing import BACKEND_CASES
+
+    assert re.findall(r"^\| `(\w+)` \|", TESTING.read_text(encoding="utf-8"), re.MULTILINE) == list(BACKEND_CASES)

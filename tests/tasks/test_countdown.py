@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Row
-from selfroute.tasks.check import failures
 from selfroute.tasks.countdown import Countdown, expression, question, split_of
 from selfroute.verify.arithmetic import evaluate
 
@@ -20,11 +19,6 @@ SPLITS = ("train", "validation", "test")
 
 def keys(rows: Iterable[Row]) -> set[tuple[tuple[int, ...], int]]:
     return {(tuple(sorted(row.fields["numbers"])), row.fields["target"]) for row in rows}
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_gold_passes_its_own_verifier(split: str) -> None:
-    assert failures(Countdown(seed=3, limit=200), split) == []
 
 
 @given(st.integers(0, 2**32))
