@@ -236,10 +236,14 @@ class Fold:
             self.texts.append(delta.text)
         if delta.tokens:
             self.tokens.extend(delta.tokens)
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.usage = delta.usage or self.usage
-        self.seconds = self.seconds if delta.seconds is None else delta.seconds
-        self.usd = self.usd if delta.usd is None else delta.usd
+        if delta.finish_reason:
+            self.finish_reason = delta.finish_reason
+        if delta.usage is not None:
+            self.usage = delta.usage
+        if delta.seconds is not None:
+            self.seconds = delta.seconds
+        if delta.usd is not None:
+            self.usd = delta.usd
 
     @property
     def text(self) -> str:
