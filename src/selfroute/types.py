@@ -140,6 +140,8 @@ class Delta:
     """A piece of a backend's stream. The last one carries `finish_reason` and `usage`.
 
     Attributes:
+        sent: the request leaves as soon as the reader asks for the next piece; nothing else is in this one. Comes from
+            backends whose requests wait for their turn, see `Backend.announces`.
         finish_reason: "stop" or "length"; of endpoints that have it also "tool_calls" or "content_filter".
         seconds: how long a replayed answer took when it was made, None if nobody knows.
         usd: what a replayed answer cost when it was made, None if nobody knows.
@@ -153,6 +155,7 @@ class Delta:
     seconds: float | None = None
     usd: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ async def test_a_miss_streams_as_it_is_written(cache):
                 yield delta
 
     async with aclosing(cached(Slow(), cache).stream(ASK, Sampling())) as deltas:
+        assert (await anext(deltas)).sent
         assert (await anext(deltas)).text == "first"  # long before the answer ends
         going_on.set()
         assert "".join([delta.text async for delta in deltas]) == " second"
@@ -172,6 +173,7 @@ async def test_a_cut_stream_is_not_stored(cache):
 async def test_an_abandoned_answer_is_not_stored_and_the_backend_let_go(cache):
     inner = Endless()
     async with aclosing(cached(inner, cache).stream(ASK, Sampling())) as deltas:
+        assert (await anext(deltas)).sent
         await anext(deltas)
     assert inner.closed
     assert len(cache) == 0

@@ -364,6 +364,7 @@ async def test_leaving_early_frees_the_place_and_the_server(server):
     server.script.append(endless)
     async with OpenAICompatibleBackend("cloud", server.url, "m", concurrency=1) as backend:
         async with aclosing(backend.stream(ASK, Sampling())) as deltas:
+            assert (await anext(deltas)).sent
             assert (await anext(deltas)).text == "more "
         await asyncio.wait_for(server.disconnected.wait(), 2)
         assert (await complete(backend, ASK, Sampling())).text == echo(ASK)

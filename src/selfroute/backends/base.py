@@ -67,6 +67,14 @@ class Backend(ABC):
         """
         return None if self.inner is None else self.inner.lacks
 
+    @property
+    def announces(self) -> bool:
+        """Whether its streams say with `Delta.sent` when the request leaves; with others it leaves at once.
+
+        A request that ends before that has cost nothing.
+        """
+        return self.inner is not None and self.inner.announces
+
     def check(self) -> None:
         """Find out without a request what every request would be refused for.
 

@@ -161,6 +161,7 @@ class CachedBackend(Backend):
     """
 
     inner: Backend
+    announces = True  # that an answer is not known, and has to be asked for
 
     def __init__(self, backend: Backend, cache: AnswerCache, *, identity: str | None = None) -> None:
         self.inner = as_backend(backend)
@@ -230,6 +231,8 @@ class CachedBackend(Backend):
                 yield delta
             return
         self.cache.count(misses=1)
+        if not self.inner.announces:
+            yield Delta(sent=True)
         started, fold, only_text = time.perf_counter(), Fold(), True
         async with closing(self.inner.stream(messages, sampling)) as deltas:
             async for delta in deltas:
@@ -276,6 +279,7 @@ class _Flight:
         self._deltas: list[Delta] = []
         self._done = False
         self._news = asyncio.Event()
+        self._told = asyncio.Event()  # that the request leaves: a reader has seen it and goes on
         self._task = asyncio.create_task(self._write(source))
 
     async def read(self) -> AsyncIterator[Delta]:
@@ -283,8 +287,10 @@ class _Flight:
         while True:
             news = self._news
             while position < len(self._deltas):
-                yield self._deltas[position]
+                yield (delta := self._deltas[position])
                 position += 1
+                if delta.sent:
+                    self._told.set()
             if self._done:
                 break
             await news.wait()
@@ -301,6 +307,8 @@ class _Flight:
             async for delta in source:
                 self._deltas.append(delta)
                 self._tell()
+                if delta.sent:
+                    await self._told.wait()
         except BaseException as error:
             self.error = error
             if not isinstance(error, Exception):

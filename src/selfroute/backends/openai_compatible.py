@@ -74,6 +74,7 @@ class OpenAICompatibleBackend(Backend):
     """
 
     lacks: frozenset[str] = frozenset()
+    announces = True
     _reuse_connections = True
 
     def __init__(
@@ -131,7 +132,7 @@ class OpenAICompatibleBackend(Backend):
             await link.keeper.aclose()
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        """Ask the endpoint and pass on what it writes.
+        """Ask the endpoint once `concurrency` allows, and pass on what it writes.
 
         Raises:
             ConfigError: if the key is missing.
@@ -148,6 +149,7 @@ class OpenAICompatibleBackend(Backend):
         body = _request(self.model, messages, sampling, self._extra_body)
         link = await self._link()
         async with link.gate:
+            yield Delta(sent=True)
             deadline = time.monotonic() + self.timeout_s
             for attempt in range(self.max_retries + 1):
                 started = False

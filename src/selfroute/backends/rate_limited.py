@@ -29,6 +29,7 @@ class RateLimited(Backend):
     """
 
     inner: Backend
+    announces = True
 
     def __init__(self, backend: Backend, *, requests_per_minute: float) -> None:
         if not requests_per_minute > 0:
@@ -42,6 +43,8 @@ class RateLimited(Backend):
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; waits for its turn first."""
         await asyncio.sleep(self._turn())
+        if not self.inner.announces:
+            yield Delta(sent=True)
         async with closing(self.inner.stream(messages, sampling)) as deltas:
             async for delta in deltas:
                 yield delta

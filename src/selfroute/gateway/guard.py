@@ -137,7 +137,10 @@ class Guard(Backend):
         try:
             model = await self.ready()
             async with closing(model.stream(messages, sampling)) as stream:
-                delta = await self._first(stream)
+                patience_s = None if model.announces else self.first_token_s  # a turn in our own queue is no failure
+                while (delta := await self._first(stream, patience_s)) is not None and delta.sent:
+                    began, patience_s = time.monotonic(), self.first_token_s
+                    yield delta
                 self._note_first(time.monotonic() - began)
                 while delta is not None:
                     yield delta
@@ -151,15 +154,15 @@ class Guard(Backend):
             if probes:
                 self._probing = False
 
-    async def _first(self, stream: AsyncIterator[Delta]) -> Delta | None:
-        if self.first_token_s is None:
+    async def _first(self, stream: AsyncIterator[Delta], patience_s: float | None) -> Delta | None:
+        if patience_s is None:
             return await anext(stream, None)
         try:
-            async with asyncio.timeout(self.first_token_s):
+            async with asyncio.timeout(patience_s):
                 return await anext(stream, None)
         except TimeoutError:
             raise BackendTimeout(
-                f"{self.name}: nothing within {self.first_token_s:g} s; raise first_token_s", backend=self.name
+                f"{self.name}: nothing within {patience_s:g} s; raise first_token_s", backend=self.name
             ) from None
 
     def _admit(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
@@ -54,17 +54,26 @@ class Attempt:
         self._texts: list[str] = []
         self._usage: Usage | None = None
 
-    async def deltas(self, messages: Sequence[Message], *variants: Sampling) -> AsyncIterator[Delta]:
+    async def deltas(
+        self, messages: Sequence[Message], *variants: Sampling, sent: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[Delta]:
         """Write the answer with the first of the sampling variants that the backend supports.
+
+        Args:
+            sent: called before the request leaves.
 
         Raises:
             BackendError: the backend did not answer.
             UnsupportedByBackend: the last variant asks too much as well.
         """
+        if sent is not None and not self._backend.announces:
+            await sent()
         for sampling in variants:
             try:
                 async with closing(self._backend.stream(messages, sampling)) as deltas:
                     while (delta := await self._next(deltas)) is not None:
+                        if delta.sent and sent is not None:
+                            await sent()
                         if delta.text or delta.extra:
                             yield delta
                 self.started = True  # an answer without any piece is an answer
@@ -89,7 +98,7 @@ class Attempt:
         finally:
             self._waited_s += time.perf_counter() - began
         if delta is not None:
-            self.started = True
+            self.started |= not delta.sent
             self._texts.append(delta.text)
             self.tokens.extend(delta.tokens)
             self._usage = delta.usage or self._usage
