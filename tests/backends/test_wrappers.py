@@ -172,7 +172,8 @@ async def test_closing_reaches_the_inner_one(wrap: Any, name: str) -> None:
 async def test_a_reader_that_leaves_lets_the_inner_one_go(wrap: Any, name: str) -> None:
     inner = Plain()
     async with aclosing(wrap[name](inner).stream(ASK, Sampling())) as deltas:
-        await anext(deltas)
+        while (await anext(deltas)).sent:  # that the request leaves is no piece of the answer
+            pass
     assert (inner.streams, inner.left) == (1, 1)
 
 

@@ -1,7 +1,7 @@
 """A process that spends from a shared budget; the tests start several, and kill some.
 
 `python spender.py LEDGER ATTEMPTS CALLS USD [hold]` prints a JSON line with what it was granted; with `hold` it leaves
-half of its calls open and waits to be killed.
+half of its leases open, half of those with a call in the air, and waits to be killed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from selfroute.budget.base import Estimate
 from selfroute.budget.ledger import Ledger, LedgerBudget
@@ -18,6 +17,7 @@ from selfroute.budget.limits import Limits, WindowLimit
 from selfroute.errors import BudgetExceeded
 from selfroute.types import Usage
 
+SILENCE_S = 2.0  # after which a Redis ledger takes a process for dead
 ESTIMATE = Estimate(Usage(10, 20), 0.02)
 USED = (Usage(10, 5), 0.0125)
 
@@ -26,7 +26,7 @@ def open_ledger(place: str) -> Ledger:
     if place.startswith("redis:"):
         from selfroute.budget.redis import RedisLedger
 
-        return RedisLedger(place)
+        return RedisLedger(place, silence_s=SILENCE_S)
     from selfroute.budget.sqlite import SQLiteLedger
 
     return SQLiteLedger(Path(place))
@@ -38,24 +38,27 @@ def limits(calls: int, usd: float) -> Limits:
     )
 
 
-async def spend(budget: LedgerBudget, attempts: int, *, hold: bool) -> dict[str, Any]:
-    settled = held = 0
+async def spend(budget: LedgerBudget, attempts: int, *, hold: bool) -> dict[str, int]:
+    found = {"spent": 0, "waiting": 0, "sent": 0}
 
     async def one(number: int) -> None:
-        nonlocal settled, held
         try:
             lease = await budget.reserve(ESTIMATE)
         except BudgetExceeded:
             return
         if hold and number % 2:
-            held += 1
+            found["waiting" if number % 4 == 1 else "sent"] += 1
+            if number % 4 == 3:
+                await lease.sent()
             return
+        await lease.sent()
         await asyncio.sleep(0.001)
-        await lease.settle(*USED)
-        settled += 1
+        await lease.spend(*USED)
+        await lease.close()
+        found["spent"] += 1
 
     await asyncio.gather(*(one(number) for number in range(attempts)))
-    return {"settled": settled, "held": held}
+    return found
 
 
 async def main(place: str, attempts: str, calls: str, usd: str, *how: str) -> None:

@@ -45,7 +45,7 @@ async def test_everything_at_once(tmp_path: Path) -> None:
     assert isinstance(budget.budget, LedgerBudget) and isinstance(budget.budget.ledger, SQLiteLedger)
     assert budget.budget.ledger.scope == "bot"
     lease = await budget.reserve(Estimate(Usage(10, 10), 0.5))
-    await lease.settle(Usage(5, 5), 0.25)
+    await lease.spend(Usage(5, 5), 0.25)
     assert [state.spent for state in await budget.status()] == [1, 1, 1, 10, 0.25]
     with pytest.raises(BudgetExceeded, match=r"'usd_per_month' is used up: 0\.25 of 5 spent; it resets in"):
         await budget.reserve(Estimate(cost_usd=4.76))

@@ -92,7 +92,7 @@ async def realised(share: float, stream: Iterator[float | None], count: int, bur
             continue
         try:
             lease = await budget.reserve(NOTHING, score=score)
-            await lease.settle(Usage(), 0)
+            await lease.spend(Usage(), 0)
             sent.append(True)
         except BudgetExceeded as refusal:
             assert (refusal.limit, refusal.cap) == ("share", share)
@@ -142,7 +142,7 @@ async def test_other_limits_refuse_and_are_given_back_to_the_controller() -> Non
     for score in range(100):
         try:
             lease = await budget.reserve(NOTHING, score=float(score % 7))
-            await lease.settle(Usage(), 0)
+            await lease.spend(Usage(), 0)
         except BudgetExceeded as refusal:
             seen.append(refusal.limit)
     assert set(seen) == {"share", "calls_total"}
@@ -154,7 +154,7 @@ async def test_a_call_that_was_not_made_is_not_counted() -> None:
     inner = LedgerBudget(Limits(share=ShareLimit(share=1.0)), MemoryLedger())
     budget = CompetingBudget(inner, controller)
     lease = await budget.reserve(NOTHING, score=1.0)
-    await lease.release()
+    await lease.close()
     assert controller.calls == 0
     assert [state.spent for state in await budget.status()] == [0]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from selfroute.budget import limits
 from selfroute.budget.base import Estimate
-from selfroute.budget.limits import ShareLimit, Window, WindowLimit, window_end
+from selfroute.budget.limits import Hold, ShareLimit, Window, WindowLimit, window_end
 from selfroute.errors import ConfigError
 from selfroute.types import Usage
 
@@ -63,7 +63,7 @@ def test_a_share_or_burst_that_is_none() -> None:
 @given(
     share=st.floats(0.01, 1.0),
     burst=st.integers(1, 8),
-    asks=st.lists(st.sampled_from(["keep", "ask", "ask and release"]), max_size=200),
+    asks=st.lists(st.sampled_from(["keep", "ask", "ask and close"]), max_size=200),
 )
 def test_no_stretch_of_requests_has_more_calls_than_its_share_and_a_burst(
     share: float, burst: int, asks: list[str]
@@ -77,12 +77,12 @@ def test_no_stretch_of_requests_has_more_calls_than_its_share_and_a_burst(
             calls = 0
         else:
             calls = limits.reserve(counters, [], bucket).granted
-            if calls and ask == "ask and release":
-                limits.release(counters, [], bucket)
+            if calls and ask == "ask and close":
+                limits.close(counters, Hold(0, (), share=True))
                 calls = 0
         excess += calls - share
         lowest = min(lowest, excess)
-        # A released call gives its place back, never more: the bound holds from any start.
+        # A request that did not use the cloud gives its place back, never more: the bound holds from any start.
         assert excess - lowest <= burst + 1e-4 + share
     assert counters[limits.REQUESTS] == len(asks)
 

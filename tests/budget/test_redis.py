@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def test_a_password_comes_from_the_environment_and_is_never_shown(monkeypatch: p
 
 async def test_a_server_that_goes_away_refuses_and_has_kept_the_books(redis_server: RedisServer) -> None:
     budget = LedgerBudget(limits(10, 10.0), RedisLedger(redis_server.url))
-    await (await budget.reserve(ESTIMATE)).settle(*USED)
+    await (await budget.reserve(ESTIMATE)).spend(*USED)
     await budget.reserve(ESTIMATE)
     redis_server.kill()
     with pytest.raises(BudgetUnavailable, match=r"budget ledger redis://.*; check the Redis server"):
@@ -114,7 +115,7 @@ async def test_a_lost_reply_books_nothing_twice(redis_server: RedisServer) -> No
             except BudgetUnavailable:  # four lost replies in a row; the booking stays
                 lost += 1
                 continue
-            await lease.settle(*USED)
+            await lease.spend(*USED)
             settled += 1
         await budget.aclose()
     calls, usd = await straight.status()
@@ -133,21 +134,54 @@ async def test_it_agrees_with_the_arithmetic_in_python(redis_server: RedisServer
         budgets = [LedgerBudget(rules, MemoryLedger()), LedgerBudget(rules, ledger)]
         leases: list[Any] = []
         for _ in range(200):
-            act = draw.choice(["keep", "reserve", "reserve", "settle", "release"])
+            act = draw.choice(["keep", "reserve", "reserve", "sent", "spend", "spend", "close"])
             if act == "keep":
                 await asyncio.gather(*(budget.keep() for budget in budgets))
             elif act == "reserve":
-                answers = await asyncio.gather(*(b.reserve(ESTIMATE) for b in budgets), return_exceptions=True)
+                estimate = replace(ESTIMATE, usage=replace(ESTIMATE.usage, calls=draw.randint(1, 3)))
+                answers = await asyncio.gather(*(b.reserve(estimate) for b in budgets), return_exceptions=True)
                 if isinstance(answers[0], BudgetExceeded):
                     assert str(answers[0]) == str(answers[1])
                 else:
                     leases.append(answers)
             elif leases:
-                pair = leases.pop(draw.randrange(len(leases)))
+                pair = leases[draw.randrange(len(leases))]
                 for lease in pair:
-                    await (lease.settle(*USED) if act == "settle" else lease.release())
+                    await (lease.sent() if act == "sent" else lease.spend(*USED) if act == "spend" else lease.close())
+                if act == "close":
+                    leases.remove(pair)
             assert await budgets[0].status() == await budgets[1].status()
         await ledger.aclose()
+
+
+async def test_a_silent_owner_loses_what_it_had_not_sent_and_learns_of_it(redis_server: RedisServer) -> None:
+    rules = Limits(share=ShareLimit(share=1.0, burst=3), windows=limits(3, 10.0).windows)
+    slow = LedgerBudget(rules, RedisLedger(redis_server.url, silence_s=0.2))
+    waiting, flying, cached = [await slow.reserve(ESTIMATE) for _ in range(3)]
+    await flying.sent()
+    await slow.aclose()  # it says no more that it lives
+    budget = LedgerBudget(rules, RedisLedger(redis_server.url))
+    await asyncio.sleep(0.3)
+    leases = [await budget.reserve(ESTIMATE), await budget.reserve(ESTIMATE)]
+    with pytest.raises(BudgetExceeded):
+        await budget.reserve(ESTIMATE)
+
+    with pytest.raises(BudgetUnavailable, match=r"silent for over 0\.2 s, and what it had reserved was given back"):
+        await waiting.sent()
+    await waiting.close()
+    await flying.spend(*USED)
+    await cached.spend(*USED)  # of what cost nothing by then: booked all the same
+    for lease in leases:
+        await lease.close()
+    share, calls, usd = await budget.status()
+    assert (share.spent, calls.spent, calls.held, usd.held) == (pytest.approx(1 / 6), 2, 0, 0)
+    assert usd.spent == pytest.approx(2 * USED[1])
+    await asyncio.gather(slow.aclose(), budget.aclose())
+
+
+def test_a_silence_that_is_none(redis_server: RedisServer) -> None:
+    with pytest.raises(ConfigError, match=r"silence_s: 0 is not above 0"):
+        RedisLedger(redis_server.url, silence_s=0)
 
 
 async def test_counters_of_windows_end(redis_server: RedisServer) -> None:
@@ -157,7 +191,7 @@ async def test_counters_of_windows_end(redis_server: RedisServer) -> None:
 
     rules = Limits(windows=(WindowLimit(unit="calls", window="minute", cap=5),))
     budget = LedgerBudget(rules, RedisLedger(redis_server.url))
-    await budget.reserve(ESTIMATE)
+    await (await budget.reserve(ESTIMATE)).close()  # with it ends all that the server knows of it
     with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
         keys = list(client.scan_iter("*"))
         assert keys and all(key.startswith("selfroute:{default}:") for key in keys)

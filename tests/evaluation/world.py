@@ -79,7 +79,8 @@ class Toy:
             try:
                 lease = await sides.budget.reserve(Estimate())
                 last = await complete(sides.cloud, messages, sampling)
-                await lease.settle(last.usage, 0.01)
+                await lease.spend(last.usage, 0.01)
+                await lease.close()
                 cloud = Segment(
                     source="cloud", model="large", text=last.text, usage=last.usage, seconds=0.25, cost_usd=0.01
                 )

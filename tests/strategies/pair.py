@@ -102,13 +102,13 @@ class Ledger:
     """A budget that counts what becomes of its leases."""
 
     def __init__(self) -> None:
-        self.reserved = self.released = self.kept = 0
+        self.reserved = self.sent = self.closed = self.released = self.kept = 0
         self.asked: list[tuple[Estimate, float | None]] = []
         self.settled: list[tuple[Usage, float]] = []
 
     @property
     def is_open(self) -> bool:
-        return self.reserved != self.released + len(self.settled)
+        return self.reserved != self.closed
 
     async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Entry:
         self.reserved += 1
@@ -122,18 +122,21 @@ class Ledger:
 class Entry:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self.done = False
+        self.closed = self.used = False
 
-    def finish(self) -> None:
-        assert not self.done, "a lease ends once"
-        self.done = True
+    async def sent(self) -> None:
+        assert not self.closed, "a call under a closed lease"
+        self.ledger.sent += 1
 
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
         await asyncio.sleep(0)  # as a real ledger does: a cancelled task must get through here
-        self.finish()
+        assert not self.closed, "a call under a closed lease"
+        self.used = True
         self.ledger.settled.append((usage, cost_usd))
 
-    async def release(self) -> None:
+    async def close(self) -> None:
         await asyncio.sleep(0)
-        self.finish()
-        self.ledger.released += 1
+        if not self.closed:
+            self.closed = True
+            self.ledger.closed += 1
+            self.ledger.released += not self.used

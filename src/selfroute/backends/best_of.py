@@ -51,6 +51,7 @@ class BestOfN(Backend):
 
     inner: Backend
     lacks = None
+    announces = False  # it makes several requests, and says nothing of them
 
     def __init__(
         self,

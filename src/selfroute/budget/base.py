@@ -1,4 +1,4 @@
-"""What a strategy asks before it calls the cloud: reserve first, settle or release after."""
+"""What a strategy asks before it calls the cloud: one lease per request, spent call by call, closed once."""
 
 from __future__ import annotations
 
@@ -14,21 +14,42 @@ __all__ = ["Budget", "Estimate", "Lease", "LimitState", "NoCloud", "Reporting", 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The most that a call can use; a limit holds as exactly as its estimates are upper bounds."""
+    """The most that a request can use of the cloud; a limit holds as exactly as its estimates are upper bounds.
+
+    Attributes:
+        usage, cost_usd: of all its calls together, at least one.
+    """
 
     usage: Usage = field(default_factory=Usage)
     cost_usd: float = 0.0
 
 
 class Lease(Protocol):
-    """Permission for one cloud call. Exactly one of the two methods is called, once."""
+    """Permission for the cloud calls of one request: `sent` and `spend` with each call, `close` at the end.
 
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
-        """The call was made: book what it really used."""
+    The share counts a request whose lease has spent anything, once; the other limits count what was spent. Shield
+    `spend` and `close` from cancellation: one that is cancelled may not be booked.
+    """
+
+    async def sent(self) -> None:
+        """A call leaves when this returns. If the process dies before `spend`, all that is held stays booked.
+
+        Raises:
+            BudgetUnavailable: the ledger cannot be told, or has given the reservation to others; the call must not
+                be made.
+        """
         ...
 
-    async def release(self) -> None:
-        """The call failed or was cancelled before it cost anything: give the reservation back."""
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
+        """Book what one call used, or several, if its `usage.calls` says so.
+
+        What it used is held no longer, and with the last of the calls that were estimated nothing is. More than was
+        held is booked as it is: the limits see it with the next reservation. So is what is spent after `close`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give back what is still held, and without any `spend` the place in the share; further times do nothing."""
         ...
 
 
@@ -36,10 +57,10 @@ class Budget(Protocol):
     """A limit on cloud use. It is told of every request once: by `reserve` if it wants the cloud, by `keep` if not."""
 
     async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
-        """Hold room for one cloud call.
+        """Hold room for the cloud calls of one request.
 
         Args:
-            estimate: the most that the call can use.
+            estimate: the most that they can use.
             score: how much the strategy wants the cloud for this request (higher = more), None if it has no score.
 
         Raises:
@@ -49,7 +70,7 @@ class Budget(Protocol):
         ...
 
     async def keep(self) -> None:
-        """Count a request that stays on the device by itself: call share is calls over all requests. Never raises."""
+        """Count a request that stays on the device by itself: the share is of all requests. Never raises."""
         ...
 
 
@@ -59,8 +80,8 @@ class LimitState:
 
     Attributes:
         limit: its name, e.g. "calls_per_day"; "share" is the call share so far.
-        spent: booked, in the limit's unit, what is held for calls under way included.
-        held: held for calls under way, or by processes that died during one.
+        spent: booked, in the limit's unit, what is held included.
+        held: held for requests under way, or for calls that were in the air when their process died.
         cap: most that may be spent.
         reset_s: seconds until the window resets, None if no clock resets it.
     """
@@ -95,10 +116,13 @@ class Targeted(Protocol):
 
 
 class _Free:
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
+    async def sent(self) -> None:
         pass
 
-    async def release(self) -> None:
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
+        pass
+
+    async def close(self) -> None:
         pass
 
 

@@ -160,15 +160,22 @@ class CompetingBudget:
 
 
 class _Competed:
-    """A lease that tells the controller of a call that was not made."""
+    """A lease that tells the controller of a request that has not used the cloud after all."""
 
     def __init__(self, lease: Lease, controller: ShareController) -> None:
         self._lease = lease
         self._controller = controller
+        self._unused = True
 
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
-        await self._lease.settle(usage, cost_usd)
+    async def sent(self) -> None:
+        await self._lease.sent()
 
-    async def release(self) -> None:
-        self._controller.take_back()
-        await self._lease.release()
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
+        self._unused = False
+        await self._lease.spend(usage, cost_usd)
+
+    async def close(self) -> None:
+        if self._unused:
+            self._unused = False
+            self._controller.take_back()
+        await self._lease.close()

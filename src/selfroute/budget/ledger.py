@@ -1,8 +1,8 @@
 """A budget: limits, and a ledger that keeps their counters.
 
-What is held for a call is booked as spent until the call says otherwise. A process that dies during a call therefore
-leaves its reservation behind at the estimate, since nobody knows whether the money was spent. It counts until its
-window resets; only in a limit without a window it stays.
+What is held for a request is booked as spent until its lease says otherwise. Of a process that dies, a ledger that
+outlives it gives back what was held for calls that had not been sent. What had been sent stays booked at its estimate,
+since nobody knows whether the money was spent: until its window resets, and in a limit without a window for good.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from selfroute.budget.base import Estimate, Lease, LimitState
-from selfroute.budget.limits import CALLS, REQUESTS, Bucket, Charge, Limits, Reply, WindowLimit
+from selfroute.budget.limits import CALLS, REQUESTS, Bucket, Charge, Hold, Limits, Reply, WindowLimit
 from selfroute.errors import BudgetExceeded, BudgetUnavailable
 from selfroute.types import Usage
 
@@ -26,22 +26,29 @@ _LOG = logging.getLogger("selfroute.budget")
 
 
 class Ledger(Protocol):
-    """Keeps counters; each method is one step that no other client sees half done. All raise `BudgetUnavailable`."""
+    """Keeps counters, and what each open lease holds, as far as others have to know if this process dies.
+
+    Each method is one step that no other client sees half done. All raise `BudgetUnavailable`.
+    """
 
     async def count(self, bucket: Bucket) -> None:
         """See `selfroute.budget.limits.count`."""
         ...
 
     async def reserve(self, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
-        """See `selfroute.budget.limits.reserve`."""
+        """See `selfroute.budget.limits.reserve`; what dead processes held counts for nothing, unless it was sent."""
         ...
 
-    async def settle(self, charges: Sequence[Charge], used: Sequence[int]) -> None:
-        """See `selfroute.budget.limits.settle`."""
+    async def sent(self, hold: Hold) -> None:
+        """A call of this lease leaves: should the process die, what it holds is not given back."""
         ...
 
-    async def release(self, charges: Sequence[Charge], bucket: Bucket | None) -> None:
-        """See `selfroute.budget.limits.release`."""
+    async def spend(self, hold: Hold, left: Hold, used: Sequence[int], *, in_air: bool) -> None:
+        """See `selfroute.budget.limits.spend`; `in_air` says whether further calls of the lease are under way."""
+        ...
+
+    async def close(self, hold: Hold) -> None:
+        """See `selfroute.budget.limits.close`."""
         ...
 
     async def read(self, keys: Sequence[str]) -> list[int]:
@@ -76,12 +83,12 @@ class LedgerBudget:
         try:
             reply = await asyncio.shield(booking)
         except asyncio.CancelledError:
-            # The ledger may book it all the same, for a call that nobody will make.
-            booking.add_done_callback(lambda done: self._undo(done, charges))
+            # The ledger may book it all the same, for a request that nobody will answer.
+            booking.add_done_callback(lambda done: self._undo(done, charges, estimate))
             raise
         if not reply.granted:
             raise self._refusal(charges, reply, now)
-        return _Lease(self.ledger, self.limits.windows, charges, self._bucket)
+        return self._lease(reply, charges, estimate)
 
     async def keep(self) -> None:
         """See `selfroute.budget.base.Budget`."""
@@ -116,11 +123,14 @@ class LedgerBudget:
         """Close the ledger."""
         await self.ledger.aclose()
 
-    def _undo(self, booking: asyncio.Future[Reply], charges: Sequence[Charge]) -> None:
+    def _lease(self, reply: Reply, charges: Sequence[Charge], estimate: Estimate) -> _Lease:
+        hold = Hold(reply.number, tuple(charges), share=self._bucket is not None)
+        return _Lease(self.ledger, self.limits.windows, hold, estimate.usage.calls or 1)
+
+    def _undo(self, booking: asyncio.Future[Reply], charges: Sequence[Charge], estimate: Estimate) -> None:
         if booking.cancelled() or booking.exception() is not None or not booking.result().granted:
             return
-        lease = _Lease(self.ledger, self.limits.windows, charges, self._bucket)
-        task = asyncio.ensure_future(lease.release())
+        task = asyncio.ensure_future(self._lease(booking.result(), charges, estimate).close())
         _UNDOING.add(task)
         task.add_done_callback(_UNDOING.discard)
 
@@ -139,7 +149,7 @@ class LedgerBudget:
         return BudgetExceeded("share", spent=share, cap=self.limits.share.share, when=REFILLS)
 
 
-# Releases after a cancelled reservation: a task that nobody holds could be collected before it is done.
+# Leases closed after a cancelled reservation: a task that nobody holds could be collected before it is done.
 _UNDOING: set[asyncio.Future[None]] = set()
 
 
@@ -150,30 +160,50 @@ def _left(charge: Charge, now: float) -> float | None:
 class _Lease:
     """See `selfroute.budget.base.Lease`. A ledger out of reach keeps the reservation, which counts as spent."""
 
-    def __init__(
-        self, ledger: Ledger, limits: Sequence[WindowLimit], charges: Sequence[Charge], bucket: Bucket | None
-    ) -> None:
+    def __init__(self, ledger: Ledger, limits: Sequence[WindowLimit], hold: Hold, calls: int) -> None:
         self._ledger = ledger
         self._limits = limits
-        self._charges = charges
-        self._bucket = bucket
-        self._open = True
+        self._hold = hold
+        self._calls = calls
+        self._usage, self._cost_usd = Usage(), 0.0
+        self._booked = [0] * len(limits)
+        self._in_air = 0
+        self._told = False  # that a call is in the air
+        self._turn = asyncio.Lock()  # what a ledger hears of one lease, it hears in order
 
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
-        if self._close():
-            used = [limit.amount(usage, cost_usd) for limit in self._limits]
-            try:
-                await self._ledger.settle(self._charges, used)
-            except BudgetUnavailable as failure:
-                _LOG.warning("a call stays booked at its estimate: %s", failure)
+    async def sent(self) -> None:
+        self._in_air += 1
+        async with self._turn:
+            if not self._told and not self._hold.is_over:
+                await self._ledger.sent(self._hold)
+                self._told = True
 
-    async def release(self) -> None:
-        if self._close():
-            try:
-                await self._ledger.release(self._charges, self._bucket)
-            except BudgetUnavailable as failure:
-                _LOG.warning("a call that was not made stays booked at its estimate: %s", failure)
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
+        used = self._add(usage, cost_usd)
+        self._in_air = max(0, self._in_air - 1)
+        before = self._hold
+        self._hold = left = before.less(used) if self._usage.calls < self._calls else before.nothing()
+        try:
+            async with self._turn:
+                self._told &= self._in_air > 0
+                await self._ledger.spend(before, left, used, in_air=self._told)
+        except BudgetUnavailable as failure:
+            _LOG.warning("a call stays booked at its estimate: %s", failure)
 
-    def _close(self) -> bool:
-        was_open, self._open = self._open, False
-        return was_open
+    def _add(self, usage: Usage, cost_usd: float) -> list[int]:
+        """What one more call uses; rounded up over all of them, as the estimate is."""
+        self._usage += usage if usage.calls else replace(usage, calls=1)
+        self._cost_usd += cost_usd
+        before = self._booked
+        self._booked = [limit.amount(self._usage, self._cost_usd) for limit in self._limits]
+        return [after - amount for after, amount in zip(self._booked, before, strict=True)]
+
+    async def close(self) -> None:
+        before, self._hold = self._hold, self._hold.nothing()
+        if before.is_over:
+            return
+        try:
+            async with self._turn:
+                await self._ledger.close(before)
+        except BudgetUnavailable as failure:
+            _LOG.warning("what a request did not use stays booked: %s", failure)

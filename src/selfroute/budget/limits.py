@@ -1,10 +1,10 @@
 """Limits on cloud use as arithmetic over counters: no storage, no clock of its own, whole numbers only.
 
 Two kinds of limits. A *window* limit caps calls, tokens or money per minute, hour, day or month of UTC, or in total.
-Reserving holds the most that a call can use; settling books in the same window what it did use. A call belongs to the
-window in which it began. The *share* limit is a bucket: a call puts 1 in, every request takes `share` out again, and
-`burst` is its size. So over any stretch of n requests there are at most share · n + burst calls, and quiet hours save
-up no more than a burst.
+Reserving holds the most that a request can use; spending books in the same window what each of its calls did use. A
+request belongs to the window in which it began. The *share* limit is a bucket: a request that uses the cloud, in
+however many calls, puts 1 in, every request takes `share` out again, and `burst` is its size. So over any stretch of n
+requests at most share · n + burst use the cloud, and quiet hours save up no more than a burst.
 
 Counters are whole numbers (money in billionths of a dollar, shares in millionths), as sums of floats depend on their
 order and ledgers have to agree to the last digit.
@@ -32,17 +32,19 @@ __all__ = [
     "Bucket",
     "Charge",
     "Counters",
+    "Hold",
     "Limits",
     "Reply",
     "ShareLimit",
     "Unit",
     "Window",
     "WindowLimit",
+    "admit",
+    "close",
     "count",
     "in_units",
-    "release",
     "reserve",
-    "settle",
+    "spend",
     "window_end",
 ]
 
@@ -55,7 +57,7 @@ _SCALE: dict[Unit, int] = {"calls": 1, "tokens": 1, "usd": 10**9}
 _SECONDS: dict[Window, int] = {"minute": 60, "hour": 3600, "day": 86400}
 _MOST = 2**53  # up to here every ledger counts exactly; Redis' scripts have doubles
 
-WHOLE = 10**6  # one call in the share's bucket
+WHOLE = 10**6  # one request in the share's bucket
 AHEAD, CALLS, REQUESTS = "share.ahead", "share.calls", "share.requests"
 
 
@@ -83,17 +85,16 @@ class WindowLimit:
         return f"{self.unit}_total" if self.window == "total" else f"{self.unit}_per_{self.window}"
 
     def charge(self, estimate: Estimate, now: float) -> Charge:
-        """What a call that begins now holds."""
+        """What a request that begins now holds."""
         ends = window_end(self.window, now)
         key = self.name if ends is None else f"{self.name}@{ends}"
-        return Charge(
-            key, self.amount(estimate.usage, estimate.cost_usd), math.floor(self.cap * _SCALE[self.unit]), ends
-        )
+        amount = self.amount(estimate.usage, estimate.cost_usd)
+        return Charge(key, amount, math.floor(self.cap * _SCALE[self.unit]), ends)
 
     def amount(self, usage: Usage, cost_usd: float) -> int:
-        """Usage in this limit's whole units, rounded up."""
+        """Usage in this limit's whole units, rounded up; one that counts no call is one call's."""
         if self.unit == "calls":
-            return 1
+            return usage.calls or 1
         if self.unit == "tokens":
             return usage.prompt_tokens + usage.completion_tokens
         return math.ceil(round(cost_usd * _SCALE["usd"], 3))  # 0.1 + 0.2 costs no billionth more than 0.3
@@ -104,11 +105,11 @@ class WindowLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareLimit:
-    """Most calls per request.
+    """Most requests that use the cloud, per request.
 
     Args:
         share: in (0, 1].
-        burst: calls that may run ahead of the share.
+        burst: requests that may run ahead of the share.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -130,7 +131,7 @@ class ShareLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """All limits of a budget; each has to let a call pass."""
+    """All limits of a budget; each has to let a request pass."""
 
     share: ShareLimit | None = None
     windows: tuple[WindowLimit, ...] = ()
@@ -138,7 +139,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one call holds of one window.
+    """What one request holds of one window.
 
     Attributes:
         key: names limit and window.
@@ -163,10 +164,42 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The share limit in millionths of a call: what a request takes out, and the bucket's size."""
+    """The share limit in millionths of a request: what each one takes out, and the bucket's size."""
 
     leak: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What one lease still holds.
+
+    Attributes:
+        number: its ledger's name for it.
+        charges: with the amounts that are left.
+        share: whether its place in the share goes back at the end, as nothing was spent.
+    """
+
+    number: int
+    charges: tuple[Charge, ...]
+    share: bool
+
+    @property
+    def is_over(self) -> bool:
+        return not self.share and not any(charge.amount for charge in self.charges)
+
+    def less(self, used: Sequence[int]) -> Hold:
+        """What is left after a call; one that used more than was left leaves nothing."""
+        left = [max(0, charge.amount - amount) for charge, amount in zip(self.charges, used, strict=True)]
+        return self._of(left)
+
+    def nothing(self) -> Hold:
+        """What is left after the last call."""
+        return self._of([0] * len(self.charges))
+
+    def _of(self, amounts: Sequence[int]) -> Hold:
+        charges = (Charge(c.key, amount, c.cap, c.ends) for c, amount in zip(self.charges, amounts, strict=True))
+        return Hold(self.number, tuple(charges), share=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +209,15 @@ class Reply:
     Attributes:
         granted: whether everything is held now; if not, nothing is.
         taken: per charge what was spent and held before.
-        calls, requests: counted so far for the share, the request itself included.
+        calls, requests: counted so far for the share: requests that use the cloud, and all, this one included.
+        number: the ledger's name for what it holds.
     """
 
     granted: bool
     taken: tuple[int, ...]
     calls: int = 0
     requests: int = 0
+    number: int = 0
 
 
 def window_end(window: Window, now: float) -> int | None:
@@ -215,6 +250,11 @@ def reserve(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None
     """Count a request, and hold its charges if every limit allows."""
     if bucket is not None:
         count(counters, bucket)
+    return admit(counters, charges, bucket)
+
+
+def admit(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
+    """Hold the charges of a request that is counted, if every limit allows."""
     taken = tuple(counters[charge.spent] + counters[charge.held] for charge in charges)
     granted = all(before + charge.amount <= charge.cap for before, charge in zip(taken, charges, strict=True))
     granted = granted and (bucket is None or counters[AHEAD] + WHOLE <= bucket.size)
@@ -229,16 +269,16 @@ def reserve(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None
     return Reply(granted, taken, counters[CALLS], counters[REQUESTS])
 
 
-def settle(counters: Counters, charges: Sequence[Charge], used: Sequence[int]) -> None:
-    """Replace what was held by what was used."""
-    for charge, amount in zip(charges, used, strict=True):
-        counters[charge.held] = max(0, counters[charge.held] - charge.amount)
+def spend(counters: Counters, hold: Hold, left: Hold, used: Sequence[int]) -> None:
+    """Book what a call used, of a lease that held `hold` before it and holds `left` after."""
+    for charge, rest, amount in zip(hold.charges, left.charges, used, strict=True):
+        counters[charge.held] = max(0, counters[charge.held] - charge.amount + rest.amount)
         counters[charge.spent] += amount
 
 
-def release(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) -> None:
-    """Give back what was held; the request stays counted."""
-    settle(counters, charges, [0] * len(charges))
-    if bucket is not None:
+def close(counters: Counters, hold: Hold) -> None:
+    """Give back what a lease holds; its request stays counted."""
+    spend(counters, hold, hold.nothing(), [0] * len(hold.charges))
+    if hold.share:
         counters[AHEAD] = max(0, counters[AHEAD] - WHOLE)
         counters[CALLS] = max(0, counters[CALLS] - 1)

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from selfroute.budget import limits
-from selfroute.budget.limits import Bucket, Charge, Reply
+from selfroute.budget.limits import Bucket, Charge, Hold, Reply
 
 __all__ = ["MemoryLedger"]
 
-_KEPT_S = 86400  # how long a window that has ended can still be settled
+_KEPT_S = 86400  # how long a window that has ended can still be spent in
 _MANY = 64  # counters; more are looked through for windows that have ended
 
 
@@ -31,11 +31,14 @@ class MemoryLedger:
             self._forget(time.time() - _KEPT_S)
         return limits.reserve(self._counters, charges, bucket)
 
-    async def settle(self, charges: Sequence[Charge], used: Sequence[int]) -> None:
-        limits.settle(self._counters, charges, used)
+    async def sent(self, hold: Hold) -> None:
+        pass  # what it holds ends with the process
 
-    async def release(self, charges: Sequence[Charge], bucket: Bucket | None) -> None:
-        limits.release(self._counters, charges, bucket)
+    async def spend(self, hold: Hold, left: Hold, used: Sequence[int], *, in_air: bool) -> None:
+        limits.spend(self._counters, hold, left, used)
+
+    async def close(self, hold: Hold) -> None:
+        limits.close(self._counters, hold)
 
     async def read(self, keys: Sequence[str]) -> list[int]:
         return [self._counters.get(key, 0) for key in keys]

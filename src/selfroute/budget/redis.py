@@ -1,76 +1,164 @@
-"""A ledger in a Redis server, shared by many hosts (extra `redis`)."""
+"""A ledger in a Redis server, shared by many hosts (extra `redis`).
+
+What each open lease holds stands beside the counters, under the owner that it belongs to: one ledger of one process. An
+owner with open leases is heard of at least every few seconds. Once it has been silent for too long, whoever needs room
+gives back what it had reserved and not sent. If it was only slow, it learns of that when it wants to send.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import os
+import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfroute.budget.limits import AHEAD, CALLS, REQUESTS, WHOLE, Bucket, Charge, Reply
+from selfroute.budget.limits import AHEAD, CALLS, REQUESTS, WHOLE, Bucket, Charge, Hold, Reply
 from selfroute.errors import BudgetUnavailable, ConfigError
 
 __all__ = ["RedisLedger"]
 
 _REPLY_S = 60  # how long an operation's reply is kept for a client that has to ask again
 _CONNECTIONS = 16  # per event loop; further operations wait for one
-_KEPT_S = 86400  # how long a window that has ended can still be settled
+_KEPT_S = 86400  # how long a window that has ended can still be spent in
+_LOOK_S = 1.0  # at least, between two looks for owners that have died
+_BEATS = 4  # how often an owner says that it lives, in the time after which it is taken for dead
 
 # `selfroute.budget.limits` in Lua, atomic as every script is. An operation has a number: a client whose connection
-# broke sends it again and gets the first reply, so that nothing is booked twice.
+# broke sends it again and gets the first reply, so that nothing is booked twice. Amounts in a lease are texts, as cjson
+# writes no more than 14 digits. All keys have the prefix, and with it the node of a cluster, in common.
 _SCRIPT = f"""
 local said = redis.call('GET', KEYS[1])
 if said then return cjson.decode(said) end
+
+local ahead, calls, requests, owners = KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local operation, leak, size, prefix, owner = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local silence, lease, in_air, look = ARGV[6], ARGV[7], ARGV[8] == '1', ARGV[9] == '1'
+local charges = {{}}
+for i = 0, (#KEYS - 5) / 2 - 1 do
+  charges[i + 1] = {{
+    spent = KEYS[6 + 2 * i], held = KEYS[7 + 2 * i], amount = tonumber(ARGV[10 + 4 * i]),
+    other = tonumber(ARGV[11 + 4 * i]), left = ARGV[12 + 4 * i], ends = tonumber(ARGV[13 + 4 * i]),
+  }}
+end
 
 local function number(key) return tonumber(redis.call('GET', key) or '0') end
 local function put(key, value, ends)
   redis.call('SET', key, string.format('%.0f', math.max(0, value)))
   if ends > 0 then redis.call('EXPIREAT', key, ends + {_KEPT_S}) end
 end
-
-local operation, leak, size = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local ahead, calls, requests = KEYS[2], KEYS[3], KEYS[4]
-local charges = {{}}
-for i = 0, (#KEYS - 4) / 2 - 1 do
-  charges[i + 1] = {{
-    spent = KEYS[5 + 2 * i], held = KEYS[6 + 2 * i],
-    amount = tonumber(ARGV[4 + 3 * i]), other = tonumber(ARGV[5 + 3 * i]), ends = tonumber(ARGV[6 + 3 * i]),
-  }}
+local function lower(key, by)
+  by = math.min(tonumber(by), number(key))
+  if by > 0 then redis.call('DECRBY', key, string.format('%.0f', by)) end
+end
+local function leave_share()
+  lower(ahead, {WHOLE})
+  lower(calls, 1)
 end
 
+local function leases_of(name) return prefix .. 'leases.' .. name end
+local function alive_key(name) return prefix .. 'alive.' .. name end
+local function write_lease(record)
+  redis.call('HSET', leases_of(owner), lease, cjson.encode(record))
+end
+local function read_lease()
+  local found = redis.call('HGET', leases_of(owner), lease)
+  return found and cjson.decode(found)
+end
+local function live()
+  redis.call('SADD', owners, owner)
+  redis.call('SET', alive_key(owner), 1, 'PX', silence)
+  redis.call('PERSIST', leases_of(owner))
+end
+
+local function bury(name)
+  local key = leases_of(name)
+  local all = redis.call('HGETALL', key)
+  for i = 1, #all, 2 do
+    local record = cjson.decode(all[i + 1])
+    if not record.sent then
+      for held, amount in pairs(record.held) do lower(held, amount) end
+      if record.share then leave_share() end
+      redis.call('HDEL', key, all[i])
+    end
+  end
+  redis.call('SREM', owners, name)
+  redis.call('EXPIRE', key, {_KEPT_S})
+end
+local function reclaim()
+  for _, name in ipairs(redis.call('SMEMBERS', owners)) do
+    if name ~= owner and redis.call('EXISTS', alive_key(name)) == 0 then bury(name) end
+  end
+end
+
+local function admit()
+  local reply = {{1, number(calls), number(requests)}}
+  for i, charge in ipairs(charges) do
+    reply[i + 3] = number(charge.spent) + number(charge.held)
+    if reply[i + 3] + charge.amount > charge.other then reply[1] = 0 end
+  end
+  if leak >= 0 and number(ahead) + {WHOLE} > size then reply[1] = 0 end
+  if reply[1] == 0 then return reply end
+  local held = {{}}
+  for _, charge in ipairs(charges) do
+    put(charge.held, number(charge.held) + charge.amount, charge.ends)
+    held[charge.held] = charge.left
+  end
+  if leak >= 0 then
+    put(ahead, number(ahead) + {WHOLE}, 0)
+    put(calls, number(calls) + 1, 0)
+    reply[2] = number(calls)
+  end
+  write_lease({{sent = false, share = leak >= 0, held = held}})
+  live()
+  return reply
+end
+
+local function spend(record)
+  local over, held = true, {{}}
+  for _, charge in ipairs(charges) do
+    put(charge.spent, number(charge.spent) + charge.other, charge.ends)
+    if record then put(charge.held, number(charge.held) - charge.amount + tonumber(charge.left), charge.ends) end
+    held[charge.held] = charge.left
+    over = over and tonumber(charge.left) == 0
+  end
+  if not record then return end
+  if not over then return write_lease({{sent = in_air, share = false, held = held}}) end
+  redis.call('HDEL', leases_of(owner), lease)
+  if redis.call('EXISTS', leases_of(owner)) == 0 then redis.call('SREM', owners, owner) end
+end
+
+if redis.call('EXISTS', leases_of(owner)) == 1 then live() end  -- whatever it says, it lives
 local reply = {{1}}
 if leak >= 0 and (operation == 'count' or operation == 'reserve') then
   put(requests, number(requests) + 1, 0)
   put(ahead, number(ahead) - leak, 0)
 end
 if operation == 'reserve' then
-  local taken = {{}}
-  for i, charge in ipairs(charges) do
-    taken[i] = number(charge.spent) + number(charge.held)
-    if taken[i] + charge.amount > charge.other then reply[1] = 0 end
+  reply = admit()
+  if reply[1] == 0 and look then
+    reclaim()
+    reply = admit()
   end
-  if leak >= 0 and number(ahead) + {WHOLE} > size then reply[1] = 0 end
-  if reply[1] == 1 then
-    for _, charge in ipairs(charges) do put(charge.held, number(charge.held) + charge.amount, charge.ends) end
-    if leak >= 0 then
-      put(ahead, number(ahead) + {WHOLE}, 0)
-      put(calls, number(calls) + 1, 0)
-    end
-  end
-  reply[2], reply[3] = number(calls), number(requests)
-  for i, value in ipairs(taken) do reply[i + 3] = value end
-elseif operation == 'settle' or operation == 'release' then
-  for _, charge in ipairs(charges) do
-    put(charge.spent, number(charge.spent) + charge.other, charge.ends)
-    put(charge.held, number(charge.held) - charge.amount, charge.ends)
-  end
-  if operation == 'release' and leak >= 0 then
-    put(ahead, number(ahead) - {WHOLE}, 0)
-    put(calls, number(calls) - 1, 0)
-  end
-end
+elseif operation == 'sent' then
+  local record = read_lease()
+  if record then
+    record.sent = true
+    write_lease(record)
+  else reply[1] = 0 end
+elseif operation == 'spend' then
+  spend(read_lease())
+elseif operation == 'close' then
+  local record = read_lease()
+  spend(record)
+  if record and record.share then leave_share() end
+elseif operation == 'look' then reclaim() end
 redis.call('SET', KEYS[1], cjson.encode(reply), 'EX', {_REPLY_S})
 return reply
 """
@@ -84,20 +172,34 @@ class RedisLedger:
         url_env: the environment variable with the whole address, password included.
         scope: keeps apart budgets that share the server.
         timeout_s: seconds for connecting and for each answer.
+        silence_s: seconds without a word from a process after which others take back what it has reserved and not sent.
 
     Raises:
-        ConfigError: no address, a password in the configuration, or no Redis server that answers.
+        ConfigError: no address, a password in the configuration, no Redis server that answers, or a silence of 0.
     """
 
     def __init__(
-        self, url: str | None = None, *, url_env: str = "REDIS_URL", scope: str = "default", timeout_s: float = 2.0
+        self,
+        url: str | None = None,
+        *,
+        url_env: str = "REDIS_URL",
+        scope: str = "default",
+        timeout_s: float = 2.0,
+        silence_s: float = 15.0,
     ) -> None:
         import redis
+
+        if not silence_s > 0:
+            raise ConfigError(f"silence_s: {silence_s:g} is not above 0; 15 lets a process be silent for 15 s")
 
         self._url = _address(url, url_env)
         self.scope = scope
         self.timeout_s = timeout_s
-        self._clients: dict[asyncio.AbstractEventLoop, Any] = {}
+        self.silence_s = silence_s
+        self._owner = uuid.uuid4().hex
+        self._numbers = itertools.count(1)
+        self._looked = -math.inf
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._error = redis.RedisError
         try:
             with redis.Redis.from_url(
@@ -120,43 +222,102 @@ class RedisLedger:
         return f"RedisLedger({self.place!r}, scope={self.scope!r})"
 
     async def count(self, bucket: Bucket) -> None:
-        await self._run("count", (), (), bucket)
+        await self._run("count", bucket=bucket)
 
     async def reserve(self, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
-        granted, calls, requests, *taken = await self._run("reserve", charges, [c.cap for c in charges], bucket)
+        number, look = next(self._numbers), self._may_look()
+        caps = [charge.cap for charge in charges]
+        reply = await self._run("reserve", number, charges, caps, charges, bucket=bucket, look=look)
+        granted, calls, requests, *taken = reply
+        if granted:
+            self._live_for(number)
+        elif look:
+            self._looked = time.monotonic()
         if bucket is None:
             calls = requests = 0
-        return Reply(granted == 1, tuple(taken), calls, requests)
+        return Reply(granted == 1, tuple(taken), calls, requests, number)
 
-    async def settle(self, charges: Sequence[Charge], used: Sequence[int]) -> None:
-        await self._run("settle", charges, used, None)
+    async def sent(self, hold: Hold) -> None:
+        (known,) = await self._run("sent", hold.number)
+        if not known:
+            raise BudgetUnavailable(
+                f"budget ledger {self.place}: this process was silent for over {self.silence_s:g} s, and what it had "
+                "reserved was given back; raise silence_s"
+            )
 
-    async def release(self, charges: Sequence[Charge], bucket: Bucket | None) -> None:
-        await self._run("release", charges, [0] * len(charges), bucket)
+    async def spend(self, hold: Hold, left: Hold, used: Sequence[int], *, in_air: bool) -> None:
+        await self._run("spend", hold.number, hold.charges, used, left.charges, in_air=in_air)
+        if left.is_over:
+            self._link().leases.discard(hold.number)
+
+    async def close(self, hold: Hold) -> None:
+        await self._run("close", hold.number, hold.charges, [0] * len(hold.charges), hold.nothing().charges)
+        self._link().leases.discard(hold.number)
 
     async def read(self, keys: Sequence[str]) -> list[int]:
+        if self._may_look():
+            await self._run("look")
+            self._looked = time.monotonic()
         try:
-            values = await self._client().mget([self._key(key) for key in keys])
+            values = await self._link().client.mget([self._key(key) for key in keys])
         except (self._error, OSError) as error:
             raise self._lost(error) from error
         return [int(value or 0) for value in values]
 
     async def aclose(self) -> None:
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        link = self._links.pop(asyncio.get_running_loop(), None)
+        if link is not None:
+            if link.living is not None:
+                link.living.cancel()
+                await asyncio.wait([link.living])
+            await link.client.aclose()
+
+    def _may_look(self) -> bool:
+        return time.monotonic() - self._looked >= _LOOK_S
+
+    def _live_for(self, number: int) -> None:
+        """Say that this owner lives, for as long as this lease is open."""
+        link = self._link()
+        link.leases.add(number)
+        if link.living is None or link.living.done():
+            link.living = asyncio.ensure_future(self._live(link))
+
+    async def _live(self, link: _Link) -> None:
+        while link.leases:
+            await asyncio.sleep(self.silence_s / _BEATS)
+            with suppress(BudgetUnavailable):
+                await self._run("live")
 
     async def _run(
-        self, operation: str, charges: Sequence[Charge], others: Sequence[int], bucket: Bucket | None
+        self,
+        operation: str,
+        number: int = 0,
+        charges: Sequence[Charge] = (),
+        others: Sequence[int] = (),
+        left: Sequence[Charge] = (),
+        *,
+        bucket: Bucket | None = None,
+        in_air: bool = False,
+        look: bool = False,
     ) -> list[int]:
-        keys = [f"reply.{uuid.uuid4().hex}", AHEAD, CALLS, REQUESTS]
-        arguments: list[str | int] = [operation, *((-1, 0) if bucket is None else (bucket.leak, bucket.size))]
-        for charge, other in zip(charges, others, strict=True):
+        keys = [f"reply.{uuid.uuid4().hex}", AHEAD, CALLS, REQUESTS, "owners"]
+        leak, size = (-1, 0) if bucket is None else (bucket.leak, bucket.size)
+        silence_ms = math.ceil(self.silence_s * 1000)
+        arguments: list[str | int] = [operation, leak, size, self._key(""), self._owner, silence_ms, number]
+        arguments += [int(in_air), int(look)]
+        for charge, other, rest in zip(charges, others, left, strict=True):
             keys += [charge.spent, charge.held]
-            arguments += [charge.amount, other, charge.ends or 0]
-        script = self._client().register_script(_SCRIPT)
+            arguments += [charge.amount, other, rest.amount, charge.ends or 0]
+        link = self._link()
+        # To its end, whatever becomes of the request: a command that is cancelled may keep its connection for good.
+        task = asyncio.ensure_future(self._ask(link, [self._key(key) for key in keys], arguments))
+        link.asking.add(task)
+        task.add_done_callback(link.asking.discard)
+        return await asyncio.shield(task)
+
+    async def _ask(self, link: _Link, keys: Sequence[str], arguments: Sequence[str | int]) -> list[int]:
         try:
-            reply: list[int] = await script(keys=[self._key(key) for key in keys], args=arguments)
+            reply: list[int] = await link.client.register_script(_SCRIPT)(keys=keys, args=arguments)
         except (self._error, OSError) as error:
             raise self._lost(error) from error
         return reply
@@ -165,29 +326,42 @@ class RedisLedger:
         # The braces put all keys of a budget on one node of a cluster.
         return f"selfroute:{{{self.scope}}}:{key}"
 
+    def _link(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        for ended in [other for other in self._links if other.is_closed()]:
+            del self._links[ended]
+        if loop not in self._links:
+            self._links[loop] = _Link(self._client())
+        return self._links[loop]
+
     def _client(self) -> Any:
         import redis.asyncio
         from redis.asyncio.retry import Retry
         from redis.backoff import ExponentialBackoff
 
-        loop = asyncio.get_running_loop()
-        for ended in [other for other in self._clients if other.is_closed()]:
-            del self._clients[ended]
-        if loop not in self._clients:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=_CONNECTIONS,
-                timeout=None,
-                socket_connect_timeout=self.timeout_s,
-                socket_timeout=self.timeout_s,
-                # Safe, since an operation that is sent again is not booked again.
-                retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
-            )
-            self._clients[loop] = redis.asyncio.Redis.from_pool(pool)
-        return self._clients[loop]
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=_CONNECTIONS,
+            timeout=None,
+            socket_connect_timeout=self.timeout_s,
+            socket_timeout=self.timeout_s,
+            # Safe, since an operation that is sent again is not booked again.
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
+        )
+        return redis.asyncio.Redis.from_pool(pool)
 
     def _lost(self, error: Exception) -> BudgetUnavailable:
         return BudgetUnavailable(f"budget ledger {self.place}: {_one_line(error)}; check the Redis server")
+
+
+@dataclass(slots=True)
+class _Link:
+    """What belongs to one event loop: connections, open leases, operations under way, and what says that it lives."""
+
+    client: Any
+    leases: set[int] = field(default_factory=set)
+    asking: set[asyncio.Future[list[int]]] = field(default_factory=set)
+    living: asyncio.Task[None] | None = None
 
 
 def _address(url: str | None, url_env: str) -> str:

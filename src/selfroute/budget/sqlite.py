@@ -8,6 +8,7 @@ and of the machine but for the last moments before a power cut.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import queue
@@ -16,27 +17,38 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from selfroute.budget import limits
-from selfroute.budget.limits import Bucket, Charge, Reply
+from selfroute.budget.limits import Bucket, Charge, Hold, Reply
+from selfroute.budget.owners import Dead, Owner, dead_owners
 from selfroute.errors import BudgetUnavailable, ConfigError
 
 __all__ = ["SQLiteLedger", "default_path"]
 
 T = TypeVar("T")
 
-_KEPT_S = 86400  # how long a window that has ended can still be settled
+_KEPT_S = 86400  # how long a window that has ended can still be spent in
 _SWEEP_S = 3600  # between two looks for windows that have ended
+_LOOK_S = 1.0  # at least, between two looks for owners that have died
 _BATCH = 256  # most operations in one transaction
-_VERSION = 1
-_TABLE = """
+_VERSION = 2  # 1, of selfroute 0.1, had no leases
+_TABLES = (
+    """
 CREATE TABLE IF NOT EXISTS counters (
     scope TEXT NOT NULL, key TEXT NOT NULL, value INTEGER NOT NULL, ends INTEGER, PRIMARY KEY (scope, key)
 ) WITHOUT ROWID
-"""
+""",
+    """
+CREATE TABLE IF NOT EXISTS leases (
+    scope TEXT NOT NULL, owner TEXT NOT NULL, number INTEGER NOT NULL, share INTEGER NOT NULL, held TEXT NOT NULL,
+    PRIMARY KEY (scope, owner, number)
+) WITHOUT ROWID
+""",
+)
 
 
 def default_path() -> Path:
@@ -65,6 +77,9 @@ class SQLiteLedger:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._start = threading.Lock()
+        self._owner: Owner | None = None
+        self._owners = self.path.with_name(f"{self.path.name}-owners")
+        self._looked = -math.inf
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
@@ -78,16 +93,39 @@ class SQLiteLedger:
         await self._do(lambda rows: limits.count(rows, bucket))
 
     async def reserve(self, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
-        return await self._do(lambda rows: limits.reserve(rows.ending(charges), charges, bucket))
+        return await self._do(lambda rows: self._reserve(rows.ending(charges), charges, bucket))
 
-    async def settle(self, charges: Sequence[Charge], used: Sequence[int]) -> None:
-        await self._do(lambda rows: limits.settle(rows.ending(charges), charges, used))
+    async def sent(self, hold: Hold) -> None:
+        assert self._owner is not None
+        try:
+            self._owner.mark(hold.number, in_air=True)
+        except OSError as error:
+            raise self._lost(error) from error
 
-    async def release(self, charges: Sequence[Charge], bucket: Bucket | None) -> None:
-        await self._do(lambda rows: limits.release(rows.ending(charges), charges, bucket))
+    async def spend(self, hold: Hold, left: Hold, used: Sequence[int], *, in_air: bool) -> None:
+        if not hold.is_over:
+            await self.sent(hold)  # until it is booked, nobody may give it back
+
+        def book(rows: _Rows) -> None:
+            limits.spend(rows.ending(hold.charges), hold, left, used)
+            if not hold.is_over:
+                rows.keep(left, in_air=in_air)
+
+        await self._do(book)
+
+    async def close(self, hold: Hold) -> None:
+        def book(rows: _Rows) -> None:
+            limits.close(rows.ending(hold.charges), hold)
+            rows.keep(hold.nothing(), in_air=False)
+
+        await self._do(book)
 
     async def read(self, keys: Sequence[str]) -> list[int]:
-        return await self._do(lambda rows: [rows[key] for key in keys])
+        def look(rows: _Rows) -> list[int]:
+            self._reclaim(rows)
+            return [rows[key] for key in keys]
+
+        return await self._do(look)
 
     async def aclose(self) -> None:
         with self._start:
@@ -96,6 +134,9 @@ class SQLiteLedger:
                 self._jobs.put(None)
         if worker is not None:
             await asyncio.to_thread(worker.join)
+        if self._owner is not None and not self._owner.has_leases:
+            owner, self._owner = self._owner, None
+            owner.close()
 
     # --- the thread
 
@@ -149,20 +190,44 @@ class SQLiteLedger:
 
     def _book(self, connection: sqlite3.Connection, jobs: Sequence[_Job]) -> list[Any]:
         connection.execute("BEGIN IMMEDIATE")
+        rows = _Rows(connection, self.scope, self._owner)
         try:
-            rows = _Rows(connection, self.scope)
             results = [job.work(rows) for job in jobs]
             rows.write()
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
+            rows.undo()
             raise
+        rows.done()
         return results
 
+    def _reserve(self, rows: _Rows, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
+        reply = limits.reserve(rows, charges, bucket)
+        if not reply.granted and self._reclaim(rows):
+            reply = limits.admit(rows, charges, bucket)
+        if not reply.granted:
+            return reply
+        # Within the transaction, as others look for owners within theirs: none is seen before it is locked.
+        self._owner = self._owner or Owner(self._owners)
+        return rows.lease(self._owner, reply, charges, share=bucket is not None)
+
+    def _reclaim(self, rows: _Rows) -> bool:
+        """Give back what dead owners had not sent; says no if it has looked for them just now."""
+        if time.monotonic() - self._looked < _LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        for dead in dead_owners(self._owners, but=self._owner):
+            rows.bury(dead)
+        return True
+
     def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
-        failure = BudgetUnavailable(f"budget ledger '{self.path}': {error}; check the file and its disk")
+        failure = self._lost(error)
         for job in jobs:
             job.done.set_exception(failure)
+
+    def _lost(self, error: Exception) -> BudgetUnavailable:
+        return BudgetUnavailable(f"budget ledger '{self.path}': {error}; check the file and its disk")
 
     def _connect(self) -> sqlite3.Connection:
         # No isolation level: transactions are begun by hand, and lock at once.
@@ -174,9 +239,10 @@ class SQLiteLedger:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"it has version {version}, not {_VERSION}")
-        connection.execute(_TABLE)
+        if version > _VERSION:
+            raise sqlite3.DatabaseError(f"it has version {version}, and this selfroute knows {_VERSION}")
+        for table in _TABLES:
+            connection.execute(table)
         connection.execute(f"PRAGMA user_version={_VERSION}")
         connection.execute("COMMIT")
 
@@ -190,14 +256,19 @@ class _Job:
 
 
 class _Rows(dict[str, int]):
-    """Counters of one transaction: read when first needed, written together."""
+    """Counters and leases of one transaction: counters are read when first needed, all are written together."""
 
-    def __init__(self, connection: sqlite3.Connection, scope: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, scope: str, owner: Owner | None) -> None:
         super().__init__()
         self._connection = connection
         self._scope = scope
+        self._owner = owner
         self._stored: dict[str, int] = {}
         self._ends: dict[str, int | None] = {}
+        self._taken: list[int] = []
+        self._holds: dict[int, Hold] = {}
+        self._landed: list[int] = []
+        self._dead: dict[Dead, bool] = {}  # whether its files may go
 
     def __missing__(self, key: str) -> int:
         found = self._connection.execute(
@@ -211,6 +282,34 @@ class _Rows(dict[str, int]):
         self._ends |= {key: charge.ends for charge in charges for key in (charge.spent, charge.held)}
         return self
 
+    def lease(self, owner: Owner, reply: Reply, charges: Sequence[Charge], *, share: bool) -> Reply:
+        """Give what was granted a number, under which others find what it holds."""
+        self._owner = owner
+        number = owner.take()
+        self._taken.append(number)
+        self._holds[number] = Hold(number, tuple(charges), share)
+        return replace(reply, number=number)
+
+    def keep(self, hold: Hold, *, in_air: bool) -> None:
+        """What a lease holds from now on, and whether a call of it is in the air."""
+        self._holds[hold.number] = hold
+        if not in_air and not hold.is_over:
+            self._landed.append(hold.number)
+
+    def bury(self, dead: Dead) -> None:
+        """Give back what a dead owner had not sent, and forget its leases."""
+        self._dead[dead] = False
+        mine = (self._scope, dead.name)
+        for number, share, held in self._connection.execute(
+            "SELECT number, share, held FROM leases WHERE scope = ? AND owner = ?", mine
+        ).fetchall():
+            if not dead.had_sent(number):
+                charges = tuple(Charge(key, amount, 0, None) for key, amount in json.loads(held).items())
+                limits.close(self, Hold(number, charges, bool(share)))
+        self._connection.execute("DELETE FROM leases WHERE scope = ? AND owner = ?", mine)
+        left = self._connection.execute("SELECT 1 FROM leases WHERE owner = ?", (dead.name,)).fetchone()
+        self._dead[dead] = left is None  # a ledger of another scope has to see to the rest
+
     def write(self) -> None:
         changed = [
             (self._scope, key, value, self._ends.get(key))
@@ -220,3 +319,36 @@ class _Rows(dict[str, int]):
         self._connection.executemany(
             "INSERT INTO counters VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", changed
         )
+        if self._owner is not None and self._holds:
+            self._write_holds(self._owner.name)
+
+    def _write_holds(self, owner: str) -> None:
+        over = [(self._scope, owner, number) for number, hold in self._holds.items() if hold.is_over]
+        open_ = [
+            (self._scope, owner, number, hold.share, json.dumps({c.key: c.amount for c in hold.charges}))
+            for number, hold in self._holds.items()
+            if not hold.is_over
+        ]
+        self._connection.executemany("DELETE FROM leases WHERE scope = ? AND owner = ? AND number = ?", over)
+        self._connection.executemany("INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?, ?)", open_)
+
+    def done(self) -> None:
+        """The transaction stands: let go of what it ended."""
+        for number in self._landed:
+            assert self._owner is not None
+            with suppress(OSError):  # then it stays booked, should the process die
+                self._owner.mark(number, in_air=False)
+        for number, hold in self._holds.items():
+            assert self._owner is not None
+            if hold.is_over:
+                self._owner.give_back(number)
+        for dead, over in self._dead.items():
+            dead.close(remove=over)
+
+    def undo(self) -> None:
+        """Nothing of it stands."""
+        for number in self._taken:
+            assert self._owner is not None
+            self._owner.give_back(number)
+        for dead in self._dead:
+            dead.close(remove=False)

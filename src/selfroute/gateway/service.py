@@ -58,20 +58,23 @@ class Gate:
 
 
 class _NotedLease:
-    """A lease whose settlement the gate notes."""
+    """A lease of which the gate notes what is spent."""
 
     def __init__(self, lease: Lease, gate: Gate) -> None:
         self._lease = lease
         self._gate = gate
 
-    async def settle(self, usage: Usage, cost_usd: float) -> None:
+    async def sent(self) -> None:
+        await self._lease.sent()
+
+    async def spend(self, usage: Usage, cost_usd: float) -> None:
         self._gate.booked = True
         self._gate.usage += usage
         self._gate.cost_usd += cost_usd
-        await self._lease.settle(usage, cost_usd)
+        await self._lease.spend(usage, cost_usd)
 
-    async def release(self) -> None:
-        await self._lease.release()
+    async def close(self) -> None:
+        await self._lease.close()
 
 
 class _Absent(Backend):

@@ -131,8 +131,8 @@ async def ask_cloud(
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
-    The reservation is settled once the cloud has written or finished, also when it then breaks off or the reader
-    leaves; before that, it is released.
+    A call is spent once the cloud has written or finished, also when it then breaks off or the reader leaves; before
+    that, it is free.
 
     Args:
         handed_off: whether the device asked, which is an event of its own.
@@ -155,7 +155,7 @@ async def ask_cloud(
         try:
             if handed_off:
                 yield HandOff(decision.score)
-            async with closing(attempt.deltas(asked, sampling)) as deltas:
+            async with closing(attempt.deltas(asked, sampling, sent=lease.sent)) as deltas:
                 async for delta in deltas:
                     shown = True
                     for said in reader.read(delta):
@@ -215,10 +215,9 @@ def _trace(
 
 
 async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
-    if not attempt.started:
-        await lease.release()
-        return
-    # A call that broke off has not said how long its prompt was: what it may have cost is booked.
-    unknown = 0 if attempt.reported else estimate.usage.prompt_tokens
-    usage = attempt.usage + Usage(prompt_tokens=unknown)
-    await lease.settle(usage, attempt.price.cost_usd(usage))
+    if attempt.started:
+        # A call that broke off has not said how long its prompt was: what it may have cost is booked.
+        unknown = 0 if attempt.reported else estimate.usage.prompt_tokens
+        usage = attempt.usage + Usage(prompt_tokens=unknown)
+        await lease.spend(usage, attempt.price.cost_usd(usage))
+    await lease.close()
