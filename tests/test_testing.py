@@ -237,7 +237,7 @@ async def test_a_maker_may_be_async_and_what_it_makes_is_closed() -> None:
 async def test_each_fault_of_a_backend_is_found_and_named(
     make: Any, case: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfroute.testing.PATIENCE_S", 0.3)
+    monkeypatch.setattr("selfroute.testing.backends.PATIENCE_S", 0.3)
     with pytest.raises(AssertionError) as found:
         await check_backend(make, skip=set(BACKEND_CASES) - {case})
     assert words in str(found.value)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -26,10 +24,11 @@ from tests.strategies.pair import (
     offered,
     spoken,
 )
+from tests.strategies.turns import ALTERNATING, THREE_CALLS
 
 from selfroute.backends.base import Backend
-from selfroute.budget.base import Budget, Estimate, Lease, NoCloud
-from selfroute.errors import BackendUnavailable, BudgetUnavailable
+from selfroute.budget.base import Budget, NoCloud
+from selfroute.errors import BackendUnavailable
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.scores.evidence import Evidence
@@ -40,6 +39,7 @@ from selfroute.strategies.cascade import Cascade
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
 from selfroute.strategies.self_route import SelfRoute
+from selfroute.testing import STRATEGY_CASES
 from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
 
 Make = Callable[[], Strategy]
@@ -92,6 +92,8 @@ CASES = [
     for question, sends in zip((easy, hard), sent, strict=True)
 ]
 EACH = [pytest.param(make, id=name) for name, (make, *_) in STRATEGIES.items()]
+# Answers that both sides write, and requests that call the cloud more than once.
+TOGETHER = [pytest.param(lambda: ALTERNATING, id="alternating"), pytest.param(lambda: THREE_CALLS, id="three_calls")]
 SENDING = [pytest.param(make, id=name) for name, (make, _, sends_hard) in STRATEGIES.items() if sends_hard]
 
 
@@ -233,19 +235,6 @@ async def test_a_cloud_that_breaks_off_has_cost_something(make: Make) -> None:
 
 
 @pytest.mark.parametrize("make", SENDING)
-async def test_a_ledger_out_of_reach_means_a_forced_local_attempt(make: Make) -> None:
-    class Lost(NoCloud):
-        async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
-            raise BudgetUnavailable("ledger: no connection")
-
-    pair = Pair()
-    trace = await answer(make(), pair.sides(Lost()), hard(), SAMPLING)
-    assert (trace.source, trace.reason, trace.error) == ("device", "budget", "ledger: no connection")
-    assert trace.refusal is None
-    assert not pair.cloud.asked
-
-
-@pytest.mark.parametrize("make", SENDING)
 async def test_a_forced_attempt_that_still_asks_is_an_empty_answer(make: Make) -> None:
     stubborn = Recorder("device", lambda messages, sampling: spoken(ASKING_TEXT, sampling, logprob=-2.0))
     trace = await answer(make(), Pair(device=stubborn).sides(NoCloud()), hard(), SAMPLING)
@@ -253,64 +242,7 @@ async def test_a_forced_attempt_that_still_asks_is_an_empty_answer(make: Make) -
     assert trace.segments[-1].text == ASKING_TEXT
 
 
-@pytest.mark.parametrize("make", EACH)
-async def test_when_no_side_can_answer_the_error_comes_through(make: Make) -> None:
-    pair = Pair(device=Recorder("device", down), cloud=Recorder("cloud", down))
-    with pytest.raises(BackendUnavailable):
-        await answer(make(), pair.sides(), hard(), SAMPLING)
-    assert not pair.ledger.is_open
-
-
-@pytest.mark.parametrize("make", SENDING)
-@pytest.mark.parametrize("pieces", [(), ("The", " cloud")])
-async def test_cancelling_closes_the_lease_and_the_stream(make: Make, pieces: tuple[str, ...]) -> None:
-    cloud = Stalling(*pieces)
-    pair = Pair(cloud=cloud)
-    task = asyncio.create_task(answer(make(), pair.sides(), hard(), SAMPLING))
-    await asyncio.wait_for(cloud.hangs.wait(), 5)
-    assert pair.ledger.is_open
-    task.cancel()
-    await asyncio.sleep(0)
-    task.cancel()  # impatient callers cancel twice
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert cloud.closed
-    assert not pair.ledger.is_open
-    assert len(pair.ledger.settled) == bool(pieces)
-
-
-@pytest.mark.parametrize("make", SENDING)
-async def test_a_reader_that_leaves_closes_the_lease_and_the_stream(make: Make) -> None:
-    cloud = Stalling("The", " cloud")
-    pair = Pair(cloud=cloud)
-    async with aclosing(make().stream(pair.sides(), hard(), SAMPLING)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta) and event.source == "cloud":
-                break
-    assert cloud.closed
-    assert len(pair.ledger.settled) == 1
-    assert not pair.ledger.is_open
-
-
-@pytest.mark.parametrize("make", EACH)
-async def test_a_reader_that_leaves_during_the_device_owes_nothing(make: Make) -> None:
-    device = Stalling("<think>2+", "2")
-    pair = Pair(device=device)
-    async with aclosing(make().stream(pair.sides(), easy(), SAMPLING)) as events:
-        async for event in events:
-            if isinstance(event, TextDelta):
-                break
-    assert not pair.ledger.is_open
-    assert device.closed or any(pair.cloud.asked)
-
-
-@pytest.mark.parametrize("make", EACH)
-async def test_requests_do_not_disturb_each_other(make: Make) -> None:
-    strategy, sides = make(), Pair().sides()
-    questions = [TEMPLATE.conversation(f"{'hard' if i % 3 else 'easy'} {i}") for i in range(30)]
-    alone = [await answer(strategy, sides, question, SAMPLING) for question in questions]
-    together = await asyncio.gather(*(answer(strategy, sides, question, SAMPLING) for question in reversed(questions)))
-    for one, other in zip(alone, reversed(together), strict=True):
-        assert (one.source, one.text, one.score) == (other.source, other.text, other.score)
+@pytest.mark.parametrize("case", STRATEGY_CASES)
+@pytest.mark.parametrize("make", [*EACH, *TOGETHER])
+async def test_it_keeps_the_contract(make: Make, case: str) -> None:
+    await STRATEGY_CASES[case](make)

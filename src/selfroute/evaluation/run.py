@@ -17,7 +17,7 @@ import numpy as np
 
 from selfroute import environment
 from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
-from selfroute.backends.flight import in_flight
+from selfroute.backends.flight import closing, in_flight
 from selfroute.budget.base import NoCloud
 from selfroute.errors import BackendError, ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation import provenance
@@ -33,7 +33,6 @@ from selfroute.evaluation.report.words import best
 from selfroute.grading import grade, judge
 from selfroute.prompts import PromptTemplate
 from selfroute.strategies.always import AlwaysDevice
-from selfroute.strategies.attempt import closing
 from selfroute.strategies.base import Sides, Strategy, answer, check_sides
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling, Trace, Usage

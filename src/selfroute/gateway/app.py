@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Protocol
 
+from selfroute.backends.flight import closing
 from selfroute.budget.base import Targeted
 from selfroute.errors import SelfRouteError
 from selfroute.gateway.access import Access
@@ -29,7 +30,6 @@ from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_ob
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
 from selfroute.gateway.service import Service
 from selfroute.gateway.status import status
-from selfroute.strategies.attempt import closing
 from selfroute.types import HandOff, Retract, TextDelta
 
 __all__ = ["Gateway"]

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfroute.backends.flight import closing
 from selfroute.errors import BackendError, BudgetExceeded
 from selfroute.gateway.errors import ApiError, refusal_fields
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
-from selfroute.strategies.attempt import closing
 from selfroute.types import Finished, HandOff, Retract, Source, TextDelta, Trace, Usage
 
 __all__ = ["HEADERS", "REASONS", "Choice", "Exchange", "Piece"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from selfroute.backends.base import Backend, lacking
+from selfroute.backends.flight import closing
 from selfroute.budget.base import Budget, Estimate, Lease, Unlimited
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
 from selfroute.gateway.errors import ApiError, Rejected
@@ -14,7 +15,7 @@ from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import ChatRequest, last_question, wrap_question
 from selfroute.prices import Price, Prices
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.attempt import Attempt, closing
+from selfroute.strategies.attempt import Attempt
 from selfroute.strategies.base import Needs, Sides, Strategy, Tellable
 from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device
 from selfroute.strategies.thinking import CloudReader

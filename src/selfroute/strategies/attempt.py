@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, Fold
+from selfroute.backends.flight import closing
 from selfroute.errors import UnsupportedByBackend
 from selfroute.handoff import Piece, StreamParser
 from selfroute.prices import Price
 from selfroute.types import Delta, Message, Part, Sampling, Segment, Source, TextDelta, Token, Usage
 
-__all__ = ["Attempt", "closing", "speak"]
-
-T = TypeVar("T")
-
-
-@asynccontextmanager
-async def closing(stream: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
-    """Close a stream as soon as its reader leaves, not when the garbage collector comes by."""
-    try:
-        yield stream
-    finally:
-        if isinstance(stream, AsyncGenerator):
-            await stream.aclose()
+__all__ = ["Attempt", "speak"]
 
 
 class Attempt:
@@ -35,24 +22,17 @@ class Attempt:
 
     Attributes:
         started: whether the backend has written or finished: from then on the call has cost something.
-        tokens: what it reported, in order.
-        finish_reason: why it stopped, as far as it said so.
+        written: what it has written so far.
         price: of the model, in USD per million tokens.
     """
 
     def __init__(self, source: Source, backend: Backend, price: Price) -> None:
         self.source = source
         self.started = False
-        self.tokens: list[Token] = []
-        self.finish_reason = "stop"
+        self.written = Fold()
         self.price = price
         self._backend = backend
-        self._ended = False
         self._waited_s = 0.0
-        self._replayed_s: float | None = None
-        self._replayed_usd: float | None = None
-        self._texts: list[str] = []
-        self._usage: Usage | None = None
 
     async def deltas(
         self, messages: Sequence[Message], *variants: Sampling, sent: Callable[[], Awaitable[None]] | None = None
@@ -79,7 +59,7 @@ class Attempt:
                 self.started = True  # an answer without any piece is an answer
                 return
             except UnsupportedByBackend:
-                if self._ended:
+                if self.written.finish_reason is not None:
                     return  # the whole answer is there, without the log-probabilities that were asked for
                 if self.started or sampling is variants[-1]:
                     raise
@@ -99,39 +79,28 @@ class Attempt:
             self._waited_s += time.perf_counter() - began
         if delta is not None:
             self.started |= not delta.sent
-            self._texts.append(delta.text)
-            self.tokens.extend(delta.tokens)
-            self._usage = delta.usage or self._usage
-            self.finish_reason = delta.finish_reason or self.finish_reason
-            self._ended |= delta.finish_reason is not None
-            self._replayed_s = self._replayed_s if delta.seconds is None else delta.seconds
-            self._replayed_usd = self._replayed_usd if delta.usd is None else delta.usd
+            self.written.add(delta)
         return delta
 
     @property
     def text(self) -> str:
-        return "".join(self._texts)
+        return self.written.text
 
     @property
     def seconds(self) -> float:
         """Time spent waiting for the backend, without the reader's own; of a replayed answer, what it once took."""
-        return self._waited_s if self._replayed_s is None else self._replayed_s
+        return self._waited_s if self.written.seconds is None else self.written.seconds
 
     @property
     def usage(self) -> Usage:
         """What the backend reported; for a stream that broke off before that, each piece counts as one token."""
-        used = self._usage or Usage(completion_tokens=sum(bool(text) for text in self._texts))
+        used = self.written.used
         return used if used.calls else replace(used, calls=1)
 
     @property
     def cost_usd(self) -> float:
         """By the price list; of a replayed answer, what it once cost, where that was recorded."""
-        return self.price.cost_usd(self.usage) if self._replayed_usd is None else self._replayed_usd
-
-    @property
-    def reported(self) -> bool:
-        """Whether the backend has said what it used."""
-        return self._usage is not None
+        return self.price.cost_usd(self.usage) if self.written.usd is None else self.written.usd
 
     def segment(self, part: Part = "answer", *, score: float | None = None) -> Segment:
         """What was written, as a part of its request."""
@@ -143,7 +112,7 @@ class Attempt:
             usage=self.usage,
             seconds=self.seconds,
             cost_usd=self.cost_usd,
-            finish_reason=self.finish_reason,
+            finish_reason=self.written.finish_reason or "stop",
             score=score,
         )
 

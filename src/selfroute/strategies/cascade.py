@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from selfroute.backends.flight import closing
 from selfroute.errors import ConfigError
 from selfroute.handoff import StreamParser
 from selfroute.scores.evidence import VERDICT_QUESTION, Evidence, doubt_in
-from selfroute.strategies.attempt import Attempt, closing, speak
+from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.prompt_router import question_of
 from selfroute.strategies.sides import Decision, Kept, ask_cloud, muzzled
@@ -83,7 +84,7 @@ class Cascade:
                     held.append(delta)
         # A device that hands off all the same has no answer to judge.
         text = "" if parser.wants_cloud else attempt.text
-        known = Evidence(question_of(sides.template, messages), text, tuple(attempt.tokens))
+        known = Evidence(question_of(sides.template, messages), text, tuple(attempt.written.tokens))
         evidence, probes = await self._look(known, sides, prompt, sampling)
         score = float(await asyncio.to_thread(self.score, evidence))
         segment = attempt.segment("void" if parser.wants_cloud else "answer", score=score)
@@ -135,6 +136,6 @@ class Cascade:
             asked = [*prompt, Message("assistant", evidence.answer), Message("user", VERDICT_QUESTION)]
             short = replace(sampling, temperature=0.0, max_tokens=4, stop=())
             verdict = await ask(asked, *muzzled(replace(short, top_logprobs=_ALTERNATIVES)), *muzzled(short))
-            doubt = doubt_in(verdict.text, verdict.tokens)
+            doubt = doubt_in(verdict.text, verdict.written.tokens)
             return replace(evidence, doubt=doubt), (verdict.segment("probe"),)
         return evidence, ()

@@ -7,9 +7,9 @@ import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from selfroute.backends.flight import closing
 from selfroute.errors import ConfigError
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.attempt import closing
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.sides import Decision, ask_cloud, keep_on_device
 from selfroute.types import Event, Message, Sampling

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from selfroute.backends.flight import closing
 from selfroute.errors import ConfigError
 from selfroute.handoff import StreamParser, handoff_score, parse
 from selfroute.prompts import with_attempt
-from selfroute.strategies.attempt import Attempt, closing, speak
+from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.sides import Decision, ask_cloud
 from selfroute.types import Event, Finished, Message, Sampling, Trace
@@ -61,7 +62,7 @@ class SelfRoute:
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
                 yield delta
-        score = handoff_score(attempt.tokens) if self.scored else None
+        score = handoff_score(attempt.written.tokens) if self.scored else None
         if not parser.wants_cloud:
             await sides.budget.keep()
             yield Finished(

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 
+from selfroute.backends.flight import closing
 from selfroute.budget.base import Estimate, Lease
 from selfroute.budget.estimate import most_used
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError
 from selfroute.handoff import HANDOFF_TEXT, StreamParser, parse
-from selfroute.strategies.attempt import Attempt, closing, speak
+from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Sides
 from selfroute.strategies.thinking import CloudReader
 from selfroute.types import (
@@ -217,7 +218,7 @@ def _trace(
 async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
     if attempt.started:
         # A call that broke off has not said how long its prompt was: what it may have cost is booked.
-        unknown = 0 if attempt.reported else estimate.usage.prompt_tokens
+        unknown = 0 if attempt.written.usage else estimate.usage.prompt_tokens
         usage = attempt.usage + Usage(prompt_tokens=unknown)
         await lease.spend(usage, attempt.price.cost_usd(usage))
     await lease.close()

@@ -1,38 +1,21 @@
-"""Whether a backend or a task of your own keeps its contract: call these from your tests.
-
-::
-
-    from selfroute.testing import check_backend, check_task
-
-    async def test_my_backend():
-        await check_backend(MyBackend)
-
-    def test_my_task():
-        check_task(MyTask())
-
-What fails is an `AssertionError` that says in words what the contract is. No test framework is needed.
-"""
+"""Whether a backend keeps its contract."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import random
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice, zip_longest
+from itertools import zip_longest
 
 from selfroute.backends.base import Backend, Fold, complete, complete_all, lacking
 from selfroute.backends.flight import closing
 from selfroute.errors import BackendError, ConfigError, SelfRouteError, UnsupportedByBackend
-from selfroute.prompts import TEMPLATES
-from selfroute.tasks.base import Row, Task
+from selfroute.testing.contract import hold
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
-from selfroute.verify.base import Verdict
 
-__all__ = ["BACKEND_CASES", "CONVERSATIONS", "EMPTY", "SHORT", "check_backend", "check_task"]
+__all__ = ["BACKEND_CASES", "CONVERSATIONS", "EMPTY", "SHORT", "check_backend"]
 
 HELLO = (Message("user", "hello"),)
 FINE = (Message("system", "be kind"), Message("user", "the assistant says fine"))
@@ -43,18 +26,8 @@ SHORT = Sampling(max_tokens=12)  # with other options only where a case says so
 PROMPTLY_S = 1.0  # how long letting go of a stream may take
 PATIENCE_S = 5.0  # how long one stream may take while another one waits
 _TURNS = 200
-_ROWS_FOR_ANY_TEXT = 1
 
 BackendCase = Callable[[Backend], Awaitable[None]]
-
-
-def _hold(holds: bool, contract: str) -> None:
-    """As `assert`, also under `python -O`."""
-    if not holds:
-        raise AssertionError(contract)
-
-
-# --- backends --------------------------------------------------------------------------------------------------
 
 
 async def check_backend(make: Callable[[], Backend | Awaitable[Backend]], *, skip: Collection[str] = ()) -> None:
@@ -76,7 +49,7 @@ async def check_backend(make: Callable[[], Backend | Awaitable[Backend]], *, ski
     for name in (name for name in BACKEND_CASES if name not in skip):
         made = make()
         backend = await made if inspect.isawaitable(made) else made
-        _hold(isinstance(backend, Backend), f"{backend!r:.80} is no backend: derive its class from selfroute.Backend")
+        hold(isinstance(backend, Backend), f"{backend!r:.80} is no backend: derive its class from selfroute.Backend")
         try:
             await BACKEND_CASES[name](backend)
         except BaseException:
@@ -88,29 +61,29 @@ async def check_backend(make: Callable[[], Backend | Awaitable[Backend]], *, ski
 
 async def it_has_a_name_and_an_identity(backend: Backend) -> None:
     for attribute, value in (("name", backend.name), ("identity", backend.identity)):
-        _hold(isinstance(value, str) and value != "", f"`{attribute}` is a text that is not empty, not {value!r}")
-    _hold(backend.identity == backend.identity, "`identity` stays the same: it is part of the key in an answer cache")
+        hold(isinstance(value, str) and value != "", f"`{attribute}` is a text that is not empty, not {value!r}")
+    hold(backend.identity == backend.identity, "`identity` stays the same: it is part of the key in an answer cache")
 
 
 async def only_the_last_piece_carries_the_end(backend: Backend) -> None:
     *earlier, last = await _pieces(backend, HELLO)
     for piece in earlier:
         early = piece.finish_reason is None and piece.usage is None
-        _hold(
+        hold(
             early, f"only the last Delta of a stream has finish_reason and usage, but not the last has: {piece!r:.200}"
         )
     reason = last.finish_reason
-    _hold(
+    hold(
         reason in ("stop", "length"),
         f"the last Delta has finish_reason 'stop', or 'length' if max_tokens cut the answer, not {reason!r}",
     )
-    _hold(isinstance(last.usage, Usage), f"the last Delta has the usage of the whole answer, not {last.usage!r}")
+    hold(isinstance(last.usage, Usage), f"the last Delta has the usage of the whole answer, not {last.usage!r}")
 
 
 async def usage_counts_what_was_written(backend: Backend) -> None:
     answer = await complete(backend, HELLO, SHORT)
-    _hold(answer.text != "", "'hello' is answered with some text")
-    _hold(answer.usage.completion_tokens > 0, f"text was written, and usage must count it: {answer.usage}")
+    hold(answer.text != "", "'hello' is answered with some text")
+    hold(answer.usage.completion_tokens > 0, f"text was written, and usage must count it: {answer.usage}")
 
 
 async def equal_requests_get_equal_answers(backend: Backend) -> None:
@@ -118,12 +91,12 @@ async def equal_requests_get_equal_answers(backend: Backend) -> None:
     for messages in CONVERSATIONS:
         joined = "".join(piece.text for piece in await _pieces(backend, messages))
         answer = await complete(backend, messages, SHORT)
-        _hold(
+        hold(
             answer.text == joined,
             f"at temperature 0 the same request gives the same text; {messages[-1].content!r} gave {joined!r:.80} and "
             f"then {answer.text!r:.80}",
         )
-        _hold(answer.seconds >= 0, f"seconds are not negative: {answer.seconds}")
+        hold(answer.seconds >= 0, f"seconds are not negative: {answer.seconds}")
 
 
 async def an_empty_conversation_is_answered_or_refused(backend: Backend) -> None:
@@ -131,8 +104,8 @@ async def an_empty_conversation_is_answered_or_refused(backend: Backend) -> None
     try:
         await complete(backend, EMPTY, SHORT)
     except BackendError as error:
-        _hold(error.backend == backend.name, f"BackendError.backend is {backend.name!r}, not {error.backend!r}")
-        _hold(not error.retryable, "the error for an empty conversation is not retryable: asking again is of no use")
+        hold(error.backend == backend.name, f"BackendError.backend is {backend.name!r}, not {error.backend!r}")
+        hold(not error.retryable, "the error for an empty conversation is not retryable: asking again is of no use")
     except SelfRouteError:
         pass
     except Exception as error:
@@ -146,10 +119,10 @@ async def max_tokens_is_kept(backend: Backend) -> None:
     for most in (1, 3):
         answer = await complete(backend, FINE, Sampling(max_tokens=most))
         written = answer.usage.completion_tokens
-        _hold(written <= most, f"no more than max_tokens={most} tokens are written, not {written}")
+        hold(written <= most, f"no more than max_tokens={most} tokens are written, not {written}")
         if whole.usage.completion_tokens > most:
             cut = answer.finish_reason
-            _hold(cut == "length", f"an answer that max_tokens={most} cuts has finish_reason 'length', not {cut!r}")
+            hold(cut == "length", f"an answer that max_tokens={most} cuts has finish_reason 'length', not {cut!r}")
 
 
 async def stop_strings_end_the_answer(backend: Backend) -> None:
@@ -160,13 +133,13 @@ async def stop_strings_end_the_answer(backend: Backend) -> None:
     except UnsupportedByBackend:
         return
     kept = not stop or stop not in text
-    _hold(kept, f"an answer ends before a stop string, but {text!r:.80} holds {stop!r}; or raise UnsupportedByBackend")
-    _hold(whole.startswith(text), f"a stop string only cuts the answer {whole!r:.80}, which became {text!r:.80}")
+    hold(kept, f"an answer ends before a stop string, but {text!r:.80} holds {stop!r}; or raise UnsupportedByBackend")
+    hold(whole.startswith(text), f"a stop string only cuts the answer {whole!r:.80}, which became {text!r:.80}")
 
 
 async def tokens_are_reported_only_on_request(backend: Backend) -> None:
     tokens = (await complete(backend, HELLO, SHORT)).tokens
-    _hold(tokens == (), f"without top_logprobs a Delta has no tokens, not {tokens!r:.200}")
+    hold(tokens == (), f"without top_logprobs a Delta has no tokens, not {tokens!r:.200}")
 
 
 async def tokens_are_reported_on_request_or_refused(backend: Backend) -> None:
@@ -174,12 +147,12 @@ async def tokens_are_reported_on_request_or_refused(backend: Backend) -> None:
         answer = await complete(backend, HELLO, Sampling(max_tokens=12, top_logprobs=1))
     except UnsupportedByBackend:
         return
-    _hold(
+    hold(
         bool(answer.tokens) or not answer.text,
         "with top_logprobs set an answer has its tokens; or raise UnsupportedByBackend",
     )
     for token in answer.tokens:
-        _hold(token.logprob <= 0, f"log-probabilities are natural logarithms, at most 0: {token!r:.200}")
+        hold(token.logprob <= 0, f"log-probabilities are natural logarithms, at most 0: {token!r:.200}")
 
 
 async def forbidden_text_is_not_begun_or_refused(backend: Backend) -> None:
@@ -188,9 +161,9 @@ async def forbidden_text_is_not_begun_or_refused(backend: Backend) -> None:
     try:
         answer = await complete(backend, HELLO, Sampling(max_tokens=12, forbid=(forbidden,)))
     except UnsupportedByBackend as error:
-        _hold(backend.name in str(error), f"UnsupportedByBackend names the backend {backend.name!r}: {error}")
+        hold(backend.name in str(error), f"UnsupportedByBackend names the backend {backend.name!r}: {error}")
         return
-    _hold(
+    hold(
         forbidden not in answer.text,
         f"forbid={forbidden!r} is not written, but {answer.text!r:.80} holds it; or raise UnsupportedByBackend",
     )
@@ -204,12 +177,12 @@ async def fields_that_it_lacks_are_refused_before_anything_is_written(backend: B
         async for piece in backend.stream(HELLO, asks):
             pieces.append(piece)
     except UnsupportedByBackend as error:
-        _hold(not pieces, f"UnsupportedByBackend comes before the first Delta, not after {len(pieces)}: {error}")
+        hold(not pieces, f"UnsupportedByBackend comes before the first Delta, not after {len(pieces)}: {error}")
         return
     except SelfRouteError:
-        _hold(not names, f"what `lacks` names is refused with UnsupportedByBackend: {', '.join(names)}")
+        hold(not names, f"what `lacks` names is refused with UnsupportedByBackend: {', '.join(names)}")
         return
-    _hold(
+    hold(
         not names,
         f"by `lacks` it cannot do {', '.join(names)}: refuse them, e.g. by "
         "selfroute.backends.base.refuse_fields(self, messages, sampling), or let `lacks` say what it can do",
@@ -220,7 +193,7 @@ async def streams_at_once_do_not_mix(backend: Backend) -> None:
     alone = [_said(await complete(backend, messages, SHORT)) for messages in (HELLO, FINE)]
     together = await asyncio.gather(*(complete(backend, messages, SHORT) for messages in (HELLO, FINE) * 3))
     for expected, answer in zip(alone * 3, together, strict=True):
-        _hold(
+        hold(
             _said(answer) == expected,
             f"six streams at once give what each gives alone: {expected}, not {answer!r:.200}",
         )
@@ -235,7 +208,7 @@ async def streams_read_in_turns_do_not_mix(backend: Backend) -> None:
                 if (piece := await anext(stream, None)) is not None:
                     fold.add(piece)
     texts = [fold.text for fold in folds]
-    _hold(texts == alone, f"two streams read in turns give what each gives alone: {alone}, not {texts}")
+    hold(texts == alone, f"two streams read in turns give what each gives alone: {alone}, not {texts}")
 
 
 async def a_reader_that_pauses_holds_up_nobody(backend: Backend) -> None:
@@ -246,7 +219,7 @@ async def a_reader_that_pauses_holds_up_nobody(backend: Backend) -> None:
             text = first.text + "".join([piece.text async for piece in paused])
     except TimeoutError:
         raise AssertionError("a stream does not wait for the reader of another one") from None
-    _hold(text == other.text, f"a reader that pauses misses nothing: {other.text!r:.80}, not {text!r:.80}")
+    hold(text == other.text, f"a reader that pauses misses nothing: {other.text!r:.80}, not {text!r:.80}")
 
 
 async def many_prompts_keep_their_order(backend: Backend) -> None:
@@ -254,7 +227,7 @@ async def many_prompts_keep_their_order(backend: Backend) -> None:
     alone = [_said(await complete(backend, messages, SHORT)) for messages in CONVERSATIONS]
     answers = await complete_all(backend, CONVERSATIONS, SHORT)
     for expected, answer in zip_longest(alone, answers):
-        _hold(
+        hold(
             isinstance(answer, Completion) and _said(answer) == expected,
             f"several prompts get the answers that each gets alone, in order: {expected}, not {answer!r:.200}",
         )
@@ -266,9 +239,9 @@ async def leaving_early_is_prompt_and_harmless(backend: Backend) -> None:
         await anext(pieces)
         began = time.perf_counter()
     took_s = time.perf_counter() - began
-    _hold(took_s < PROMPTLY_S, f"a stream is closed within {PROMPTLY_S:g} s when its reader leaves, not {took_s:.1f} s")
+    hold(took_s < PROMPTLY_S, f"a stream is closed within {PROMPTLY_S:g} s when its reader leaves, not {took_s:.1f} s")
     again = await complete(backend, HELLO, SHORT)
-    _hold(_said(again) == _said(whole), f"after a reader has left, the next answer is as before: {whole!r:.200}")
+    hold(_said(again) == _said(whole), f"after a reader has left, the next answer is as before: {whole!r:.200}")
 
 
 async def cancelling_is_prompt_and_harmless(backend: Backend) -> None:
@@ -279,8 +252,8 @@ async def cancelling_is_prompt_and_harmless(backend: Backend) -> None:
     with suppress(asyncio.CancelledError):
         await waiting
     took_s = time.perf_counter() - began
-    _hold(took_s < PROMPTLY_S, f"a cancelled request ends within {PROMPTLY_S:g} s, not {took_s:.1f} s")
-    _hold((await complete(backend, FINE, SHORT)).text != "", "after a cancelled request the next one is answered")
+    hold(took_s < PROMPTLY_S, f"a cancelled request ends within {PROMPTLY_S:g} s, not {took_s:.1f} s")
+    hold((await complete(backend, FINE, SHORT)).text != "", "after a cancelled request the next one is answered")
 
 
 async def closing_twice_does_nothing(backend: Backend) -> None:
@@ -294,7 +267,7 @@ async def closing_twice_does_nothing(backend: Backend) -> None:
 
 async def _pieces(backend: Backend, messages: Sequence[Message]) -> list[Delta]:
     pieces = [piece async for piece in backend.stream(messages, SHORT)]
-    _hold(bool(pieces), "a stream has at least one Delta, the last one with finish_reason and usage")
+    hold(bool(pieces), "a stream has at least one Delta, the last one with finish_reason and usage")
     return pieces
 
 
@@ -326,86 +299,3 @@ BACKEND_CASES: Mapping[str, BackendCase] = {
         closing_twice_does_nothing,
     )
 }
-
-
-# --- tasks -----------------------------------------------------------------------------------------------------
-
-
-def check_task(
-    task: Task,
-    *,
-    splits: Collection[str] = ("train", "validation", "test"),
-    limit: int | None = 200,
-    bound_s: float = 10.0,
-) -> None:
-    """Check that a task keeps the contract of `selfroute.Task`.
-
-    Args:
-        splits: those that it has.
-        limit: rows of each split to look at; None for all.
-        bound_s: most seconds for one verdict. Those of this package take 2, and more where a process must start first.
-
-    Raises:
-        AssertionError: the contract is broken; says which and how.
-        ConfigError: the task has no such split.
-    """
-    _hold(isinstance(task.name, str) and task.name != "", f"`name` is a text that is not empty, not {task.name!r}")
-    _hold(task.template in TEMPLATES, f"`template` is one of {', '.join(TEMPLATES)}, not {task.template!r}")
-    for split in splits:
-        rows = list(islice(task.rows(split), limit))
-        _hold(bool(rows), f"split '{split}' has rows; leave it out of `splits` if the task has no such split")
-        _rows_are_stable(task, split, rows)
-        _ids_are_unique(rows)
-        _golds_are_right(task, rows)
-        for row in rows[:_ROWS_FOR_ANY_TEXT]:
-            _any_text_gets_a_verdict(task, row, bound_s)
-
-
-def _rows_are_stable(task: Task, split: str, rows: Sequence[Row]) -> None:
-    again = islice(task.rows(split), len(rows))
-    for number, (row, other) in enumerate(zip_longest(rows, again)):
-        _hold(row == other, f"rows('{split}') gives the same rows every time; row {number} was {row} and then {other}")
-
-
-def _ids_are_unique(rows: Sequence[Row]) -> None:
-    for row_id, count in Counter(row.id for row in rows).items():
-        _hold(count == 1, f"the id of a row is its own; {count} rows have the id {row_id!r}")
-
-
-def _golds_are_right(task: Task, rows: Sequence[Row]) -> None:
-    for row in rows:
-        text = task.gold_completion(row)
-        verdict = task.verify(row, text)
-        _hold(
-            isinstance(verdict, Verdict) and verdict.correct,
-            f"row {row.id!r}: its own verifier accepts its gold_completion; of {text!r:.80} it says {verdict}",
-        )
-
-
-def _any_text_gets_a_verdict(task: Task, row: Row, bound_s: float) -> None:
-    for text in _any_texts(task.gold_completion(row)):
-        began = time.perf_counter()
-        try:
-            verdict = task.verify(row, text)
-        except Exception as error:
-            raise AssertionError(
-                f"row {row.id!r}: `verify` never raises on what a model wrote, but of {text!r:.80} "
-                f"({len(text)} characters) it raised {error!r:.200}"
-            ) from error
-        took_s = time.perf_counter() - began
-        what = f"row {row.id!r}, a text of {len(text)} characters, {text!r:.80}"
-        _hold(isinstance(verdict, Verdict), f"{what}: `verify` gives a Verdict, not {verdict!r:.80}")
-        _hold(took_s <= bound_s, f"{what}: `verify` ends within {bound_s:g} s on any text, not in {took_s:.1f} s")
-
-
-def _any_texts(gold: str) -> Iterator[str]:
-    """What models write when they go astray, short ones first."""
-    yield from ("", " ", "\x00", "\ud800", "\u2028", "👩‍👩‍👧 ½ ²", "nan", "-0.0", "1e999", "44**19**35", "None")
-    yield from ("<think>", "</think><answer>", "\\boxed{", "\\frac{}{", "```python", '{"answer": ', "####", "(" * 50)
-    yield from (gold[: len(gold) // 2], gold[::-1], gold + gold, f"<think>{gold}", f"<answer></answer>{gold}")
-    letters = random.Random(0)
-    for length in (10, 100, 1000):
-        yield "".join(letters.choices("0123456789+-*/=()[]{}<>\\$.,#`\"' \nabcxyz", k=length))
-    for piece in ("{", "(", "\\frac{1}{", "9", "1+", "<answer>", " ", gold):
-        for length in (1_000, 100_000):
-            yield (piece * length)[:length]

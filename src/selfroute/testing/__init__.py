@@ -1,0 +1,36 @@
+"""Whether a backend, a task or a strategy of your own keeps its contract: call these from your tests.
+
+::
+
+    from selfroute.testing import check_backend, check_strategy, check_task
+
+    async def test_my_backend():
+        await check_backend(MyBackend)
+
+    def test_my_task():
+        check_task(MyTask())
+
+    async def test_my_strategy():
+        await check_strategy(MyStrategy)
+
+What fails is an `AssertionError` that says in words what the contract is. No test framework is needed.
+"""
+
+from __future__ import annotations
+
+from selfroute.testing.backends import BACKEND_CASES, CONVERSATIONS, EMPTY, SHORT, check_backend
+from selfroute.testing.strategies import STRATEGY_CASES, Pair, RecordingBudget, check_strategy
+from selfroute.testing.tasks import check_task
+
+__all__ = [
+    "BACKEND_CASES",
+    "CONVERSATIONS",
+    "EMPTY",
+    "SHORT",
+    "STRATEGY_CASES",
+    "Pair",
+    "RecordingBudget",
+    "check_backend",
+    "check_strategy",
+    "check_task",
+]
