@@ -178,4 +178,4 @@ class Spending(RuleBasedStateMachine):
 
 
 TestSpending = Spending.TestCase
-TestSpending.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+TestSpending.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
