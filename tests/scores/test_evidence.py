@@ -36,7 +36,7 @@ from selfroute.types import Completion, Message, Sampling, Token, Usage
         ("<think>7</think>\n#### 1,200", "1200"),
         ("It is\nthe answer is 12.", "12"),
         ("Paris ", "paris"),
-        ("<answer>(3+4)*5</answer>", "3"),
+        ("<answer>(3+4)*5</answer>", "(3+4)*5"),
         ("", ""),
         ("<think>only thought", ""),
     ],

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError, TaskError
 from selfroute.tasks.check import check
-from selfroute.tasks.code import HumanEval, OutputPrediction, literal_in, same_literal
+from selfroute.tasks.code import HumanEval, OutputPrediction
 from selfroute.verify.sandbox import run_tests
 from selfroute.verify.sandbox_child import _guard
 
@@ -239,48 +237,17 @@ def test_the_usual_libraries_are_there() -> None:
 
 # --- output prediction ---------------------------------------------------------------------------------------------
 
-EQUAL = [
-    ("{'a':1}", "{'a': 1}"), ('{"a": 1}', "{'a': 1}"), ("{'b': 2, 'a': 1}", "{'a': 1, 'b': 2}"), ("(1,2)", "(1, 2)"),
-    ("{2, 1}", "{1, 2}"), ('"x"', "'x'"), ("[1,\n 2]", "[1, 2]"), ("-1", "-1"), ("1e3", "1000.0"), ("None", "None"),
-    (" True ", "True"), (r"'\u0041'", "'A'"),
-]  # fmt: skip
-DIFFERENT = [
-    ("1", "True"), ("1", "1.0"), ("(1, 2)", "[1, 2]"), ("'1'", "1"), ("[2, 1]", "[1, 2]"), ("{1}", "[1]"),
-    ("'a '", "'a'"), ("none", "None"),
-]  # fmt: skip
 
-
-def test_hard_equivalents() -> None:
-    """Error rate on this corpus: 0 of 12 equivalents missed, 0 of 8 differences let through."""
-    assert [pair for pair in EQUAL if not same_literal(*pair)] == []
-    assert [pair for pair in DIFFERENT if same_literal(*pair)] == []
-
-
-@pytest.mark.parametrize(
-    "completion",
-    [
-        "<answer>{'a': 1}</answer>",
-        "So f('a') == {'a': 1}",
-        "<answer>f('a') == {'a': 1}</answer>",
-        "<think>{'b': 1}</think>It returns\n`{'a': 1}`",
-        "<answer>{'a': 1}</answer> or <answer>2</answer>",
-    ],
-)
-def test_where_the_output_stands(completion: str) -> None:
-    assert same_literal(literal_in(completion), "{'a': 1}")
-
-
-@pytest.mark.parametrize("piece", ["[", "f(", "{", "f() == ", "44**19**35 ", "-", "\\x", "(1,"])
-def test_a_megabyte_takes_under_two_seconds(tmp_path: Path, piece: str) -> None:
+def test_output_prediction_compares_values(tmp_path: Path) -> None:
     task = task_of(OutputPrediction, tmp_path / "o.jsonl", OUTPUT)
     (row,) = task.rows("test")
-    started = time.process_time()
-    for text in (piece * (1_000_000 // len(piece)), f"<answer>{piece * 200_000}</answer>"):
-        assert not task.verify(row, text).correct
-    assert time.process_time() - started < 2
+    assert task.verify(row, "So f('a') == {'a': 1}").correct
+    assert task.verify(row, '<answer>{"a": 0x1}</answer>').correct
+    assert task.verify(row, "<answer>{'a': True}</answer>").reason == "{'a': True} is not {'a': 1}"
 
 
-@settings(deadline=None)
-@given(st.text(max_size=200))
-def test_any_text_gets_a_verdict(text: str) -> None:
-    same_literal(literal_in(text), "{'a': 1}")
+def test_the_block_that_defines_the_function_counts(tmp_path: Path) -> None:
+    task = task_of(HumanEval, tmp_path / "test.jsonl", PROBLEM)
+    (row,) = task.rows("test")
+    use = "```python\nprint(inc([1]))\n```"
+    assert task.verify(row, f"{use}\n```python\ndef inc(xs):\n    return [x + 1 for x in xs]\n```").correct

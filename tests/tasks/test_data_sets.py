@@ -339,7 +339,8 @@ def test_check_names_the_first_broken_rows(tmp_path: Path) -> None:
 def test_the_gold_of_either_template_passes_each_verifier(tmp_path: Path, verifier: str, template: str) -> None:
     if verifier == "math":
         pytest.importorskip("math_verify")
-    gold = {"exact": "New York", "numeric": "1,234.5", "choice": "(C)", "math": r"\frac{1}{2}", "json": "7"}[verifier]
+    golds = {"exact": "New York", "numeric": "1,234.5", "choice": "(C)", "math": r"\frac{1}{2}", "json": "7"}
+    gold = {**golds, "output": "{'a': 1}"}[verifier]
     path = write(tmp_path / "test.jsonl", [{"question": "?", "answer": gold}]).parent
     task: Task = JsonLines(path=path, verifier=verifier, template=template)
     check(task, "test")

@@ -3,68 +3,12 @@
 from __future__ import annotations
 
 import time
-from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfroute.verify.verifiers import VERIFIERS, choice, exact, numeric, read_number
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("5", 5),
-        ("-5", -5),
-        ("−5", -5),
-        ("$5", 5),
-        ("-$5", -5),
-        ("$-5", -5),
-        (r"\$18", 18),
-        ("£3.50", Fraction(7, 2)),
-        ("1,234.50", Fraction(2469, 2)),
-        ("10,000,000", 10_000_000),
-        ("1{,}000", 1000),
-        (r"1\,000", 1000),
-        ("50%", 50),
-        (r"50\%", 50),
-        ("5 apples", 5),
-        ("12cm", 12),
-        (".5", Fraction(1, 2)),
-        ("3.", 3),
-        ("5.0", 5),
-        ("1e3", 1000),
-        ("1.5e-2", Fraction(3, 200)),
-        ("3/4", Fraction(3, 4)),
-        ("1 1/2", Fraction(3, 2)),
-        (r"\frac{3}{4}", Fraction(3, 4)),
-        (r"-\dfrac{1}{2}", Fraction(-1, 2)),
-        (r"\frac12", Fraction(1, 2)),
-        (r"1\frac{1}{2}", Fraction(3, 2)),
-        ("x = 5", 5),
-        ("3 + 4 = 7", 7),
-        ("= -5", -5),
-        ("10-5", 10),
-        ("{7}", 7),
-        ("no number", None),
-        ("1/0", None),
-        ("٣", None),
-        ("²", None),
-        ("9" * 5000, None),
-        ("", None),
-    ],
-)
-def test_read_number(text: str, value: Fraction | int | None) -> None:
-    assert read_number(text) == value
-
-
-@given(st.integers(-(10**12), 10**12), st.integers(0, 6))
-def test_read_number_reads_what_python_writes(whole: int, places: int) -> None:
-    value = Fraction(whole, 10**places)
-    written = f"{'-' if whole < 0 else ''}{abs(whole) // 10**places:,}"
-    decimals = f".{abs(whole) % 10**places:0{places}d}" if places else ""
-    assert read_number(f"about ${written}{decimals} in all") == value
+from selfroute.verify.verifiers import VERIFIERS, choice, exact, numeric
 
 
 @pytest.mark.parametrize(
@@ -106,7 +50,7 @@ def test_numeric_accepts(completion: str) -> None:
         ("42, so 43", "43 is not 42"),
         ("#### 42.5", "42.5 is not 42"),
         ("#### -42", "-42 is not 42"),
-        ("#### 1 2 3 42", "1 2 3 42 is not 42"),
+        ("#### 1 2 3 42", "not a number"),
     ],
 )
 def test_numeric_refuses(completion: str, reason: str) -> None:
@@ -195,7 +139,7 @@ PIECES = [
 ANY_TEXT = st.text(max_size=200) | st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 
 
-@pytest.mark.parametrize("name", ["exact", "numeric", "choice"])
+@pytest.mark.parametrize("name", ["exact", "numeric", "choice", "json", "output"])
 @given(completion=ANY_TEXT, gold=ANY_TEXT)
 def test_any_text_gets_a_verdict(name: str, completion: str, gold: str) -> None:
     verdict = VERIFIERS[name](completion, gold)
@@ -216,7 +160,7 @@ def test_numeric_takes_its_own_gold_in_every_marking(number: int) -> None:
         assert not numeric(marked, str(number + 1)).correct
 
 
-@pytest.mark.parametrize("name", ["exact", "numeric", "choice"])
+@pytest.mark.parametrize("name", ["exact", "numeric", "choice", "json", "output"])
 @pytest.mark.parametrize(
     "piece",
     [

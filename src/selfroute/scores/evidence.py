@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from selfroute.errors import UnsupportedByBackend
 from selfroute.types import Token
 from selfroute.verify.extract import after_reasoning, boxed, tagged_answer
-from selfroute.verify.verifiers import read_number
+from selfroute.verify.quantities import read_number
 
 __all__ = [
     "VERDICT_QUESTION",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -10,13 +9,11 @@ from selfroute.errors import TaskError
 from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source, own_id
 from selfroute.verify.base import Verdict
-from selfroute.verify.extract import after_reasoning, code_in, tagged_answer
+from selfroute.verify.extract import code_in
+from selfroute.verify.python_values import output
 from selfroute.verify.sandbox import run_tests
 
-__all__ = ["HumanEval", "OutputPrediction", "literal_in", "same_literal"]
-
-_MOST_TEXT = 100_000
-_LONGEST_LITERAL = 5_000
+__all__ = ["HumanEval", "OutputPrediction"]
 
 
 class HumanEval:
@@ -73,7 +70,7 @@ class HumanEval:
     def verify(self, row: Row, completion: str) -> Verdict:
         """Run the tests of the row on the completion's code."""
         entry = str(row.fields["entry_point"])
-        code = code_in(completion)
+        code = code_in(completion, defining=entry)
         if not code.strip():
             return Verdict(False, reason="no code")
         prompt = str(row.fields["prompt"])
@@ -104,8 +101,7 @@ def _humaneval_row(record: Record, row_id: str) -> Row:
 class OutputPrediction:
     """Rows with `code` (a function f), `input` and `output`: what does f return? (CRUXEval, arXiv 2401.03065)
 
-    The answer is compared as a Python literal and never run: the first `<answer>`, else what follows the last
-    `f(…) ==`, else the last line.
+    The answer is compared as a value of Python and never run; `selfroute.verify.python_values` says where it stands.
 
     Args:
         path: a folder with test.jsonl or test.parquet, or one file; without it the data is
@@ -150,12 +146,8 @@ class OutputPrediction:
         return [_output_row(record, own_id(record, "id", seen)) for record in self.source.records(split)]
 
     def verify(self, row: Row, completion: str) -> Verdict:
-        """Compare literals; see `same_literal`."""
-        answer = literal_in(completion)
-        if not answer:
-            return Verdict(False, reason="no answer")
-        correct = same_literal(answer, row.gold)
-        return Verdict(correct, answer[:200], "" if correct else f"{answer[:40]} is not {row.gold[:40]}")
+        """Judge by `selfroute.verify.python_values.output`."""
+        return output(completion, row.gold)
 
     def gold_completion(self, row: Row) -> str:
         """The output in an answer tag."""
@@ -178,46 +170,3 @@ def _indented(body: str) -> str:
     lines = body.splitlines()
     first = next((line for line in lines if line.strip()), "")
     return body if first[:1].isspace() else "\n".join(f"    {line}" for line in lines)
-
-
-_CALL = re.compile(r"\bf\(.{0,500}?\)\s{0,4}==\s{0,4}(.{1,2000})")
-
-
-def literal_in(completion: str) -> str:
-    """Where the predicted output stands in a completion, as text."""
-    marked = tagged_answer(completion)
-    if marked is None:
-        text = after_reasoning(completion)[-_MOST_TEXT:].strip()
-        lines = [line for line in text.rsplit("\n", 50)[-50:] if "==" in line]
-        calls = [match[1] for line in lines if (match := _CALL.search(line[:3000]))]
-        marked = calls[-1] if calls else text.rpartition("\n")[2]
-    call = _CALL.fullmatch(marked.strip()[:3000])
-    return (call[1] if call else marked).strip().strip("`").strip()[:_LONGEST_LITERAL]
-
-
-def same_literal(answer: str, gold: str) -> bool:
-    """Whether two texts are the same Python value, types included (1 is not True); else whether they read the same."""
-    left, right = _literal(answer), _literal(gold)
-    if left is None or right is None:
-        return " ".join(answer.split()) == " ".join(gold.split())
-    return repr(left[0]) == repr(right[0]) or (_typed(left[0]) == _typed(right[0]))
-
-
-def _literal(text: str) -> tuple[object] | None:
-    if len(text) > _LONGEST_LITERAL:
-        return None
-    try:
-        return (ast.literal_eval(text),)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
-
-
-def _typed(value: object) -> object:
-    """A value that compares types as well: sets and dicts in any order, 1 apart from 1.0 and True."""
-    if isinstance(value, dict):
-        return "dict", frozenset((_typed(key), _typed(item)) for key, item in value.items())
-    if isinstance(value, set | frozenset):
-        return "set", frozenset(map(_typed, value))
-    if isinstance(value, list | tuple):
-        return type(value).__name__, tuple(map(_typed, value))
-    return type(value).__name__, repr(value)

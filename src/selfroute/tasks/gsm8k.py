@@ -8,7 +8,8 @@ from selfroute.errors import TaskError
 from selfroute.tasks.base import Row
 from selfroute.tasks.data import Record, Source
 from selfroute.verify.base import Verdict
-from selfroute.verify.verifiers import numeric, read_number
+from selfroute.verify.quantities import read_number
+from selfroute.verify.verifiers import numeric
 
 __all__ = ["GSM8K"]
 

@@ -13,13 +13,13 @@ Two rules, shared by every verifier:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-__all__ = ["after_reasoning", "boxed", "code_in", "tagged_answer"]
+__all__ = ["after_phrases", "after_reasoning", "boxed", "code_blocks", "code_in", "marked_answer", "tagged_answer"]
 
 _THINK_TAG = re.compile(r"<(/?)think\s{0,8}>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)answer\s{0,8}>", re.IGNORECASE)
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s{0,8}(\{|(?=[ 0-9]))")
-_BLOCK = re.compile(r"```[ \t]{0,4}(?:python|py|Python)?[ \t]{0,4}\n(.*?)(?:\n```|\Z)", re.DOTALL)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _MOST_TEXT = 100_000
 
@@ -81,10 +81,104 @@ def _last_box(text: str) -> re.Match[str] | None:
     return None
 
 
-def code_in(completion: str) -> str:
-    """The first code block outside the reasoning, else all text outside it; of at most 100,000 characters."""
+def marked_answer(completion: str) -> str | None:
+    """The answer where the completion marks one, by tag or box; None if it does not."""
+    tagged = tagged_answer(completion)
+    content = boxed(after_reasoning(completion) if tagged is None else tagged)
+    return tagged if content is None else content
+
+
+# --- phrases that announce an answer -------------------------------------------------------------------------------
+
+_NAMES = "answer|antwort|antwoord|respuesta|réponse|risposta|resposta|ответ|odpowiedź|svaret|svar|cevap|đáp án"
+_NAMES_OF_OPTIONS = "option|choice|final|selected|solution|lösung|wahl"
+_NAMES_UNSPACED = "答案|答え|正解|정답|उत्तर|الإجابة"
+_IS = "is|ist|lautet|es|est|è|é|jest|är|là|है|هي|(?:would|should|must)\\s+be"
+_IS_UNSPACED = "[:：=→]|->|[ \\t][-–—](?=\\s)|是|为|為|は|은|는|이"
+
+
+def _phrase(names: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(?:(?<![^\W_])(?:{names})|{_NAMES_UNSPACED})"
+        rf"(?:(?:\s+\w{{2,12}}){{0,4}}?[\s\"'*_]{{0,8}}(?:(?<![^\W_])(?:{_IS})(?!\w)|{_IS_UNSPACED})"
+        r"|[*_]{0,4}[ \t]{0,4}\n)[\s\"'*_:：]{0,12}",
+        re.IGNORECASE,
+    )
+
+
+_PHRASE, _PHRASE_OF_OPTIONS = _phrase(_NAMES), _phrase(f"{_NAMES}|{_NAMES_OF_OPTIONS}")
+_MOST_PHRASES = 20
+_LINE = 500
+
+
+def after_phrases(text: str, *, of_options: bool = False) -> Iterator[str]:
+    """What follows phrases such as "the answer is" to the end of the line, the last phrase first; 500 characters each.
+
+    At most the last 20 phrases. English, and the word for "answer" in some fifteen other languages.
+
+    Args:
+        of_options: whether "the correct option is" and the like count too.
+    """
+    ends = [match.end() for match in (_PHRASE_OF_OPTIONS if of_options else _PHRASE).finditer(text)]
+    for end in ends[: -_MOST_PHRASES - 1 : -1]:
+        yield text[end : end + _LINE].partition("\n")[0]
+
+
+# --- code ----------------------------------------------------------------------------------------------------------
+
+_FENCE = re.compile(
+    r"(?P<indent>[ \t>]{0,40}(?:(?:[-*+]|\d{1,3}[.)])[ \t]{1,8})?)(?P<marks>`{3,}|~{3,})[ \t]{0,8}(?P<tag>[^`]{0,200})$"
+)
+_PYTHON = re.compile(r"\W{0,2}(?:python|py)[\d.]{0,6}(?![\w+#-])", re.IGNORECASE)
+_LINE_END = re.compile(r"\r\n?|\n")
+_LONGEST_FENCE = 400
+
+
+def code_in(completion: str, *, defining: str = "") -> str:
+    """The first block of Python outside the reasoning, else all text outside it; of at most 100,000 characters.
+
+    A block that names Python comes before one that names nothing, and that before one of another language.
+
+    Args:
+        defining: name of a function; a block that defines it comes before all others.
+    """
     text = after_reasoning(completion)[:_MOST_TEXT]
     tagged = tagged_answer(text)
     text = text if tagged is None else tagged
-    block = _BLOCK.search(text)
-    return block[1] if block else text
+    wanted = re.compile(rf"\bdef\s{{1,4}}{re.escape(defining)}\b")
+
+    def rank(block: tuple[str, str]) -> tuple[bool, int]:
+        tag, content = block
+        return bool(defining) and not wanted.search(content), 1 if not tag else 0 if _PYTHON.match(tag) else 2
+
+    blocks = code_blocks(text)
+    return min(blocks, key=rank)[1] if blocks else "\n".join(_LINE_END.split(text))
+
+
+def code_blocks(text: str) -> list[tuple[str, str]]:
+    """Language tag and content of each fenced block, in order; one that is not closed goes to the end of the text.
+
+    Fences are three or more backticks or tildes, as CommonMark has them, also in lists and quotes, whose indent is cut.
+    """
+    blocks: list[tuple[str, str]] = []
+    lines: list[str] = []
+    opening: re.Match[str] | None = None
+    for line in _LINE_END.split(text):
+        fence = _FENCE.match(line) if len(line) < _LONGEST_FENCE else None
+        if opening is None:
+            opening, lines = fence, []
+        elif fence and not fence["tag"].strip() and fence["marks"].startswith(opening["marks"]):
+            blocks.append((opening["tag"].strip(), "\n".join(lines)))
+            opening = None
+        else:
+            lines.append(_outdented(line, opening["indent"]))
+    return blocks if opening is None else [*blocks, (opening["tag"].strip(), "\n".join(lines))]
+
+
+def _outdented(line: str, indent: str) -> str:
+    """A line without what its fence stands behind, as far as it has it."""
+    if ">" in indent:
+        line = line.lstrip(" \t").removeprefix(">").removeprefix(" ")
+        indent = indent.rpartition(">")[2].removeprefix(" ")
+    kept = line.lstrip(" \t")
+    return line[min(len(indent), len(line) - len(kept)) :]
