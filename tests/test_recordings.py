@@ -81,7 +81,7 @@ def test_gsm8k_solutions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "prompt,weak\nx,maybe\n", r"a\.csv:2: 'maybe' under 'weak' is not True or False"),
+        ("a.csv", "prompt,weak\nx,maybe\n", r"a\.csv:2: 'maybe' under 'weak' is not True, False or"),
         ("a.csv", "prompt,weak\nx\n", r"a\.csv:2: 1 cells under 2 columns"),
         ("a.csv", "question,weak\n", r"a\.csv:1 has the columns question"),
         ("a.csv", "", r"a\.csv is empty"),
@@ -95,7 +95,17 @@ def test_gsm8k_solutions(tmp_path: Path) -> None:
         ("a.jsonl", '{"output": "x"}\n{"out\n', r"a\.jsonl:2: not JSON"),
         ("a.jsonl", '{"text": "x"}\n', r"a\.jsonl:1: 'prompt' is 'None'"),
         ("a.jsonl", '{"prompt": "x", "text": "y", "usd": NaN}\n', r"a\.jsonl:1: 'usd' is 'nan', not a number"),
-        ("a.jsonl", '{"small": {"is_correct": 1, "solution": ""}, "question": ""}\n', r"no true or false 'is_correct'"),
+        (
+            "a.jsonl",
+            '{"small": {"is_correct": 2, "solution": ""}, "question": ""}\n',
+            r"'small.is_correct' is '2', not tr",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "text": "y", "correct": "yes"}\n',
+            r"'correct' is 'yes', not true, false or a num",
+        ),
+        ("a.csv", "prompt,weak\nx,1.5\n", r"a\.csv:2: '1.5' under 'weak' is not True, False or a number"),
         ("a.jsonl.gz", "no gzip", r"cannot read after line 0"),
         ("a.csv", "prompt,weak,strong\nx,True,True\n", "say which with model"),
     ],
@@ -143,6 +153,30 @@ def test_recorded_verdicts_judge_recorded_answers(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(TaskError, match="no gold answers"):
         task.gold_completion(second)
+
+
+def test_recorded_grades_between_right_and_wrong(tmp_path: Path) -> None:
+    own = [{"prompt": f"{grade}?", "text": f"{grade}!", "correct": grade} for grade in (0, 0.25, 0.5, 1, True)]
+    path = lines(tmp_path / "own.jsonl", *own)
+    answers = read_answers(path)
+    assert [answer.correct for answer in answers] == [0.0, 0.25, 0.5, 1.0, True]
+    assert [type(answer.correct) for answer in answers] == [float] * 4 + [bool]
+    task = Recorded(answers=[path])
+    verdicts = [task.verify(row, answer.text) for row, answer in zip(task.rows("test"), answers, strict=True)]
+    assert [verdict.correct for verdict in verdicts] == [False, False, True, True, True]
+    assert verdicts[1].reason == "recorded with a grade of 0.25"
+    table = tmp_path / "a.csv"
+    table.write_text("prompt,weak\nx,0.75\ny,false\n", encoding="utf-8")
+    assert [answer.correct for answer in read_answers(table)] == [0.75, False]
+
+
+@pytest.mark.parametrize("verifier", ["exact", "json", "numeric"])
+def test_golds_with_quotes_pass_their_verifier(tmp_path: Path, verifier: str) -> None:
+    gold = "5" if verifier == "numeric" else 'say "5"'
+    path = lines(tmp_path / "own.jsonl", {"prompt": "p", "text": "t", "gold": gold})
+    task = Recorded(answers=[path], verifier=verifier)
+    (row,) = task.rows("test")
+    assert task.verify(row, task.gold_completion(row)).correct
 
 
 def test_zeroeval_is_judged_by_its_answer_key(tmp_path: Path) -> None:

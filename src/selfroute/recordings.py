@@ -3,8 +3,8 @@
 Formats, told apart by what a file holds unless one is named:
 
 * `selfroute`: our own JSONL, one answer a line (see `selfroute.backends.recorded`).
-* `routellm`: RouteLLM's CSV, a row per prompt with, for each model, whether it was right and, in some files, its
-  text; a folder of such files is one set (arXiv 2406.18665).
+* `routellm`: RouteLLM's CSV, a row per prompt with, for each model, whether it was right (or a grade from 0 to 1) and,
+  in some files, its text; a folder of such files is one set (arXiv 2406.18665).
 * `zeroeval`: ZeroEval's outputs, a line per prompt with `id`, `question`, `gold`, `model` and `output`.
 * `gsm8k`: the example solutions that came with GSM8K, a line per problem with `solution` and `is_correct` of each
   model.
@@ -45,7 +45,7 @@ class RecordedAnswer:
         prompt: the question; equal ones differ in the spaces at their end.
         text: the answer; where only a verdict was recorded, `unrecorded_text` of the model.
         model: who answered.
-        correct: the verdict that was recorded, None if there is none.
+        correct: the verdict that was recorded: true, false or a grade in [0, 1]; None if there is none.
         gold: the reference answer, None if it was not recorded.
         usage, seconds, usd: what the answer took; None where nobody knows.
     """
@@ -55,7 +55,7 @@ class RecordedAnswer:
     prompt: str
     text: str
     model: str
-    correct: bool | None = None
+    correct: float | None = None
     gold: str | None = None
     usage: Usage | None = None
     seconds: float | None = None
@@ -139,14 +139,13 @@ def _selfroute(path: Path) -> Iterator[RecordedAnswer]:
             turns = [m for m in row.get("messages") or [] if isinstance(m, Mapping) and m.get("role") == "user"]
             prompt = turns[-1].get("content") if turns else None
         usage = row.get("usage") or {}
-        correct = row.get("correct")
         yield RecordedAnswer(
             where,
             str(row.get("id", number)),
             _text(prompt, "prompt", where),
             _text(row.get("text"), "text", where),
             str(row.get("model") or row.get("backend") or path.stem),
-            correct if isinstance(correct, bool) else None,
+            _grade(row.get("correct"), "correct", where),
             None if row.get("gold") is None else str(row["gold"]),
             Usage(int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)) if usage else None,
             _number(row.get("seconds"), "seconds", where),
@@ -170,13 +169,9 @@ def _routellm(path: Path) -> Iterator[RecordedAnswer]:
                 raise ConfigError(f"{where}: {len(cells)} cells under {len(columns)} columns; mend or delete the row")
             row = dict(zip(columns, cells, strict=True))
             for model in models:
-                verdict = row[model].strip().lower()
-                if verdict not in ("true", "false"):
-                    raise ConfigError(
-                        f"{where}: '{row[model][:40]}' under '{model}' is not True or False; mend the row"
-                    )
                 text = row.get(f"{model}_response", unrecorded_text(model))
-                yield RecordedAnswer(where, f"{file.stem}-{number}", row["prompt"], text, model, verdict == "true")
+                verdict = _cell(row[model], model, where)
+                yield RecordedAnswer(where, f"{file.stem}-{number}", row["prompt"], text, model, verdict)
 
 
 def _zeroeval(path: Path) -> Iterator[RecordedAnswer]:
@@ -207,10 +202,11 @@ def _gsm8k(path: Path) -> Iterator[RecordedAnswer]:
         if not solutions:
             raise ConfigError(f"{where}: no model with a 'solution' and 'is_correct'; mend or delete the row")
         for model, value in solutions.items():
-            if not isinstance(value.get("is_correct"), bool):
-                raise ConfigError(f"{where}: '{model}' has no true or false 'is_correct'; mend or delete the row")
+            verdict = _grade(value.get("is_correct"), f"{model}.is_correct", where)
+            if verdict is None:
+                raise ConfigError(f"{where}: '{model}' has no 'is_correct'; mend or delete the row")
             text = _text(value["solution"], f"{model}.solution", where)
-            yield RecordedAnswer(where, f"{number}", question, text, model, value["is_correct"], gold)
+            yield RecordedAnswer(where, f"{number}", question, text, model, verdict, gold)
 
 
 Reader = Callable[[Path], Iterator[RecordedAnswer]]
@@ -307,3 +303,30 @@ def _number(value: Any, field: str, where: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{where}: '{field}' is {str(value)[:40]!r}, not a number; mend or delete the row")
     return float(value)
+
+
+def _grade(value: Any, field: str, where: str) -> float | None:
+    """A verdict, or a grade as RouterArena has them; a boolean stays one."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and 0 <= value <= 1:
+        return float(value)
+    raise ConfigError(
+        f"{where}: '{field}' is {str(value)[:40]!r}, not true, false or a number from 0 to 1; mend or delete the row"
+    )
+
+
+def _cell(text: str, field: str, where: str) -> float:
+    """A verdict of a table: True, False or a number."""
+    verdict = {"true": True, "false": False}.get(text.strip().lower())
+    if verdict is not None:
+        return verdict
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ConfigError(
+            f"{where}: '{text[:40]}' under '{field}' is not True, False or a number from 0 to 1; mend the row"
+        )
+    return number

@@ -15,11 +15,12 @@ from selfroute.recordings import RecordedAnswer, format_of, read_answers
 from selfroute.tasks.base import Row
 from selfroute.tasks.data import SPLITS, fraction
 from selfroute.verify.base import Verdict
-from selfroute.verify.verifiers import VERIFIERS
+from selfroute.verify.verifiers import VERIFIERS, json_answer
 
 __all__ = ["Recorded"]
 
 _VERIFIER_OF = {"zeroeval": "json"}
+_SOLVED = 0.5
 
 
 class Recorded:
@@ -83,11 +84,15 @@ class Recorded:
         return rows
 
     def verify(self, row: Row, completion: str) -> Verdict:
-        """The recorded verdict of a recorded answer; any other text is judged by the verifier, if there is a gold."""
-        verdicts: Mapping[str, bool] = row.fields["verdicts"]
+        """The recorded verdict of a recorded answer; any other text is judged by the verifier, if there is a gold.
+
+        A recorded grade between 0 and 1 counts as right from one half on.
+        """
+        verdicts: Mapping[str, float] = row.fields["verdicts"]
         if self.verifier is None and completion in verdicts:
-            correct = verdicts[completion]
-            return Verdict(correct, completion[:200], "" if correct else "recorded as wrong")
+            grade = verdicts[completion]
+            correct = grade >= _SOLVED
+            return Verdict(correct, completion[:200], "" if correct else _reason(grade))
         if not row.gold:
             return Verdict(False, None, "not a recorded answer")
         return self._verify(completion, row.gold)
@@ -100,7 +105,7 @@ class Recorded:
         """
         if not row.gold:
             raise TaskError(f"{row.id}: the recording holds verdicts and no gold answers, so there is nothing to check")
-        return f'{{"answer": "{row.gold}"}}'
+        return json.dumps({"answer": row.gold}) if self._verify is json_answer else f"<answer>{row.gold}</answer>"
 
     def _split(self, row: Row) -> str:
         return "test" if fraction(row.question, seed=self.seed) < self.test_share else "train"
@@ -108,15 +113,19 @@ class Recorded:
     def _row(self, same: Sequence[RecordedAnswer]) -> Row:
         first = same[0]
         gold = next((answer.gold for answer in same if answer.gold), "")
-        verdicts: dict[str, bool] = {}
+        verdicts: dict[str, float] = {}
         for answer in same:
             if answer.correct is None and not gold:
                 raise TaskError(
                     f"{answer.where}: neither a verdict nor a gold answer; add 'gold', or leave the row out"
                 )
             if answer.correct is not None and verdicts.setdefault(answer.text, answer.correct) != answer.correct:
-                raise TaskError(f"{answer.where}: the same answer is recorded as right and as wrong; mend the row")
+                raise TaskError(f"{answer.where}: the same answer is recorded with two verdicts; mend the row")
         return Row(first.id, first.prompt, gold, {"verdicts": verdicts})
+
+
+def _reason(grade: float) -> str:
+    return f"recorded with a grade of {grade:g}" if grade else "recorded as wrong"
 
 
 def _source(answer: Any) -> tuple[Path, str | None, str | None]:
