@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfroute.handoff import parse
-from selfroute.verify.extract import after_reasoning, boxed, tagged_answer
+from selfroute.verify.extract import after_phrases, after_reasoning, boxed, code_blocks, code_in, tagged_answer
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,51 @@ def test_the_hand_off_parser_reads_the_same_answer(pieces: list[str]) -> None:
     text = "".join(pieces)
     if (answer := tagged_answer(text)) is not None:
         assert parse(text).answer == answer
+
+
+GOOD = "def f():\n    return 1"
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        f"```python\n{GOOD}\n```",
+        f"```python\n{GOOD}\n```".replace("\n", "\r\n"),
+        f"```bash\npip list\n```\n```PYTHON\n{GOOD}\n```",
+        f"It prints\n```\n1\n```\n```py3\n{GOOD}\n```",
+        f"~~~\n{GOOD}\n~~~\nDone.",
+        f"````python\n{GOOD}\n````",
+        f"```{{.python}}\n{GOOD}\n```",
+        "1. Code:\n   ```python\n   def f():\n       return 1\n   ```",
+        "> ```python\n> def f():\n>     return 1\n> ```",
+        f"```python\n{GOOD}",
+        GOOD,
+    ],
+)
+def test_code_in(completion: str) -> None:
+    assert code_in(completion) == GOOD
+
+
+def test_code_that_defines_a_function_comes_first() -> None:
+    text = f"```python\nprint(f())\n```\n```python\n{GOOD}\n```"
+    assert code_in(text) == "print(f())"
+    assert code_in(text, defining="f") == GOOD
+
+
+def test_a_longer_fence_holds_a_shorter_one() -> None:
+    assert code_blocks("````\n```\n1\n```\n````") == [("", "```\n1\n```")]
+
+
+def test_after_phrases_begins_with_the_last() -> None:
+    text = "The answer is 7. No.\nDie Antwort ist 8.\n**Answer:**\n9"
+    assert list(after_phrases(text)) == ["9", "8.", "7. No."]
+
+
+@pytest.mark.parametrize(
+    "piece", ["```\n", "~~~\n", "> ", "answer ", "answer is ", "answer ab " * 3, "答案", "\r", "1. ```"]
+)
+def test_a_megabyte_of_fences_or_phrases_takes_under_two_seconds(piece: str) -> None:
+    text = piece * (10**6 // len(piece))
+    started = time.process_time()
+    code_in(text), list(after_phrases(text, of_options=True))
+    assert time.process_time() - started < 2
