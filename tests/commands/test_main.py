@@ -152,8 +152,29 @@ def test_lists_name_everything_with_a_sentence(command: str) -> None:
 def test_tasks_check_passes_on_good_data(tmp_path: Path) -> None:
     result = invoke("tasks", "--check", "countdown", "limit=20")
     assert result.exit_code == 0
-    assert result.stdout == "countdown: all 20 gold answers of 'test' pass their verifier\n"
-    assert result.stderr.splitlines()[-1] == "checking 20/20"
+    first, judged, misses, *_ = result.stdout.splitlines()
+    assert first == "countdown: all 20 gold answers of 'test' pass their verifier"
+    assert judged == "answers made from them by rule, judged by countdown:"
+    assert misses.split() == ["0", "of", "59", "0.0", "%", "misses:", "what", "must", "pass"]
+    assert "   0 of 20       0.0 %  one digit changed" in result.stdout
+    assert result.stderr.splitlines()[-1] == "trying other spellings 20/20"
+
+
+def test_tasks_check_shows_what_a_lenient_verifier_lets_through(tmp_path: Path) -> None:
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(f'{{"question": "{n}?", "answer": "{n}"}}\n' for n in range(11, 31)), encoding="utf-8")
+    line = ["tasks", "--check", "jsonl", f"path={data}", f"verifier={__name__}:starts_alike", "test_share=0.9"]
+    result = invoke(*line, "validation_share=0")
+    assert result.exit_code == 0
+    assert "judged by" in result.stdout
+    assert "another row's answer" in result.stdout
+    lenient = next(row for row in result.stdout.splitlines() if "another row" in row)
+    assert int(lenient.split()[0]) > 5
+
+
+def starts_alike(completion: str, gold: str) -> bool:
+    """A verifier that a user might write and regret."""
+    return gold[0] in completion
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate"])

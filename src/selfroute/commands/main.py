@@ -248,10 +248,13 @@ def record(
 @app.command(epilog=_example("selfroute tasks", "selfroute tasks --check jsonl path=mine.jsonl verifier=numeric"))
 def tasks(
     options: Options = None,
-    check: Annotated[str | None, typer.Option(metavar="NAME", help="Verify that every gold answer passes.")] = None,
+    check: Annotated[str | None, typer.Option(metavar="NAME", help="Check a task's gold answers and verifier.")] = None,
     split: SplitName = "test",
 ) -> None:
-    """List the tasks, or check one: every gold answer must pass its own verifier."""
+    """List the tasks, or check one: every gold answer must pass, other spellings of it too, and spoilt ones must not.
+
+    A gold answer that fails is an error. Error rates of the verifier on up to 200 rows are shown, with examples.
+    """
     from selfroute import config
 
     if check is None:
@@ -259,12 +262,18 @@ def tasks(
             raise ConfigError(f"'{options[0]}': options need a task to check; write selfroute tasks --check NAME …")
         _list(config.TASKS, "task")
         return
+    from selfroute.commands.check import rates_in_lines
     from selfroute.tasks.check import check as check_task
+    from selfroute.tasks.check import error_rates
 
     task = config.make_task(_task_spec(check, options))
     with _progress("checking") as on_progress:
         count = check_task(task, split, on_progress=on_progress)
     typer.echo(f"{task.name}: all {count} gold answers of '{split}' pass their verifier")
+    with _progress("trying other spellings") as on_progress:
+        rates = error_rates(task, split, on_progress=on_progress)
+    for line in rates_in_lines(rates, verifier=getattr(task, "judged_by", "")):
+        typer.echo(line)
 
 
 @app.command(epilog=_example("selfroute strategies"))

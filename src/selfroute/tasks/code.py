@@ -37,6 +37,7 @@ class HumanEval:
 
     name = "humaneval"
     template = "plain"
+    judged_by = "code"
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class OutputPrediction:
 
     name = "output_prediction"
     template = "plain"
+    judged_by = "output"
 
     def __init__(
         self,

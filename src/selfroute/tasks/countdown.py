@@ -158,6 +158,7 @@ class Countdown:
 
     name = "countdown"
     template = "think"
+    judged_by = "countdown"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class GSM8K:
 
     name = "gsm8k"
     template = "steps"
+    judged_by = "numeric"
 
     def __init__(
         self,

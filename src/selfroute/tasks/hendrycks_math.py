@@ -33,6 +33,7 @@ class HendrycksMath:
 
     name = "hendrycks_math"
     template = "steps"
+    judged_by = "math"
 
     def __init__(
         self,

@@ -60,6 +60,7 @@ class JsonLines:
         self.template = template
         self.answer_field = answer_field
         self.gold_field = gold_field
+        self.judged_by = verifier
         self.verifier = named_verifier(verifier)
         self._needs_example = verifier not in VERIFIERS
         self.source = Source(

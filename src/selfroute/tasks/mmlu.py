@@ -34,6 +34,7 @@ class MMLU:
 
     name = "mmlu"
     template = "plain"
+    judged_by = "choice"
 
     def __init__(
         self,

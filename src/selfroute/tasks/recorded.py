@@ -66,7 +66,8 @@ class Recorded:
         self.verifier = verifier
         self.test_share, self.seed, self.limit = test_share, seed, limit
         kind = sources[0][2] or format_of(sources[0][0])
-        self._verify = VERIFIERS[verifier or _VERIFIER_OF.get(kind, "numeric")]
+        self.judged_by = verifier or _VERIFIER_OF.get(kind, "numeric")
+        self._verify = VERIFIERS[self.judged_by]
         left_out = _prompts(Path(exclude)) if exclude is not None else set()
         together = zip(*recordings, strict=True)
         self._rows = [self._row(same) for same in together if same[0].prompt.strip() not in left_out]

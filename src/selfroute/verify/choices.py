@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from selfroute.verify.extract import after_phrases, after_reasoning, boxed, tagged_answer
@@ -49,10 +50,8 @@ def chosen_letter(completion: str) -> str | None:
         box = boxed(tagged)
         return letter_in(tagged if box is None else box)
     text = after_reasoning(completion)
-    if (box := boxed(text)) is not None and (letter := letter_in(box)):
-        return letter
-    for line in after_phrases(text, of_options=True):
-        if letters := _letters(line):
+    for short in itertools.chain([boxed(text) or ""], after_phrases(text, of_options=True)):
+        if letters := _letters(short):
             return letters[0] if len(letters) == 1 else None
     text = plain(text[-_MOST_TEXT:])
     return _at_the_start(text) or _said(text) or _last_bracketed(text)
@@ -71,16 +70,22 @@ def _letters(text: str) -> list[str]:
         return [only[1].upper()]
     if _COMMAND.search(tidy):
         return []
+    if led := _led_by(tidy):
+        return led
     named = [match for match in _ALONE.finditer(tidy) if not _is_word(tidy, match)]
-    if (led := _LED.match(tidy)) and not (named and _joins(tidy, led, named)):
-        return [(led[1] or led[2]).upper()]
     return _joined(tidy, [match for match in named if not _denied(tidy, match)])
 
 
-def _joins(text: str, led: re.Match[str], named: list[re.Match[str]]) -> bool:
-    first = led.start(1) if led[1] else led.start(2)
-    after = [match for match in named if match.start() > first]
-    return bool(after) and bool(_JOIN.fullmatch(text[first + 1 : after[0].start()]))
+def _led_by(text: str) -> list[str]:
+    """The letter that a text starts with, as "C) Paris" does; empty if it does not, or joins another to it."""
+    led = _LED.match(text)
+    if led is None:
+        return []
+    at = led.start(1) if led[1] else led.start(2)
+    joined = next(_ALONE.finditer(text, at + 1, at + _SHORT), None)
+    if joined and _JOIN.fullmatch(text, at + 1, joined.start()):
+        return []
+    return [text[at].upper()]
 
 
 def _joined(text: str, named: list[re.Match[str]]) -> list[str]:
@@ -103,11 +108,10 @@ def _is_word(text: str, letter: re.Match[str]) -> bool:
 
 
 def _at_the_start(text: str) -> str | None:
-    led = _LED.match(text)
-    if led is None:
-        only = _ONLY.fullmatch(text) if len(text) < _SHORT else None
-        return only[1].upper() if only else None
-    return (led[1] or led[2]).upper()
+    if led := _led_by(text):
+        return led[0]
+    only = _ONLY.fullmatch(text) if len(text) < _SHORT else None
+    return only[1].upper() if only else None
 
 
 def _said(text: str) -> str | None:

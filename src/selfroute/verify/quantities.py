@@ -195,7 +195,7 @@ _GOES_ON = re.compile(
     r"""  [!^\\√(\[\]']  |  _(?![a-zA-Z]\b)  |  \.\d  |  :\s?\d      # 6! 6^2 6(2) [6] 6' 101_2 1.2.3 9:15
         | \s?[+*^±√\\]\s?\S  |  \s?[-/]\s?(?:[\d(]|[a-zA-Z]\b)      # 6 + 1, 6 - x; but "6 - as shown", "6/day"
         | \s?(?:mod|choose|times|plus|minus|over|base|divided|factorial|squared|cubed|sqrt|log|sin|cos|tan)\b
-        | \s?or\s(?:more|less|fewer|greater|higher|lower|above|below)\b
+        | \s?or\s(?!so\b)
         | \s?[<>≤≥≠]  |  [-+]\s*$
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -230,12 +230,12 @@ def _stated(text: str) -> Quantity | None:
 
 def _apart(between: str) -> bool:
     """Whether the number behind this text is none of the answer's: "42 apples, of 100", not "41, 42" or "41 or 42"."""
+    words = [word.lower() for word in _WORDS.findall(between) if _is_word(word)]
+    if words and words[-1] in _JOINERS:
+        return False
     if " (" in between or between.endswith("^"):
         return True
-    words = [word.lower() for word in _WORDS.findall(between) if _is_word(word)]
-    if not words or words[-1] in _JOINERS:
-        return False
-    return not (len(words) == 1 and unit_of(words[0]))  # 5 feet 10 inches
+    return bool(words) and not (len(words) == 1 and unit_of(words[0]))  # 5 feet 10 inches
 
 
 def _free_before(text: str) -> bool:
