@@ -12,6 +12,7 @@ Two rules, shared by every verifier:
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 
@@ -91,22 +92,18 @@ def marked_answer(completion: str) -> str | None:
 # --- phrases that announce an answer -------------------------------------------------------------------------------
 
 _NAMES = "answer|antwort|antwoord|respuesta|réponse|risposta|resposta|ответ|odpowiedź|svaret|svar|cevap|đáp án"
-_NAMES_OF_OPTIONS = "option|choice|final|selected|solution|lösung|wahl"
+_NAMES_OF_OPTIONS = "option|choice|final|selected|solution|lösung|wahl|opción|opzione|opção|вариант"
 _NAMES_UNSPACED = "答案|答え|正解|정답|उत्तर|الإجابة"
 _IS = "is|ist|lautet|es|est|è|é|jest|är|là|है|هي|(?:would|should|must)\\s+be"
 _IS_UNSPACED = "[:：=→]|->|[ \\t][-–—](?=\\s)|是|为|為|は|은|는|이"
-
-
-def _phrase(names: str) -> re.Pattern[str]:
-    return re.compile(
-        rf"(?:(?<![^\W_])(?:{names})|{_NAMES_UNSPACED})"
-        rf"(?:(?:\s+\w{{2,12}}){{0,4}}?[\s\"'*_]{{0,8}}(?:(?<![^\W_])(?:{_IS})(?!\w)|{_IS_UNSPACED})"
-        r"|[*_]{0,4}[ \t]{0,4}\n)[\s\"'*_:：]{0,12}",
-        re.IGNORECASE,
-    )
-
-
-_PHRASE, _PHRASE_OF_OPTIONS = _phrase(_NAMES), _phrase(f"{_NAMES}|{_NAMES_OF_OPTIONS}")
+_NAME, _NAME_OF_OPTIONS = (
+    re.compile(rf"(?<![^\W_])(?:{names})|{_NAMES_UNSPACED}") for names in (_NAMES, f"{_NAMES}|{_NAMES_OF_OPTIONS}")
+)
+_ANNOUNCES = re.compile(
+    rf"(?:(?:\s+\w{{2,12}}){{0,4}}?[\s\"'*_]{{0,8}}(?:(?<![^\W_])(?:{_IS})(?!\w)|{_IS_UNSPACED})"
+    r"|[*_]{0,4}[ \t]{0,4}\n)[\s\"'*_:：]{0,12}",
+    re.IGNORECASE,
+)
 _MOST_PHRASES = 20
 _LINE = 500
 
@@ -119,9 +116,13 @@ def after_phrases(text: str, *, of_options: bool = False) -> Iterator[str]:
     Args:
         of_options: whether "the correct option is" and the like count too.
     """
-    ends = [match.end() for match in (_PHRASE_OF_OPTIONS if of_options else _PHRASE).finditer(text)]
-    for end in ends[: -_MOST_PHRASES - 1 : -1]:
-        yield text[end : end + _LINE].partition("\n")[0]
+    # Searched in lower case: ignoring the case of a dozen words costs ten times as much.
+    lower = text.lower()
+    names = (_NAME_OF_OPTIONS if of_options else _NAME).finditer(lower if len(lower) == len(text) else text)
+    ends = [name.end() for name in names]
+    phrases = (phrase for end in reversed(ends) if (phrase := _ANNOUNCES.match(text, end)))
+    for phrase in itertools.islice(phrases, _MOST_PHRASES):
+        yield text[phrase.end() : phrase.end() + _LINE].partition("\n")[0]
 
 
 # --- code ----------------------------------------------------------------------------------------------------------

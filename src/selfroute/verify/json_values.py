@@ -20,6 +20,7 @@ __all__ = ["Found", "last_answer", "same_json"]
 
 _KEY = re.compile(r'(?<!\\)"answer"\s{0,8}:\s{0,8}')
 _STRING = re.compile(r'"((?:[^"\\]|\\.){0,2000})(?:"|$)', re.DOTALL)
+_ENDS = re.compile(r"\s{0,200}(?:$|[}\]\n]|,(?!\d))")  # 1,200 is no 1, and "12 or 13" no 12
 _BARE = re.compile(r"[^\"}\]\n]{1,200}")
 _LONGEST = 20_000
 _MOST_KEYS = 20
@@ -54,7 +55,7 @@ def _value_at(text: str) -> Found | None:
     if string := _STRING.match(text):
         raw = string[1].replace("\\\\", "\\")
         return Found(value if end else raw, raw)
-    if end and not re.match(r"\s{0,8}[\w.,]*\d", text[end:]):  # 1,200 is no 1
+    if end and (isinstance(value, dict | list) or _ENDS.match(text, end)):
         return Found(value, text[:end])
     bare = _BARE.match(text)
     if bare is None:

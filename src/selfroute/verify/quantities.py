@@ -76,20 +76,29 @@ _BASE = re.compile(r"^(\s*-?\d{1,40})_(?:\{\s?\d{1,2}\s?\}|\d{1,2})\s*$")
 # --- spelling ------------------------------------------------------------------------------------------------------
 
 _FRAC = re.compile(r"\\[dtc]?frac\s{0,4}(?:\{\s{0,4}(-?\d{1,30})\s{0,4}\}\s{0,4}\{\s{0,4}(\d{1,9})\s{0,4}\}|(\d)(\d))")
+# A sign without which the pattern cannot match, the pattern, and what it becomes.
 _TIDY = [
-    (re.compile(r"\\(?:left|right|displaystyle|[,!;: ()\[\]])|\{,\}|\\?(?:≈|~|\\approx(?![a-z]))"), ""),
-    (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]{0,200})\}"), r" \1 "),
-    (re.compile(r"\\(?:times|cdot|ast)(?![a-z])"), "*"),
-    (re.compile(r"\^\s?(?:\\circ(?![a-z])|\{\s?\\circ\s?\})"), "°"),
-    (re.compile(r"(?<!\\)\$([^$]*)(?<!\\)\$"), r"\1"),
-    (re.compile(r"\\(?=[$%#&{}])"), ""),
-    (re.compile(r"(?<!\d)\*\*|\*\*(?![\d({+-])|(?<!\w)__|__(?!\w)|`"), ""),
-    (re.compile(r"(?<![\w*])\*(?=[^\s*])([^*]{1,200})(?<=\S)\*(?![\w*])"), r"\1"),
-    (re.compile(r"\b(?:negative|minus)\s(?=[\d$.])", re.IGNORECASE), "-"),
-    (re.compile(r"(?<![\d:])(\d{1,2}):00(?![\d:])"), r"\1"),  # two o'clock
-    (re.compile(r"\\+$"), ""),
-    (re.compile(r"([_^])\{\s?([-+]?\d{1,9})\s?\}"), r"\1\2"),
-    (re.compile(r"\s+(?=\s)"), ""),
+    (sign, re.compile(pattern, re.IGNORECASE if sign == " " else 0), replacement)
+    for sign, pattern, replacement in (
+        ("\\", r"\\(?:left|right|displaystyle|approx(?![a-z])|[,!;: ()\[\]])", ""),
+        ("{,}", r"\{,\}", ""),
+        ("≈", "≈", ""),
+        ("~", "~", ""),
+        ("\\", r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s?\{([^{}]{0,200})\}", r" \1 "),
+        ("\\", r"\\(?:times|cdot|ast)(?![a-z])", "*"),
+        ("\\", r"\^\s?(?:\\circ(?![a-z])|\{\s?\\circ\s?\})", "°"),
+        ("$", r"(?<!\\)\$([^$]*)(?<!\\)\$", r"\1"),
+        ("\\", r"\\(?=[$%#&{}])", ""),
+        ("**", r"(?<!\d)\*\*|\*\*(?![\d({+-])", ""),
+        ("__", r"(?<!\w)__|__(?!\w)", ""),
+        ("`", "`", ""),
+        ("*", r"(?<![\w*])\*(?=[^\s*])([^*]{1,200})(?<=\S)\*(?![\w*])", r"\1"),
+        (" ", r"\b(?:negative|minus)\s(?=[\d$.])", "-"),
+        (":00", r"(?<![\d:])(\d{1,2}):00(?![\d:])", r"\1"),  # two o'clock
+        ("\\", r"\\+$", ""),
+        ("{", r"([_^])\{\s?([-+]?\d{1,9})\s?\}", r"\1\2"),
+        ("  ", r"\s+(?=\s)", ""),
+    )
 ]
 
 
@@ -97,8 +106,9 @@ def _tidy(text: str) -> str:
     r"""ASCII without LaTeX's spacing and markdown's stars; `\frac{a}{b}` as a/b, after a whole number with a space."""
     text = plain(text[:_LONGEST])[:_LONGEST]
     text = _FRAC.sub(_ratio, text)
-    for pattern, replacement in _TIDY:
-        text = pattern.sub(replacement, text)
+    for sign, pattern, replacement in _TIDY:
+        if sign in text:
+            text = pattern.sub(replacement, text)
     return text.strip()
 
 
@@ -131,6 +141,7 @@ def _sides(text: str) -> list[str]:
 _POWER = r"\s?(?:\^|\*\*)\s?\{?\s?(?P<%s>[-+]?\d{1,3})(?!\d)\s?\}?"
 _NUMBER = re.compile(
     rf"""
+    (?=[-+$€£¥₹uU.\d])
     (?:(?<![\w.)\]}}])(?P<sign>[-+])\s?)?       # 10-5 holds no -5, "= -5" does
     (?:(?P<currency>\b[uU][sS]\$|[$€£¥₹])\s?)?(?P<inner>-)?
     (?<![\d.])
@@ -301,19 +312,44 @@ def _parts(text: str) -> Iterator[Fraction | str]:
 
 
 _GROUP = re.compile(r"[\[({][^\[\](){}\n]{0,200},[^\[\](){}\n]{0,200}[\])}](?=[\W_]*$)")
-_CHUNK = re.compile(r"(?:\S{1,20}\s[<>≤≥≠]\s)?[^\s,;=<>]*$")
+_SHORT = 60
+_BREAKS = " \t\n,;=<>"
+_COMPARED_BEFORE = re.compile(r"\S{1,20}\s[<>≤≥≠]\s$")
 _CHUNK_END = re.compile(r"[^\s,;=<>]*(?:\s[<>≤≥≠]\s\S{1,20})?")
 
 
 def last_stated(text: str) -> str | None:
-    """The last number of running text, or what it is a part of: `6√2`, `9:15`, `[1, 9]`; None if there is none."""
-    # The first piece may be cut; it is one of many words.
+    """The last number of running text with its unit, or what it is a part of: `6√2`, `9:15`, `[1, 9]`; None for none.
+
+    A text of numbers and units alone is taken whole.
+    """
+    text = _tidy(text[-_LONGEST:])
     if group := _GROUP.search(text):
         return group[0]
     numbers = list(_NUMBER.finditer(text))
     if not numbers:
         return None
+    if len(text) <= _SHORT and "=" not in text and all(map(_is_measure, _WORDS.findall(text))):
+        return text
     last = numbers[-1]
-    start = _CHUNK.search(text[: last.start()])
-    end = _CHUNK_END.match(text, last.end())
-    return f"{start[0] if start else ''}{last[0]}{end[0] if end else ''}".strip("\"'*_.:!?")
+    start = max(text.rfind(sign, 0, last.start()) for sign in _BREAKS) + 1
+    compared = _COMPARED_BEFORE.search(text[max(0, start - 25) : start])
+    end = _end_of_measure(text, last.end())
+    return f"{compared[0] if compared else ''}{text[start:end]}".lstrip("\"'*_:").rstrip("\"'*_.:!?")
+
+
+def _end_of_measure(text: str, at: int) -> int:
+    """Where a number's unit, scale or percent ends, or what is written up against it."""
+    for measure in (_PERCENT, _SCALE):
+        if found := measure.match(text, at):
+            return found.end()
+    word = _WORD_AFTER.match(text, at)
+    if word and unit_of(word[2]):
+        return word.end()
+    chunk = _CHUNK_END.match(text, at)
+    return chunk.end() if chunk else at
+
+
+def _is_measure(word: str) -> bool:
+    lower = word.lower()
+    return lower in _SCALES or lower in _JOINERS or lower in ("percent", "per", "x") or unit_of(word) is not None

@@ -42,7 +42,7 @@ def plain(text: str) -> str:
         return text
     text = _RAISED.sub(lambda raised: f"^{{{unicodedata.normalize('NFKC', raised[0])}}}", text)
     text = _LOWERED.sub(lambda lowered: f"_{{{unicodedata.normalize('NFKC', lowered[0])}}}", text)
-    text = unicodedata.normalize("NFKC", _VULGAR.sub(" ", text)).translate(_SIGN_OF)
+    text = unicodedata.normalize("NFKC", _VULGAR.sub(" ", text.replace("º", "°"))).translate(_SIGN_OF)
     return "".join(map(_ascii_digit, text))
 
 

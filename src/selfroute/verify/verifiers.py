@@ -116,17 +116,19 @@ _SPELLINGS = [
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\.+$"), ""),
 ]
+# A sign without which the pattern cannot match, the pattern, and what it becomes.
 _SYMBOLS = [
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"√\s?(?:\(([^()]{1,200})\)|(\d{1,40}|[a-zA-Z]))"), r"\\sqrt{\1\2}"),
-    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])|π"), r"\\pi "),
-    (re.compile("∞"), r"\\infty "),
-    (re.compile("±"), r"\\pm "),
-    (re.compile("≤"), r"\\le "),
-    (re.compile("≥"), r"\\ge "),
-    (re.compile("∈"), r"\\in "),
-    (re.compile("∪"), r"\\cup "),
-    (re.compile("°"), r"^\\circ "),
+    ("**", re.compile(r"\*\*"), "^"),
+    ("√", re.compile(r"√\s?(?:\(([^()]{1,200})\)|(\d{1,40}|[a-zA-Z]))"), r"\\sqrt{\1\2}"),
+    ("pi", re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi "),
+    ("π", re.compile("π"), r"\\pi "),
+    ("∞", re.compile("∞"), r"\\infty "),
+    ("±", re.compile("±"), r"\\pm "),
+    ("≤", re.compile("≤"), r"\\le "),
+    ("≥", re.compile("≥"), r"\\ge "),
+    ("∈", re.compile("∈"), r"\\in "),
+    ("∪", re.compile("∪"), r"\\cup "),
+    ("°", re.compile("°"), r"^\\circ "),
 ]
 _PLAIN = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3}){1,9}|\d{1,40})(?:\.\d{1,40})?", re.ASCII)
 _IN_BASE = re.compile(r"(-?\d[0-9A-Za-z]{0,60})_\{?(\d{1,2})\}?", re.ASCII)
@@ -169,8 +171,9 @@ def _equal(answer: str, gold: str, *, marked: bool) -> bool | str | None:
 def _in_latex(text: str) -> str:
     """ASCII digits and signs, and LaTeX for the symbols of mathematics that are written in Unicode."""
     text = plain(text)
-    for pattern, replacement in _SYMBOLS:
-        text = pattern.sub(replacement, text)
+    for sign, pattern, replacement in _SYMBOLS:
+        if sign in text:
+            text = pattern.sub(replacement, text)
     return text
 
 
