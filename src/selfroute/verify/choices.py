@@ -34,7 +34,7 @@ _ARTICLE_BEFORE = re.compile(r"\s[a-z]{1,20}")
 # What may follow an option's letter where the words "A" and "I" cannot have it.
 _VERBS = re.compile(rf"\s(?:is|are|was|because|since|as|not|for|would|should|must|due|by|but|with|{_AND_OR})\b")
 
-_SAYS = r"option|choice|choose|chose|pick|selected|select|go\swith|it'?s|it\sis"
+_SAYS = r"option|choice|choose|chose|pick|selected|select|go\swith|say|it'?s|it\sis"
 _RIGHT = r"(?:is|must\sbe)\s(?:the\s)?(?:only\s)?(?:correct|right|best|true|answer)"
 _SAID = [
     re.compile(rf"(?:\b(?i:{_SAYS})|选择?|選)[\s(\[*_\"':]{{0,6}}([A-J])(?![{_CASED}])"),

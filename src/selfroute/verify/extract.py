@@ -94,7 +94,7 @@ def marked_answer(completion: str) -> str | None:
 _NAMES = "answer|antwort|antwoord|respuesta|réponse|risposta|resposta|ответ|odpowiedź|svaret|svar|cevap|đáp án"
 _NAMES_OF_OPTIONS = "option|choice|final|selected|solution|lösung|wahl|opción|opzione|opção|вариант"
 _NAMES_UNSPACED = "答案|答え|正解|정답|उत्तर|الإجابة"
-_IS = "is|ist|lautet|es|est|è|é|jest|är|là|है|هي|(?:would|should|must)\\s+be"
+_IS = "is|ist|lautet|es|est|è|é|jest|är|là|है|هي|(?:would|should|must|has\\s+to)\\s+be"
 _IS_UNSPACED = "[:：=→]|->|[ \\t][-–—](?=\\s)|是|为|為|は|은|는|이"
 _NAME, _NAME_OF_OPTIONS = (
     re.compile(rf"(?<![^\W_])(?:{names})|{_NAMES_UNSPACED}") for names in (_NAMES, f"{_NAMES}|{_NAMES_OF_OPTIONS}")

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from selfroute.verify.extract import boxed
 from selfroute.verify.quantities import read_gold, read_quantity, same_quantity
 from selfroute.verify.spelling import same_text
 
@@ -109,7 +110,8 @@ def same_json(answer: Found, gold: str) -> bool:
 
 
 def _same_string(answer: Found, gold: str) -> bool:
-    texts, wanted = dict.fromkeys((answer.value, answer.raw)), _read(gold)
+    texts = dict.fromkeys((answer.value, answer.raw, boxed(answer.raw) or answer.raw))
+    wanted = _read(gold)
     if any(same_text(text, gold) for text in texts):
         return True
     if isinstance(wanted, dict | list):

@@ -46,7 +46,8 @@ def output_in(completion: str) -> str:
     """The predicted value of a completion, as text, empty for none.
 
     First match wins: the first `<answer>`, or else the last box; the first `[ANSWER]`, CRUXEval's own; what follows the
-    last `f(…) ==`; a code block at the end; the last line, or what it says the value "is", "returns" and the like.
+    last `f(…) ==`; a code block at the end; the last line, or what it says the value "is", "returns" and the like; the
+    last code block.
     """
     marked = marked_answer(completion)
     text = after_reasoning(completion)[-_MOST_TEXT:].strip()
@@ -70,7 +71,10 @@ def _last_line(text: str) -> str:
     if blocks and text.endswith(("```", "~~~")):
         return blocks[-1][1]
     line = text.rpartition("\n")[2]
-    return line if len(line) > _LONGEST_LINE or _parsed(line) is not None else _said(line) or line
+    if len(line) > _LONGEST_LINE or _parsed(line) is not None:
+        return line
+    said = _said(line)
+    return blocks[-1][1] if blocks and not said and _parsed(blocks[-1][1]) is not None else said or line
 
 
 def _said(line: str) -> str:
