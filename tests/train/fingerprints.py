@@ -1,4 +1,4 @@
-"""Hashes of the weights and metrics of small runs: a change that moves no result prints the same lines before and after.
+"""Hashes of the weights and metrics of small runs: what moves no result prints the same lines before and after.
 
     python tests/train/fingerprints.py > before.txt     # in a checkout of the commit before
     python tests/train/fingerprints.py | diff before.txt -

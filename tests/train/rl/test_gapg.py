@@ -244,29 +244,6 @@ def _prompts(batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(batch["prompt_ids"], batch["prompt_mask"], strict=True))
 
 
-def test_trimming_takes_every_tensor_along() -> None:
-    rows, prompt, completion = 4, 3, 3  # equal widths: only the names tell prompt from completion
-    completion_mask = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]])
-    inputs: dict[str, Any] = {
-        "prompt_ids": torch.arange(rows * prompt).view(rows, prompt),
-        "prompt_mask": torch.tensor([[0, 1, 1], [0, 0, 1], [1, 1, 1], [0, 0, 1]]),
-        "completion_ids": torch.arange(rows * completion).view(rows, completion),
-        "completion_mask": completion_mask,
-        "old_per_token_logps": torch.rand(rows, completion),
-        "importance_sampling_ratio": torch.rand(rows, 1),
-        "advantages": torch.rand(rows),
-        "num_items_in_batch": torch.tensor(7),
-    }
-    taken = gapg._take_rows(inputs, torch.tensor([3, 1]))
-    assert taken["prompt_ids"].tolist() == [[11], [5]]
-    assert taken["completion_ids"].tolist() == [[9, 10], [3, 4]]
-    assert taken["completion_mask"].tolist() == [[1, 0], [1, 1]]
-    assert torch.equal(taken["old_per_token_logps"], inputs["old_per_token_logps"][[3, 1], :2])
-    assert torch.equal(taken["importance_sampling_ratio"], inputs["importance_sampling_ratio"][[3, 1]])
-    assert torch.equal(taken["advantages"], inputs["advantages"][[3, 1]])
-    assert taken["num_items_in_batch"] == 7
-
-
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     from tests.train import two_processes

@@ -45,6 +45,7 @@ from selfroute.train.rl.options import GAPGConfig
 from selfroute.train.rl.outcomes import CloudAnswers
 from selfroute.train.rl.prompt_filter import Selection
 from selfroute.train.rl.rollout_metrics import kind_of, rollout_metrics
+from selfroute.train.rl.rows import active_rows, by_length, count_rows, take_rows, weighted
 
 __all__ = ["STATE_FILE", "GAPGTrainer", "WritePrompt"]
 
@@ -340,15 +341,12 @@ class GAPGTrainer(GRPOTrainer):
         if not (self.args.drop_idle_rows and self._training and self._is_sum_over_rows):
             loss: Tensor = super()._compute_loss(model, inputs)
             return loss
-        rows = inputs["advantages"].numel()
-        active = self._active_rows(inputs["advantages"])
-        order = active[inputs["completion_mask"][active].sum(1).argsort()]
         # Several forward passes before one backward pass are not allowed under DistributedDataParallel.
         chunks = self.args.length_chunks if self.accelerator.num_processes == 1 else 1
-        total = torch.zeros((), device=order.device)
-        for part in order.tensor_split(min(chunks, len(order))):
-            chunk = _take_rows(inputs, part)
-            chunk["advantages"] = chunk["advantages"] * (len(part) / rows)
+        active = active_rows(inputs, self.accelerator.gather)
+        total = torch.zeros((), device=active.device)
+        for part in by_length(inputs, active, chunks):
+            chunk = weighted(take_rows(inputs, part), len(part) / count_rows(inputs))
             total = total + super()._compute_loss(model, chunk)
         return total
 
@@ -358,12 +356,6 @@ class GAPGTrainer(GRPOTrainer):
         args = self.args
         plain = args.beta == 0.0 and args.top_entropy_quantile == 1.0 and not self._entropy_bonus_enabled
         return plain and not self.aux_loss_enabled and args.loss_type in ("grpo", "dr_grpo")
-
-    def _active_rows(self, advantages: Tensor) -> Tensor:
-        """Rows with a gradient, at least one, and as many on every process: TRL gathers metrics of every row."""
-        count = torch.count_nonzero(advantages).clamp(min=1)
-        most = int(self.accelerator.gather(count[None]).max())
-        return (advantages != 0).int().argsort(descending=True, stable=True)[:most]
 
     # --- metrics, alarms, state ----------------------------------------------------------------------------------
 
@@ -491,23 +483,3 @@ def _target(share: float, args: GAPGConfig) -> ShareTarget:
         share, rate=args.multiplier_rate, damping=args.multiplier_damping, lowest=lowest, highest=highest
     )
     return ShareTarget(share, multiplier)
-
-
-def _take_rows(inputs: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
-    """The chosen rows of a padded batch, without the columns that only the others needed."""
-    count = inputs["advantages"].numel()
-    chosen = {
-        name: value[rows] if isinstance(value, Tensor) and value.dim() and len(value) == count else value
-        for name, value in inputs.items()
-    }
-    start = int(chosen["prompt_mask"].any(0).int().argmax())
-    width = max(1, int(chosen["completion_mask"].sum(1).max()))
-    for name in ("prompt_ids", "prompt_mask"):
-        chosen[name] = chosen[name][:, start:]
-    columns = chosen["completion_ids"].shape[1]
-    for name, value in chosen.items():
-        # Masks and log-probabilities per completion token too, which TRL adds for vLLM.
-        per_token = isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == columns
-        if per_token and name not in ("prompt_ids", "prompt_mask"):
-            chosen[name] = value[:, :width]
-    return chosen
