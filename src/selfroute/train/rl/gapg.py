@@ -38,14 +38,15 @@ from selfroute.backends.torch.sampler import sample
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.hierarchical import hierarchical
-from selfroute.train.rl.advantages import split_advantages
 from selfroute.train.rl.alarms import EXTREME, Alarms, CollapseWarning
-from selfroute.train.rl.dual import ShareMultiplier, ShareTarget, ShareTargets
+from selfroute.train.rl.constraints.dual import Multiplier
+from selfroute.train.rl.objectives.group import split_advantages
 from selfroute.train.rl.options import GAPGConfig
 from selfroute.train.rl.outcomes import CloudAnswers
 from selfroute.train.rl.prompt_filter import Selection
 from selfroute.train.rl.rollout_metrics import kind_of, rollout_metrics
 from selfroute.train.rl.rows import active_rows, by_length, count_rows, take_rows, weighted
+from selfroute.train.rl.shares import ShareTarget, ShareTargets
 
 __all__ = ["STATE_FILE", "GAPGTrainer", "WritePrompt"]
 
@@ -479,7 +480,7 @@ def _target(share: float, args: GAPGConfig) -> ShareTarget:
     # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
     # asking has to pay as much as an answer known to be right.
     lowest, highest = args.cloud_reward - 2 * args.local_reward, args.cloud_reward + args.local_reward
-    multiplier = ShareMultiplier(
+    multiplier = Multiplier(
         share, rate=args.multiplier_rate, damping=args.multiplier_damping, lowest=lowest, highest=highest
     )
     return ShareTarget(share, multiplier)

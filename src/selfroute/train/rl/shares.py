@@ -2,71 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfroute.grading import Outcome
+from selfroute.train.rl.constraints.dual import Multiplier
 from selfroute.train.rl.prompt_filter import PromptFilter, Selection, ratio_from_share
 
-__all__ = ["ShareMultiplier", "ShareTarget", "ShareTargets"]
-
-WINDOW = 32  # prompts that a share is measured on, at least: of few the measure is mostly noise
-_FARTHEST = 2.0  # of the violation in log-odds: a step without one hand-off says no more than one with few
-_STRIDE = 0.5  # most of it that λ takes in, per step
-
-
-class ShareMultiplier:
-    """The price λ of a hand-off, moved until rollouts ask as often as wanted (DA-GRPO, arXiv 2602.00166).
-
-    DA-GRPO takes λ ← max(0, λ + η·(J_c - τ)) with the measured share J_c and the wanted one τ, which can only make
-    asking dearer. Here λ may be negative: the share is met from both sides. A multiplier alone and a policy that
-    follows it with a delay swing around the target, so the price has a second part, in proportion to the last step's
-    violation (a PI controller; Stooke et al., arXiv 2007.03964).
-
-    Both parts take the violation in log-odds, in which a policy moves about evenly, so that one η and one damping suit
-    all shares: the second part as it is, λ to first order, (J_c - τ) / τ(1 - τ), whose mean over noise is not biased.
-    λ takes at most 0.5 of it in a step, or it would still be under way when a far share is reached, and overshoot.
-
-    Attributes:
-        share: τ.
-        value: λ without the second part.
-        violation: log-odds of J_c minus those of τ, as last measured.
-        recent: share of each of the last prompts, at least `WINDOW` of them once there were so many.
-    """
-
-    def __init__(self, share: float, *, rate: float, damping: float, lowest: float, highest: float) -> None:
-        self.share = share
-        self.rate = rate
-        self.damping = damping
-        self.lowest = lowest
-        self.highest = highest
-        self.value = 0.0
-        self.violation = 0.0
-        self.recent: list[float] = []
-
-    @property
-    def price(self) -> float:
-        """What a hand-off costs now, whether or not the cloud is right."""
-        return self._within(self.value + self.damping * self.violation)
-
-    def update(self, prompts: Sequence[float]) -> None:
-        """Take in one step: the share of each prompt's rollouts that ask."""
-        self.recent = [*self.recent, *prompts][-max(WINDOW, len(prompts)) :]
-        measured = sum(self.recent) / len(self.recent)
-        self.violation = min(_FARTHEST, max(-_FARTHEST, _log_odds(measured) - _log_odds(self.share)))
-        stride = (measured - self.share) / (self.share * (1.0 - self.share))
-        # Bounds hold λ itself too, or it would have to come all the way back after a long stretch beyond them.
-        self.value = self._within(self.value + self.rate * min(_STRIDE, max(-_STRIDE, stride)))
-
-    def _within(self, value: float) -> float:
-        return min(self.highest, max(self.lowest, value))
-
-
-def _log_odds(share: float) -> float:
-    share = min(1.0 - 1e-6, max(1e-6, share))
-    return math.log(share / (1.0 - share))
+__all__ = ["ShareTarget", "ShareTargets"]
 
 
 class ShareTarget:
@@ -76,7 +20,7 @@ class ShareTarget:
         multiplier: None where hand-offs are paid at a fixed rate.
     """
 
-    def __init__(self, share: float, multiplier: ShareMultiplier | None) -> None:
+    def __init__(self, share: float, multiplier: Multiplier | None) -> None:
         self.share = share
         self.filter = PromptFilter(ratio_from_share(share))
         self.multiplier = multiplier
@@ -88,22 +32,14 @@ class ShareTarget:
 
     def state(self) -> dict[str, Any]:
         """Ready for JSON."""
-        multiplier = self.multiplier
-        return {
-            "share": self.share,
-            "filter_carry": self.filter.carry,
-            "multiplier": None
-            if multiplier is None
-            else {"value": multiplier.value, "violation": multiplier.violation, "recent": multiplier.recent},
-        }
+        multiplier = None if self.multiplier is None else self.multiplier.state()
+        return {"share": self.share, "filter_carry": self.filter.carry, "multiplier": multiplier}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.filter.carry = float(state["filter_carry"])
         if self.multiplier is not None and state["multiplier"] is not None:
-            self.multiplier.value = float(state["multiplier"]["value"])
-            self.multiplier.violation = float(state["multiplier"]["violation"])
-            self.multiplier.recent = list(state["multiplier"]["recent"])
+            self.multiplier.restore(state["multiplier"])
 
 
 class ShareTargets:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from selfroute.train.rl.advantages import group_advantages, split_advantages
+from selfroute.train.rl.objectives.group import group_advantages, split_advantages
 
 finite = st.floats(-10, 10, width=32)
 groups = st.integers(2, 9).flatmap(

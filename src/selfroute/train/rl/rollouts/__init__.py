@@ -1,0 +1,1 @@
+"""How attempts are made: one file per way."""
