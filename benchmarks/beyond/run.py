@@ -31,7 +31,7 @@ from selfroute.environment import provenance
 from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import Record, read_records
 from selfroute.train.folder import TRAINER_STATE, can_resume
-from selfroute.train.rl.gapg import STATE_FILE
+from selfroute.train.rl.checkpoint import STATE_FILE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

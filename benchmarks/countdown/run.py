@@ -25,7 +25,7 @@ from selfroute.assemble import ask_ahead, evaluate_recipe, remembered, train_rec
 from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.train.folder import can_resume
-from selfroute.train.rl.gapg import STATE_FILE
+from selfroute.train.rl.checkpoint import STATE_FILE
 
 HERE = Path(__file__).parent
 ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")

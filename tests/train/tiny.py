@@ -13,8 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfroute.grading import Outcome
+from selfroute.rewards.hierarchical import hierarchical
 from selfroute.train.rl.gapg import GAPGTrainer
-from selfroute.train.rl.options import GAPGConfig
+from selfroute.train.rl.objectives.group import Group
+from selfroute.train.rl.options import GAPGConfig, PolicyConfig
+from selfroute.train.rl.policy_trainer import PolicyTrainer
 
 ASK = "ask"
 # The end of text is also what an answer stops with.
@@ -81,6 +84,40 @@ def grade(row_ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
 PROMPTS = [" ".join([f"p{i}"] * (1 + i % 3)) for i in range(6)]
 
 
+def arguments(
+    folder: Path,
+    kind: type[PolicyConfig],
+    prompts: Sequence[str],
+    group: int,
+    rows_per_pass: int | None,
+    **options: Any,
+) -> Any:
+    """Plain gradient steps: SGD, rate 1, no clipping."""
+    rollouts = len(prompts) * group
+    passes = rollouts // (rows_per_pass or rollouts)
+    given: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": 1,
+        "per_device_train_batch_size": rows_per_pass or rollouts,
+        "gradient_accumulation_steps": passes,
+        "steps_per_generation": passes,
+        "num_generations": group,
+        "max_completion_length": 5,
+        "optim": "sgd",
+        "learning_rate": 1.0,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "activation_checkpointing": False,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        **options,
+    }
+    return kind(**given)
+
+
 def trainer(
     folder: Path,
     *,
@@ -96,33 +133,12 @@ def trainer(
     held_out: Any = None,
     **options: Any,
 ) -> GAPGTrainer:
-    """A trainer that makes plain gradient steps: SGD, rate 1, no clipping."""
-    rollouts = len(prompts) * group
-    passes = rollouts // (rows_per_pass or rollouts)
-    arguments: dict[str, Any] = {
-        "output_dir": str(folder),
-        "max_steps": 1,
-        "per_device_train_batch_size": rows_per_pass or rollouts,
-        "gradient_accumulation_steps": passes,
-        "steps_per_generation": passes,
-        "num_generations": group,
-        "max_completion_length": tokens,
-        "optim": "sgd",
-        "learning_rate": 1.0,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "activation_checkpointing": False,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "report_to": [],
-        "disable_tqdm": True,
-        "use_cpu": True,
-        **options,
-    }
-    made = GAPGTrainer(
+    """A trainer of GAPG that makes plain gradient steps."""
+    args = arguments(folder, GAPGConfig, prompts, group, rows_per_pass, max_completion_length=tokens, **options)
+    return GAPGTrainer(
         model if model is not None else policy(),
         grader,
-        GAPGConfig(**arguments),
+        args,
         data(prompts),
         tokenizer(),
         callbacks=callbacks,
@@ -130,4 +146,31 @@ def trainer(
         local_grader=local_grader,
         held_out=held_out,
     )
-    return made
+
+
+def policy_trainer(
+    folder: Path,
+    *,
+    model: LlamaForCausalLM | None = None,
+    grader: Any = grade,
+    reward: Any = hierarchical,
+    objective: Any = None,
+    rollout: Any = None,
+    constraints: Any = None,
+    callbacks: Any = None,
+    rows_per_pass: int | None = None,
+    **options: Any,
+) -> PolicyTrainer:
+    """A trainer without a method that makes plain gradient steps; groups of 6."""
+    return PolicyTrainer(
+        model if model is not None else policy(dtype=torch.float64),
+        grader,
+        arguments(folder, PolicyConfig, PROMPTS, 6, rows_per_pass, **options),
+        data(PROMPTS),
+        tokenizer(),
+        reward=reward,
+        objective=Group() if objective is None else objective,
+        rollout=rollout,
+        constraints=constraints,
+        callbacks=callbacks,
+    )

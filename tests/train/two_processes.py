@@ -1,11 +1,13 @@
 """Trains the toy policy for one step in as many processes as it is started with, rollouts being given.
 
-Started by `test_gapg.py` under `torch.distributed.run`; not a test itself.
+Started by `both` under `torch.distributed.run`; not a test itself.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,10 +17,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from tests.train.tiny import PROMPTS, grade, policy, trainer
+from tests.train.seams import Fading, Given, Unsaid
+from tests.train.tiny import PROMPTS, grade, policy, policy_trainer, trainer
+from torch import Tensor
+from transformers import Trainer
 
 from selfroute.backends.torch.sampler import Sampled
-from selfroute.train.rl import gapg
+from selfroute.train.rl import policy_trainer as module
 
 GROUP = 6
 
@@ -36,12 +41,12 @@ def rollouts(model: Any, prompts: Sequence[Sequence[int]], **_: Any) -> list[lis
 
 @contextmanager
 def forced_rollouts() -> Iterator[None]:
-    sample = gapg.sample
-    gapg.sample = rollouts  # type: ignore[assignment]
+    sample = module.sample
+    module.sample = rollouts  # type: ignore[assignment]
     try:
         yield
     finally:
-        gapg.sample = sample
+        module.sample = sample
 
 
 def run(folder: Path) -> None:
@@ -76,9 +81,64 @@ def run(folder: Path) -> None:
         )
         made.train()
         if PartialState().is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            weights = list(made.accelerator.unwrap_model(made.model).parameters())
-            torch.save([weight.detach() for weight in weights], folder / f"{name}.pt")
+            keep(made, folder / f"{name}.pt")
+
+
+def run_seams(folder: Path) -> None:
+    """Train with weights per token over attempts that a tool wrote a part of, and with a constraint."""
+    state = PartialState()
+    size = GROUP * len(PROMPTS) // state.num_processes
+    constraint = Unsaid("ask", 0.01)
+    ways: dict[str, dict[str, Any]] = {
+        "tokens": {"rows_per_pass": size // 3},
+        "constraint": {"constraints": {"unsaid": constraint}, "rows_per_pass": size, "max_steps": 2},
+    }
+    for name, options in ways.items():
+        rows = options.pop("rows_per_pass")
+        made = policy_trainer(
+            folder,
+            objective=Fading(),
+            rollout=Given(tools=True, first=state.process_index * size),
+            per_device_train_batch_size=rows,
+            gradient_accumulation_steps=size // rows,
+            steps_per_generation=size // rows,
+            **options,
+        )
+        made.train()
+        if state.is_main_process:
+            keep(made, folder / f"{name}.pt")
+    assert constraint.multiplier > 0
+
+
+def keep(made: Trainer, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    weights = list(made.accelerator.unwrap_model(made.model).parameters())
+    torch.save([weight.detach() for weight in weights], file)
+
+
+def both(folder: Path) -> None:
+    """The same steps in two processes and in one; weights under `two` and `one`."""
+    script = Path(__file__)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    root = script.parents[2]
+    done = subprocess.run(
+        [*launch, str(script), str(folder / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with forced_rollouts():
+        run(folder / "one")
+    run_seams(folder / "one")
+
+
+def weights(folder: Path, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat weights after one process, after two, and of the start."""
+    one, two = (torch.load(folder / place / f"{name}.pt") for place in ("one", "two"))
+    start = list(policy(dtype=torch.float64).parameters())
+    return tuple(torch.cat([w.detach().double().flatten() for w in part]) for part in (one, two, start))  # type: ignore[return-value]
 
 
 if __name__ == "__main__":
@@ -86,5 +146,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with forced_rollouts():
         run(Path(sys.argv[1]))
+    run_seams(Path(sys.argv[1]))
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -70,7 +70,7 @@ def _train(out: Path, console: Console, *, seed: int, steps: int) -> None:
         console.print(f"\n[bold]1. Training[/bold] is finished in {out}; delete the folder to train again")
         return
     from selfroute.train.folder import can_resume
-    from selfroute.train.rl.gapg import STATE_FILE
+    from selfroute.train.rl.checkpoint import STATE_FILE
 
     console.print(
         f"\n[bold]1. Training[/bold] at most {steps} steps and {MINUTES:.1f} minutes, after the cloud has answered"

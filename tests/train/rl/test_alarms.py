@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from selfroute.train.rl.alarms import ADVICE, PATIENCE, Alarms
+from selfroute.grading import Outcome
+from selfroute.train.rl.alarms import ADVICE, PATIENCE, Alarms, symptoms
 
 
 @pytest.mark.parametrize("kind", list(ADVICE))
@@ -34,3 +35,31 @@ def test_a_resumed_run_counts_on() -> None:
         alarms.check(step, ["always asks"])
     resumed.restore(json.loads(json.dumps(alarms.state())))
     assert len(resumed.check(PATIENCE - 1, ["always asks"])) == 1
+
+
+ASKS = Outcome(wants_cloud=True, cloud_correct=True)
+LOST = Outcome(wants_cloud=True, cloud_correct=None)
+RIGHT = Outcome(wants_cloud=False, device_correct=True)
+WRONG = Outcome(wants_cloud=False, device_correct=False)
+
+
+@pytest.mark.parametrize(
+    ("group", "found"),
+    [
+        ([ASKS] * 4, ["always asks"]),
+        ([LOST] * 4, ["always asks", "cloud down"]),
+        ([RIGHT] * 4, ["never asks"]),
+        ([WRONG] * 4, ["never asks", "nothing solved"]),
+        ([ASKS, ASKS, WRONG, WRONG], ["nothing solved"]),
+        ([ASKS, LOST, RIGHT, WRONG], []),
+    ],
+)
+def test_what_is_the_matter(group: list[Outcome], found: list[str]) -> None:
+    assert symptoms([group, group], forced=0, may_ask=True, filtered=True) == found
+    # Attempts without the offer say nothing of asking, and of what can be solved as much as any.
+    more = [[*group, WRONG, WRONG]] * 2
+    assert symptoms(more, forced=2, may_ask=True, filtered=True) == found
+
+
+def test_without_a_cloud_or_a_filter_less_can_be_the_matter() -> None:
+    assert symptoms([[WRONG] * 4], forced=0, may_ask=False, filtered=False) == []

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import os
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +13,10 @@ import torch
 from tests.train.tiny import ASK, PROMPTS, WORDS, data, grade, luck, policy, tokenizer, trainer
 from torch import Tensor
 from transformers import LlamaForCausalLM, TrainerCallback
-from trl import GRPOTrainer
-from trl.trainer.utils import RepeatSampler
 
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.hierarchical import hierarchical
-from selfroute.train.rl import gapg
 from selfroute.train.rl.alarms import CollapseWarning
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.options import ALGORITHMS, GAPGConfig
@@ -244,30 +236,6 @@ def _prompts(batch: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     return list(zip(batch["prompt_ids"], batch["prompt_mask"], strict=True))
 
 
-@pytest.mark.slow
-def test_two_processes_are_one(tmp_path: Path) -> None:
-    from tests.train import two_processes
-
-    script = Path(two_processes.__file__)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = script.parents[2]
-    done = subprocess.run(
-        [*launch, str(script), str(tmp_path / "two")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    with two_processes.forced_rollouts():
-        two_processes.run(tmp_path / "one")
-    start = flat(list(policy(dtype=torch.float64).parameters()))
-    for name in ("filter", "no_filter", "passes"):
-        one = torch.load(tmp_path / "one" / f"{name}.pt")
-        two = torch.load(tmp_path / "two" / f"{name}.pt")
-        assert distance(flat(two) - start, flat(one) - start) < 1e-6, name
-
-
 # --- beyond the paper
 
 
@@ -461,28 +429,6 @@ def test_five_steps_of_asking_only_raise_the_alarm_once_and_name_the_fix(tmp_pat
     assert made.alarms.messages[0].startswith("step 4:")
 
 
-def test_a_policy_that_never_asks_is_named_where_asking_is_offered(tmp_path: Path) -> None:
-    made = trainer(tmp_path, grader=AlwaysAsks())
-    with pytest.warns(CollapseWarning, match=r"hardly any .* raise reward\.cloud, or warm up"):
-        for _ in range(5):
-            made._raise_alarms(asked=0.0)
-
-
-def test_one_ordinary_step_resets_the_alarm(tmp_path: Path) -> None:
-    made = trainer(tmp_path, grader=AlwaysAsks())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", CollapseWarning)
-        for asked in [1.0] * 4 + [0.5] + [1.0] * 4 + [0.0] * 4:
-            made._raise_alarms(asked=asked)
-
-
-def test_a_policy_without_the_offer_need_not_ask(tmp_path: Path) -> None:
-    made = trainer(tmp_path)
-    for _ in range(10):
-        made._raise_alarms(asked=0.0)
-    assert made.alarms.messages == []
-
-
 # --- options
 
 ALGORITHM_OPTIONS = {
@@ -543,91 +489,3 @@ def test_data_without_row_ids_are_refused(tmp_path: Path) -> None:
     arguments = GAPGConfig(output_dir=str(tmp_path), activation_checkpointing=False, use_cpu=True, report_to=[])
     with pytest.raises(ConfigError, match=r"lacks the column.* row_id"):
         GAPGTrainer(policy(), grade, arguments, data(PROMPTS).remove_columns("row_id"), tokenizer())
-
-
-# --- what we rely on in TRL
-
-OVERRIDDEN = {
-    "_get_train_sampler": ["self", "dataset"],
-    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    "_generate_and_score_completions": ["self", "inputs"],
-    "_generate_single_turn": ["self", "prompt_ids", "images", "multimodal_fields", "num_generations"],
-    "_compute_loss": ["self", "model", "inputs"],
-    "_save_checkpoint": ["self", "model", "trial"],
-    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
-}
-
-
-@pytest.mark.parametrize("name", OVERRIDDEN)
-def test_the_methods_that_are_overridden_exist_as_expected(name: str) -> None:
-    assert name in vars(GAPGTrainer)
-    parameters = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
-    assert parameters[: len(OVERRIDDEN[name])] == OVERRIDDEN[name]
-
-
-def test_the_attributes_that_are_read_exist(tmp_path: Path) -> None:
-    made = trainer(tmp_path)
-    assert set(made._metrics) == {"train", "eval"}
-    assert made._step == 0
-    assert made.num_generations == 6
-    assert made.max_completion_length == 5
-    assert made.eos_token_ids
-    assert made._tokenizer.pad_token_id == 1
-    assert (made.temperature, made.top_p) == (1.0, 1.0)
-    assert made.use_vllm is False
-
-
-def test_groups_are_neighbours_in_trls_sampler() -> None:
-    order = list(RepeatSampler(range(7), mini_repeat_count=3, batch_size=2, repeat_count=2, seed=0))
-    chunks = [order[i : i + 6] for i in range(0, len(order), 6)]
-    assert len(chunks) == 6  # three batches of two prompts, each twice
-    for first, again in zip(chunks[::2], chunks[1::2], strict=True):
-        assert first == again
-        assert first[0] == first[1] == first[2] != first[3] == first[4] == first[5]
-
-
-def test_an_epochs_order_does_not_depend_on_the_epochs_before() -> None:
-    def order(epoch: int, before: Sequence[int] = ()) -> list[int]:
-        now = [0]
-        sampler = gapg._EpochSampler(RepeatSampler(range(50), 2, seed=3), lambda: now[0])
-        for now[0] in before:
-            list(sampler)
-        now[0] = epoch
-        return list(sampler)
-
-    assert order(2, before=[0, 1]) == order(2)
-    assert order(0) == list(RepeatSampler(range(50), 2, seed=3))
-    assert order(0) != order(1) != order(2)
-    assert sorted(order(1)) == sorted(order(0))
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_trls_dr_grpo_loss_divides_by_rows_and_longest_completion(tmp_path: Path, accumulation: int) -> None:
-    made = trainer(tmp_path, model=policy(dtype=torch.float64))
-    made.current_gradient_accumulation_steps = accumulation
-    made.model.train()
-    mask = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]])
-    advantages = torch.tensor([0.5, -2.0, 1.0], dtype=torch.float64)
-    prompt, completion = torch.full((3, 2), 5), torch.randint(5, 20, (3, 4), generator=torch.manual_seed(0))
-    inputs = {
-        "prompt_ids": prompt,
-        "prompt_mask": torch.ones_like(prompt),
-        "completion_ids": completion,
-        "completion_mask": mask,
-        "advantages": advantages,
-        "num_items_in_batch": mask.sum(),
-    }
-    loss = GRPOTrainer._compute_loss(made, made.model, inputs)
-    # On policy every ratio is one; the divisor is rows x max_completion_length (5), not the batch's own width.
-    assert float(loss.detach()) == pytest.approx(-float((advantages * mask.sum(1)).sum()) / (3 * 5) / accumulation)
-    loss.backward()
-    expected = policy(dtype=torch.float64)
-    objective = sum(
-        weight * log_probability(expected, prompt[i].tolist(), completion[i][mask[i].bool()].tolist())
-        for i, weight in enumerate(advantages)
-    )
-    assert isinstance(objective, Tensor)
-    (-objective / (3 * 5) / accumulation).backward()
-    ours = flat([p.grad for p in made.model.parameters() if p.grad is not None])
-    theirs = flat([p.grad for p in expected.parameters() if p.grad is not None])
-    assert distance(ours, theirs) < 1e-6

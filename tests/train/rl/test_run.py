@@ -24,7 +24,7 @@ from selfroute.prices import Price
 from selfroute.tasks.base import Row
 from selfroute.train.rl.alarms import CollapseWarning
 from selfroute.train.rl.arguments import batching, processes_here
-from selfroute.train.rl.gapg import STATE_FILE
+from selfroute.train.rl.checkpoint import STATE_FILE
 from selfroute.types import Message, Sampling
 
 
@@ -306,10 +306,10 @@ def test_a_step_is_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_collapse_stands_in_the_runs_record(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from selfroute.train.rl import alarms, gapg
+    from selfroute.train.rl import alarms
 
     monkeypatch.setattr(alarms, "PATIENCE", 2)
-    monkeypatch.setattr(gapg, "EXTREME", 0.0)
+    monkeypatch.setattr(alarms, "EXTREME", 0.0)
     with pytest.warns(CollapseWarning, match="rollout asks") as raised:
         summary = run(model, tmp_path / "run", steps=2)
     assert [str(warning.message) for warning in raised if warning.category is CollapseWarning] == summary["warnings"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Alarms", "CollapseWarning"]
+from selfroute.grading import Outcome
+
+__all__ = ["Alarms", "CollapseWarning", "symptoms"]
 
 EXTREME = 0.98  # share of rollouts from which a policy counts as one that no longer chooses
 PATIENCE = 5  # such steps in a row before an alarm is raised
@@ -28,6 +30,27 @@ ADVICE = {
         "check its address, key and limits; rollouts that ask are left out meanwhile",
     ),
 }
+
+
+def symptoms(groups: Sequence[Sequence[Outcome]], *, forced: int, may_ask: bool, filtered: bool) -> list[str]:
+    """What is the matter with a step, keys of `ADVICE`.
+
+    Args:
+        groups: its outcomes, G of each prompt, the last `forced` of which had no offer to hand off.
+        may_ask: whether there is a cloud to ask.
+        filtered: whether prompts are filtered by the wanted share.
+    """
+    free = [outcome for group in groups for outcome in group[: len(group) - forced]]
+    asking = [outcome for outcome in free if outcome.wants_cloud]
+    asked = len(asking) / len(free)
+    solved = any(outcome.device_correct for group in groups for outcome in group)
+    found = {
+        "always asks": asked >= EXTREME,
+        "never asks": asked <= 1.0 - EXTREME and may_ask,
+        "nothing solved": filtered and not solved and asked < EXTREME,
+        "cloud down": bool(asking) and all(outcome.cloud_correct is None for outcome in asking),
+    }
+    return [kind for kind, is_so in found.items() if is_so]
 
 
 class CollapseWarning(UserWarning):

@@ -11,7 +11,7 @@ from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import check_weights
 from selfroute.train.rl.prompt_filter import ratio_from_share
 
-__all__ = ["ALGORITHMS", "GAPGConfig"]
+__all__ = ["ALGORITHMS", "GAPGConfig", "PolicyConfig", "check_sums"]
 
 # The paper's method and its baselines as settings of one class. "trl" leaves TRL's advantages and loss alone.
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -43,13 +43,62 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 ALGORITHMS |= {f"{name}_filter": {**ALGORITHMS[name], "prompt_filter": True} for name in ("dr_grpo", "grpo")}
 
 
+# Settings of TRL under which its loss is -Σ advantage · log π over rows, divided by a constant.
+SUMS = {
+    "loss_type": "dr_grpo",
+    "scale_rewards": "none",
+    "beta": 0.0,
+    "num_iterations": 1,
+    "top_entropy_quantile": 1.0,
+    "mask_truncated_completions": False,
+}
+
+
+def check_sums(args: GRPOConfig, objective: str) -> None:
+    """See that TRL's loss is the plain sum that an objective's weights are made for.
+
+    Raises:
+        ConfigError: a setting of TRL under which it is not.
+    """
+    for name, value in SUMS.items():
+        if getattr(args, name) != value:
+            raise ConfigError(f"{name} must be {value!r} with objective {objective}, not {getattr(args, name)!r}")
+    if args.steps_per_generation != args.gradient_accumulation_steps:
+        raise ConfigError(
+            f"steps_per_generation ({args.steps_per_generation}) must equal gradient_accumulation_steps "
+            f"({args.gradient_accumulation_steps}): objective {objective} makes one update per batch of rollouts"
+        )
+
+
 @dataclass
-class GAPGConfig(GRPOConfig):
-    """TRL's `GRPOConfig` with the options of GAPG.
+class PolicyConfig(GRPOConfig):
+    """TRL's `GRPOConfig` with what makes it fast.
 
     The inherited defaults that differ from TRL's: `loss_type="dr_grpo"`, `scale_rewards="none"`, `beta=0`,
     `temperature=1`, `num_generations=8` and `learning_rate=5e-6` are the paper's; `bf16=False` keeps the gradient
     exact.
+
+    Attributes:
+        fast_sampler: use our sampler where TRL would call `generate`.
+        drop_idle_rows: leave rows without gradient out of the forward pass.
+        length_chunks: parts, sorted by length, in which a micro-batch is computed; less padding, same gradient.
+    """
+
+    loss_type: str = field(default="dr_grpo", metadata={"help": "Loss of TRL; the group estimator needs dr_grpo."})
+    scale_rewards: str = field(default="none", metadata={"help": "No division by the group's deviation."})
+    beta: float = field(default=0.0, metadata={"help": "No KL term."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
+    num_generations: int | None = field(default=8, metadata={"help": "Group size G."})
+    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
+    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16."})
+    fast_sampler: bool = field(default=True, metadata={"help": "Use the sampler of selfroute for rollouts."})
+    drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
+    length_chunks: int = field(default=4, metadata={"help": "Length-sorted parts of a micro-batch."})
+
+
+@dataclass
+class GAPGConfig(PolicyConfig):
+    """`PolicyConfig` with the options of GAPG.
 
     Attributes:
         cloud_share: largest share of requests for the cloud, in (0, 1); ρ = share / (1 - share) is derived.
@@ -69,18 +118,8 @@ class GAPGConfig(GRPOConfig):
         forced_weight: of their objective beside the paper's.
         told_shares: wanted shares of one policy for several budgets, each group's said in its prompt; none tells the
             policy nothing and trains for `cloud_share`.
-        fast_sampler: use our sampler where TRL would call `generate`.
-        drop_idle_rows: leave rows without gradient out of the forward pass.
-        length_chunks: parts, sorted by length, in which a micro-batch is computed; less padding, same gradient.
     """
 
-    loss_type: str = field(default="dr_grpo", metadata={"help": "Loss of TRL; the group estimator needs dr_grpo."})
-    scale_rewards: str = field(default="none", metadata={"help": "No division by the group's deviation."})
-    beta: float = field(default=0.0, metadata={"help": "No KL term."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
-    num_generations: int | None = field(default=8, metadata={"help": "Group size G."})
-    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
-    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16."})
     cloud_share: float = field(default=0.3, metadata={"help": "Largest share of requests for the cloud."})
     estimator: str = field(default="group", metadata={"help": "group (the paper's) or trl (baselines)."})
     prompt_filter: bool = field(default=True, metadata={"help": "Filter prompts by the cloud-device ratio."})
@@ -95,9 +134,6 @@ class GAPGConfig(GRPOConfig):
     forced_attempts: int = field(default=0, metadata={"help": "Rollouts of a group without the offer to hand off."})
     forced_weight: float = field(default=1.0, metadata={"help": "Weight of their objective."})
     told_shares: list[float] = field(default_factory=list, metadata={"help": "Shares to train one policy for."})
-    fast_sampler: bool = field(default=True, metadata={"help": "Use the sampler of selfroute for rollouts."})
-    drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
-    length_chunks: int = field(default=4, metadata={"help": "Length-sorted parts of a micro-batch."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,26 +143,8 @@ class GAPGConfig(GRPOConfig):
         if self.estimator not in ("group", "trl"):
             raise ConfigError(f"estimator must be 'group' or 'trl', not '{self.estimator}'")
         if self.estimator == "group":
-            self._check_group_estimator()
+            check_sums(self, "Group")
         self._check_extensions()
-
-    def _check_group_estimator(self) -> None:
-        needed = {
-            "loss_type": "dr_grpo",
-            "scale_rewards": "none",
-            "beta": 0.0,
-            "num_iterations": 1,
-            "top_entropy_quantile": 1.0,
-            "mask_truncated_completions": False,
-        }
-        for name, value in needed.items():
-            if getattr(self, name) != value:
-                raise ConfigError(f"{name} must be {value!r} with estimator 'group', not {getattr(self, name)!r}")
-        if self.steps_per_generation != self.gradient_accumulation_steps:
-            raise ConfigError(
-                f"steps_per_generation ({self.steps_per_generation}) must equal gradient_accumulation_steps "
-                f"({self.gradient_accumulation_steps}): GAPG makes one update per batch of rollouts"
-            )
 
     def _check_extensions(self) -> None:
         if self.handoff_reward not in ("fixed", "dual"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from selfroute.prompts import PromptTemplate
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Sampling
 
-__all__ = ["CloudAnswers", "OutcomeGrader"]
+__all__ = ["AnswersOfAll", "CloudAnswers", "OutcomeGrader"]
 
 
 class CloudAnswers:
@@ -57,6 +57,11 @@ class CloudAnswers:
             self._ask(missing)
         return [self._known[row.id] for row in rows]
 
+    def metrics(self) -> dict[str, float]:
+        """What was asked so far."""
+        found = {"cloud/calls": float(self.calls), "cloud/failures": float(self.failures)}
+        return found if self.price is None else {**found, "cloud/usd": self.usd}
+
     def state(self) -> dict[str, Any]:
         """What was learnt so far, ready for JSON."""
         return {"calls": self.calls, "failures": self.failures, "usd": self.usd, "known": self._known}
@@ -81,6 +86,33 @@ class CloudAnswers:
             else:
                 self.usd += 0.0 if self.price is None else self.price.cost_usd(answer.usage)
                 self._known[row.id] = judge(self.task, row, answer.text)[0]
+
+
+class AnswersOfAll:
+    """The answers that every process has got, as one part of a checkpoint.
+
+    Args:
+        gather: joins a list of every process.
+        counts: whether this process takes over what was counted; one of them does.
+    """
+
+    def __init__(self, answers: CloudAnswers, gather: Callable[[list[Any]], list[Any]], *, counts: bool) -> None:
+        self.answers = answers
+        self.gather = gather
+        self.counts = counts
+
+    def metrics(self) -> dict[str, float]:
+        """Of all processes together."""
+        found = self.gather([self.answers.metrics()])
+        return {name: sum(one[name] for one in found) for name in found[0]}
+
+    def state(self) -> list[dict[str, Any]]:
+        """Of each process."""
+        return self.gather([self.answers.state()])
+
+    def restore(self, state: Sequence[Mapping[str, Any] | None]) -> None:
+        """Every process learns all answers; what was counted is counted on, once."""
+        self.answers.restore([one for one in state if one], count=self.counts)
 
 
 class OutcomeGrader:

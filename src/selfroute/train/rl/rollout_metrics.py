@@ -7,9 +7,19 @@ from collections.abc import Iterable, Sequence
 
 from selfroute.grading import Outcome
 
-__all__ = ["kind_of", "rollout_metrics"]
+__all__ = ["kind_of", "rollout_metrics", "step_metrics"]
 
 Group = Sequence[Outcome]
+
+
+def step_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]], *, forced: int) -> dict[str, float]:
+    """Those of a step whose groups end with `forced` rollouts that could not hand off."""
+    found = rollout_metrics(
+        [group[: len(group) - forced] for group in groups], [group[: len(group) - forced] for group in rewards]
+    )
+    if forced:
+        found["rollouts/forced_correct"] = _mean(bool(o.device_correct) for group in groups for o in group[-forced:])
+    return found
 
 
 def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -30,7 +30,9 @@ from selfroute.train.pretrained import (
     merged,
 )
 from selfroute.train.rl.arguments import check_distribution, check_rows, missing_vllm, prompts_of_a_step
-from selfroute.train.rl.gapg import STATE_FILE, GAPGTrainer, WritePrompt
+from selfroute.train.rl.checkpoint import STATE_FILE
+from selfroute.train.rl.gapg import GAPGTrainer
+from selfroute.train.rl.held_out import WritePrompt
 from selfroute.train.rl.options import ALGORITHMS, GAPGConfig
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.train.rl.prompt_filter import ratio_from_share

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.train.rl.constraints.dual import Multiplier
 from selfroute.train.rl.prompt_filter import PromptFilter, Selection, ratio_from_share
@@ -104,7 +105,14 @@ class ShareTargets:
         """Ready for JSON."""
         return [target.state() for target in self.of.values()]
 
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Go on where `state` was taken, of the same shares."""
-        for state in states:
-            self.of[state["share"]].restore(state)
+    def restore(self, state: Sequence[Mapping[str, Any]]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ConfigError: it is that of other shares.
+        """
+        shares = [target["share"] for target in state]
+        if shares != self.shares:
+            raise ConfigError(f"was trained for shares {shares}, not {self.shares}")
+        for target in state:
+            self.of[target["share"]].restore(target)

@@ -1,11 +1,35 @@
-"""Group advantages as pure functions of rewards."""
+"""The paper's estimator: group advantages as pure functions of rewards."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["group_advantages", "split_advantages"]
+from selfroute.train.rl.objectives.base import Scored
+
+__all__ = ["Group", "group_advantages", "split_advantages"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A reward minus the mean of the others of its group (arXiv 2509.24050, Prop. 3.1).
+
+    Attributes:
+        forced: the last rollouts of each group, which had no offer to hand off; see `split_advantages`.
+        weight: of their objective.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    sums: ClassVar[bool] = True
+
+    forced: int = 0
+    weight: float = 1.0
+
+    def weights(self, batch: Scored) -> Tensor:
+        return split_advantages(batch.rewards, forced=self.forced, weight=self.weight)
 
 
 def group_advantages(rewards: Tensor) -> Tensor:

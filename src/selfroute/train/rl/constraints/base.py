@@ -1,0 +1,37 @@
+"""What a completion may hold: the contract of a constraint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from selfroute.train.rl.view import TokenView
+
+__all__ = ["Constraint"]
+
+
+class Constraint(Protocol):
+    """A term beside the policy's loss, at a price of its own.
+
+    One that remembers something between steps has `state()` and `restore(state)`, as in `checkpoint.Part`.
+
+    Attributes:
+        needs: "logits" or "hidden", which the fused head of TRL does not give; a pass with them takes more memory.
+        multiplier: what its mean over a step's rollouts is multiplied with, read in every pass.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def multiplier(self) -> float: ...
+
+    def loss(self, view: TokenView) -> Tensor:
+        """One term per row, shape (B,), with a gradient."""
+        ...
+
+    def update(self, measured: float) -> None:
+        """Move the multiplier, once a step: `measured` is the mean of the terms of all its rollouts."""
+        ...

@@ -1,0 +1,56 @@
+"""Prompts outside the training data, on which a call share is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfroute.grading import Outcome
+from selfroute.train.rl.rollouts.base import Prompt
+from selfroute.train.rl.shares import ShareTargets
+
+__all__ = ["HeldOut", "WritePrompt"]
+
+
+class WritePrompt(Protocol):
+    """The messages of a row's prompt, as TRL wants them."""
+
+    def __call__(self, row_id: str, *, offer_handoff: bool, share: float | None) -> Prompt: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """One attempt at each of a few other prompts per step.
+
+    The policy asks less often for problems that it was trained on than for others, so a price that is moved by the
+    rollouts meets the share on these alone. No gradient comes from here, and the cloud is not asked.
+
+    Attributes:
+        rows: ids to draw from.
+        count: prompts of a step, over all processes.
+        tells: whether the prompts say the share.
+        grader: of attempts for which there is no cloud.
+    """
+
+    rows: Sequence[str]
+    count: int
+    tells: bool
+    write_prompt: WritePrompt
+    grader: Callable[[Sequence[str], Sequence[str]], list[Outcome]]
+
+    def draw(self, targets: ShareTargets, step: int) -> list[tuple[str, float]]:
+        """Rows of a step, and the share that each is measured for; the same on every process."""
+        ids = targets.draw(self.rows, self.count, step)
+        return list(zip(ids, targets.deal(len(ids), step), strict=True))
+
+    def measure(
+        self, drawn: Sequence[tuple[str, float]], attempt: Callable[[Sequence[Prompt]], list[str]]
+    ) -> list[tuple[Outcome, float]]:
+        """What happens in an attempt at each row, and the share that it is measured for."""
+        prompts = [
+            self.write_prompt(row_id, offer_handoff=True, share=share if self.tells else None)
+            for row_id, share in drawn
+        ]
+        outcomes = self.grader([row_id for row_id, _ in drawn], attempt(prompts))
+        return [(outcome, share) for outcome, (_, share) in zip(outcomes, drawn, strict=True)]

@@ -1,0 +1,88 @@
+"""How rewards become a gradient: the contract of an objective, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+from selfroute.grading import Outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["NEEDS", "Objective", "Scored"]
+
+# What an objective may ask for beside rewards and outcomes, each at a price: messages between processes, or a pass.
+NEEDS = frozenset({"advantages", "own", "logq"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """The graded rollouts of P prompts, G each, of all processes.
+
+    Attributes:
+        rewards: shape (P, G); NaN where a rollout could not be graded.
+        outcomes: the facts behind them, P groups of G.
+        facts: what the rollouts say of each attempt, by name; shape (P, G) each. See `Attempts.facts`.
+        advantages: TRL's own, shape (P, G); None unless needed.
+        own: whether each completion token is one of the policy, shape (P, G, T); None unless needed ("own").
+        logq: log-probability of each attempt under the policy that wrote it, its own tokens, at the temperature of
+            the attempts, shape (P, G); None unless needed.
+    """
+
+    rewards: Tensor
+    outcomes: Sequence[Sequence[Outcome]]
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+    advantages: Tensor | None = None
+    own: Tensor | None = None
+    logq: Tensor | None = None
+
+    def of(self, prompts: Sequence[int]) -> Scored:
+        """Some of the prompts."""
+        chosen = list(prompts)
+
+        def take(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            rewards=self.rewards[chosen],
+            outcomes=[self.outcomes[i] for i in chosen],
+            facts={name: values[chosen] for name, values in self.facts.items()},
+            advantages=take(self.advantages),
+            own=take(self.own),
+            logq=take(self.logq),
+        )
+
+
+class Objective(Protocol):
+    """Rewards to the weights of a policy gradient.
+
+    The gradient of a prompt x is estimated by Σ_i w_i ∇ log π(y_i | x), or with weights per token by
+    Σ_i Σ_t w_it ∇ log π(y_it | x, y_i<t); an update goes along the mean over its prompts.
+
+    An objective that weights cannot express has a method `loss(view, rows)` too, which takes the place of TRL's policy
+    loss: from a `TokenView` of a micro-batch and its padded rows to one term per row, shape (B,), whose mean goes down.
+    `rows["advantages"]` are the weights, scaled so that the mean over rows of -advantage · log π is the estimate above.
+    One that remembers something between steps has `state()` and `restore(state)`, as in `checkpoint.Part`.
+
+    Attributes:
+        needs: names of `NEEDS` that `weights` reads.
+        sums: False where the weights are advantages for TRL's loss as it is set, which may divide by lengths; True
+            where they are the weights above, under which TRL's loss has to be a plain sum.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def sums(self) -> bool: ...
+
+    def weights(self, batch: Scored) -> Tensor:
+        """Weights of at least one prompt's rollouts; pure.
+
+        Returns:
+            Shape (P, G) or (P, G, T); 0 for a rollout that was not graded.
+        """
+        ...

@@ -1,0 +1,433 @@
+"""TRL's `GRPOTrainer` made fast, with four seams and no method of its own.
+
+The only changes are:
+
+1. rollouts come from our sampler, and through a `Rollout`;
+2. a reward is a function of an `Outcome`, so that the facts of every rollout are known to what learns from them;
+3. an `Objective` turns rewards into the advantages of a batch, and `Constraint`s add to its loss;
+4. rows without a gradient leave a batch before the forward pass, and the rest goes through it in parts of like length;
+5. an epoch's order does not depend on the epochs before, and a checkpoint holds the state of named parts, so that a
+   stopped run goes on bit for bit.
+
+With TRL's advantages and none of the rest an update is TRL's. Generation through vLLM, LoRA, several processes,
+logging and checkpoints are TRL's own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import RepeatSampler
+
+from selfroute.backends.torch.sampler import sample
+from selfroute.errors import ConfigError
+from selfroute.grading import Outcome
+from selfroute.rewards.base import Reward
+from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
+from selfroute.train.rl.constraints.base import Constraint
+from selfroute.train.rl.generation import EpochSampler, quick_on_cpu
+from selfroute.train.rl.objectives.base import NEEDS, Objective, Scored
+from selfroute.train.rl.options import PolicyConfig, check_sums
+from selfroute.train.rl.rollout_metrics import kind_of
+from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
+from selfroute.train.rl.rollouts.single import Single
+from selfroute.train.rl.rows import active_rows, by_length, count_rows, own_tokens, take_rows, weighted
+from selfroute.train.rl.view import Pass, TokenView, plain_pass, view_of
+
+__all__ = ["Grader", "PolicyTrainer"]
+
+Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
+Row = Mapping[str, Any]
+
+
+class PolicyTrainer(GRPOTrainer):
+    """Trains a policy by what is made of its rollouts.
+
+    Args:
+        model: the policy, or its path.
+        grader: turns row ids and completions into outcomes, e.g. `selfroute.train.rl.outcomes.OutcomeGrader`.
+        args: options.
+        train_dataset: columns `prompt` (messages) and `row_id`.
+        processing_class: tokenizer; taken from the model's folder if None.
+        reward: what an outcome is worth; pure.
+        objective: what rewards are worth to the gradient.
+        rollout: how attempts are made; None writes each in one turn.
+        constraints: terms beside the policy's loss, by the name in their metrics.
+        on_sample: given one rollout of each kind per step, to read: `step`, `row_id`, `kind`, `reward` and `text`.
+        **kwargs: anything else `GRPOTrainer` takes.
+
+    Attributes:
+        parts: what a checkpoint keeps beside TRL's own, by name; a subclass adds its own.
+
+    Raises:
+        ConfigError: a data set without the columns, or options under which the objective would be another one.
+    """
+
+    args: PolicyConfig
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        grader: Grader,
+        args: PolicyConfig,
+        train_dataset: Dataset,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reward: Reward,
+        objective: Objective,
+        rollout: Rollout | None = None,
+        constraints: Mapping[str, Constraint] | None = None,
+        on_sample: Callable[[Mapping[str, Any]], None] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        missing = {"prompt", "row_id"} - set(train_dataset.column_names)
+        if missing:
+            raise ConfigError(f"the training data lacks the column(s) {', '.join(sorted(missing))}")
+        self.grader = grader
+        self.reward = reward
+        self.policy_objective = objective
+        self.rollout: Rollout = rollout or Single()
+        self.constraints = dict(constraints or {})
+        self.on_sample = on_sample
+        _check_seams(objective, self.constraints, args)
+        seams = {"objective": objective, "rollout": self.rollout}
+        seams |= {f"constraint.{name}": constraint for name, constraint in self.constraints.items()}
+        self.parts: dict[str, Part] = {name: part for name, part in seams.items() if isinstance(part, Part)}
+        self._own_loss: Callable[[TokenView, Row], Tensor] | None = getattr(objective, "loss", None)
+        self._rows: Sequence[Row] = []
+        self._outcomes: list[Outcome] = []
+        self._attempts: Attempts | None = None
+        self._rewards = torch.empty(0)
+        self._drawn: Counter[str] = Counter()
+        self._purpose = "rollouts"
+        self._pass: Pass | None = None
+        self._watching = False
+        self._terms: dict[str, list[Tensor]] = {name: [] for name in self.constraints}
+        super().__init__(
+            model, self._pay, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs
+        )
+        self.reward_func_names = [f"{getattr(reward, '__name__', type(reward).__name__).lower()}_reward"]
+        # TRL says of texts what are messages here.
+        self.rollout_func = cast(Any, self._roll_out)
+
+    # --- what a method may change --------------------------------------------------------------------------------
+
+    def prepare(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of this process's rollouts, a group's being neighbours, with what the method adds to them."""
+        return rows
+
+    def grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[Outcome]:
+        """What happened in each rollout."""
+        return self.grader([row["row_id"] for row in rows], texts)
+
+    def pay(self, outcome: Outcome, row: Row) -> float | None:
+        """What a rollout is worth; None if it could not be graded."""
+        return self.reward(outcome)
+
+    def choose(self, step: Scored) -> Sequence[int]:
+        """Look at a step's rollouts, of all processes; the prompts that take part in its update."""
+        return range(len(step.rewards))
+
+    def attempt(self, prompts: Sequence[Prompt]) -> list[str]:
+        """One attempt at each prompt of this process, in one turn, apart from the rollouts that are learned from."""
+        prompt_ids, *_ = self._tokenize_prompts(list(prompts))
+        self._purpose = "held_out"
+        try:
+            completions, _ = self._generate_single_turn(prompt_ids, None, {}, 1)
+        finally:
+            self._purpose = "rollouts"
+        return cast(list[str], self._tokenizer.batch_decode(completions, skip_special_tokens=True))
+
+    @property
+    def group_size(self) -> int:
+        return cast(int, self.num_generations if self.training else self.num_generations_eval)
+
+    @property
+    def training(self) -> bool:
+        return bool(self.model is not None and self.model.training)
+
+    def note(self, name: str, value: float) -> None:
+        """A metric of this step."""
+        self._metrics["train" if self.training else "eval"][name].append(float(value))
+
+    # --- data ----------------------------------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> RepeatSampler:
+        sampler = super()._get_train_sampler(dataset)
+        return EpochSampler(cast(RepeatSampler, sampler), lambda: int(self.state.epoch or 0))
+
+    # --- rollouts ------------------------------------------------------------------------------------------------
+
+    def _roll_out(self, prompts: list[Prompt], _: GRPOTrainer) -> dict[str, Any]:
+        self._attempts = made = self.rollout.generate(prompts, _Sampler(self))
+        found: dict[str, Any] = {"prompt_ids": made.prompts, "completion_ids": made.completions}
+        own = {} if made.own is None else {"env_mask": made.own}
+        return {**found, "logprobs": made.logprobs, **own}
+
+    def _generate_single_turn(
+        self,
+        prompt_ids: list[list[int]],
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[list[list[int]], Any]:
+        if self.use_vllm or not self.args.fast_sampler or images is not None:
+            result: tuple[list[list[int]], Any] = super()._generate_single_turn(
+                prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
+            )
+            return result
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, quick_on_cpu(model):
+            sampled = sample(
+                model,
+                prompt_ids,
+                max_new_tokens=cast(int, self.max_completion_length),
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self._tokenizer.pad_token_id,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self._seed(),
+            )
+        return [row[0].token_ids for row in sampled], None
+
+    def _seed(self) -> int:
+        """Of the next completions, from the step and the process alone, so that a resumed run draws the same."""
+        # Within the optimiser step: TRL's own count of passes starts anew after a resume.
+        part = self._step % self.args.gradient_accumulation_steps
+        place = f"{self.args.seed}/{self.state.global_step}/{self.accelerator.process_index}/{part}"
+        again = self._drawn[self._purpose]
+        self._drawn[self._purpose] += 1
+        return random.Random(f"{self._purpose}/{place}{f'/{again}' if again else ''}").getrandbits(62)
+
+    # --- rewards and advantages ----------------------------------------------------------------------------------
+
+    def _pay(self, completions: Sequence[Any], completion_ids: Ids, **_: Any) -> list[float | None]:
+        """The reward function that TRL calls."""
+        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        own = self._attempts.own if self._attempts is not None else None
+        tokens = [len(ids) for ids in completion_ids] if own is None else [sum(mask) for mask in own]
+        graded = self.grade(self._rows, texts)
+        self._outcomes = [replace(outcome, device_tokens=n) for outcome, n in zip(graded, tokens, strict=True)]
+        rewards = [self.pay(outcome, row) for outcome, row in zip(self._outcomes, self._rows, strict=True)]
+        self._show_samples(texts, rewards)
+        return rewards
+
+    def _show_samples(self, texts: Sequence[str], rewards: Sequence[float | None]) -> None:
+        if self.on_sample is None or not self.training or not self.accelerator.is_main_process:
+            return
+        firsts = {kind_of(outcome): i for i, outcome in reversed(list(enumerate(self._outcomes)))}
+        for kind, i in sorted(firsts.items()):
+            shown = {"step": self.state.global_step + 1, "row_id": self._rows[i]["row_id"], "kind": kind}
+            self.on_sample({**shown, "reward": rewards[i], "text": texts[i]})
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
+        self._rows = inputs
+        rewards: Tensor = super()._calculate_rewards(inputs, *args, **kwargs)
+        self._rewards = rewards[:, 0]  # gathered over processes, in the same order as the outcomes
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._drawn.clear()
+        batch: dict[str, Any] = super()._generate_and_score_completions(self.prepare(inputs))
+        step = self._scored(batch)
+        chosen = list(self.choose(step))
+        if self.training:
+            start = self.accelerator.process_index * len(inputs)
+            mine = self._advantages(step, chosen).flatten(0, 1)[start : start + len(inputs)]
+            # Per token, as wide as the longest completion of any process.
+            mine = mine[:, : batch["completion_mask"].shape[1]] if mine.dim() == 2 else mine
+            batch["advantages"] = mine.to(batch["advantages"])
+        return batch
+
+    def _scored(self, batch: Row) -> Scored:
+        outcomes: list[Outcome] = gather_object(self._outcomes)
+        size, needs = self.group_size, self.policy_objective.needs if self.training else frozenset[str]()
+        facts = {} if self._attempts is None else self._attempts.facts
+        device = self._rewards.device
+        return Scored(
+            rewards=self._rewards.view(-1, size),
+            outcomes=[outcomes[i : i + size] for i in range(0, len(outcomes), size)],
+            facts={name: self._groups(torch.tensor(list(values), device=device)) for name, values in facts.items()},
+            advantages=self._groups(batch["advantages"]) if "advantages" in needs else None,
+            own=self._groups(own_tokens(batch)) if "own" in needs else None,
+            logq=self._groups(self._log_probabilities(batch)) if "logq" in needs else None,
+        )
+
+    def _groups(self, values: Tensor) -> Tensor:
+        """What each process knows of its rollouts, (B,) or (B, T), of all of them as (P, G) or (P, G, T)."""
+        if values.dim() == 2:
+            values = self.accelerator.pad_across_processes(values, dim=1)
+        groups: Tensor = self.accelerator.gather(values).unflatten(0, (-1, self.group_size))
+        return groups
+
+    @torch.no_grad()
+    def _log_probabilities(self, batch: Row) -> Tensor:
+        """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them."""
+        ids, mask = _whole(batch)
+        logps, *_ = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, batch["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size
+        )
+        own: Tensor = torch.where(own_tokens(batch), logps, 0.0).sum(1)
+        return own
+
+    def _advantages(self, step: Scored, chosen: list[int]) -> Tensor:
+        """Advantages of all rollouts, under which TRL's loss is the mean of the objective over the chosen prompts."""
+        if not chosen:
+            return torch.zeros_like(step.rewards)
+        found = self.policy_objective.weights(step.of(chosen))
+        prompts = len(step.rewards)
+        weights = found.new_zeros((prompts, *found.shape[1:]))
+        if not self.policy_objective.sums:
+            weights[chosen] = found * (prompts / len(chosen))
+            return weights
+        weights[chosen] = found / len(chosen)
+        # A loss is a mean over rows, and TRL's dr_grpo divides by max_completion_length too; undo it.
+        weights = weights * step.rewards.numel()
+        return weights if self._own_loss else weights * cast(int, self.max_completion_length)
+
+    # --- loss ----------------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
+        if not (self.args.drop_idle_rows and self.training and self._is_sum_over_rows):
+            return self._loss_of_rows(model, inputs, 1.0)
+        # Several forward passes before one backward pass are not allowed under DistributedDataParallel.
+        chunks = self.args.length_chunks if self.accelerator.num_processes == 1 else 1
+        if self._watches:  # these have a gradient in every row
+            active = torch.arange(count_rows(inputs), device=inputs["completion_mask"].device)
+        else:
+            active = active_rows(inputs, self.accelerator.gather)
+        total = torch.zeros((), device=active.device)
+        for part in by_length(inputs, active, chunks):
+            share = len(part) / count_rows(inputs)
+            total = total + self._loss_of_rows(model, take_rows(inputs, part), share)
+        return total
+
+    def _loss_of_rows(self, model: torch.nn.Module, rows: dict[str, Any], share: float) -> Tensor:
+        """What rows that are a share of a micro-batch add to its loss: TRL's or the objective's, and constraints."""
+        if not self._watches:
+            loss: Tensor = super()._compute_loss(model, weighted(rows, share))
+            return loss
+        with self._watch():
+            loss = super()._compute_loss(model, weighted(rows, share))
+        assert self._pass is not None
+        view, self._pass = view_of(rows, self._pass), None
+        passes = self.current_gradient_accumulation_steps if self.training else 1
+        if self._own_loss is not None:
+            loss = self._own_loss(view, rows).mean() * (share / passes)
+        for name, constraint in self.constraints.items():
+            terms = constraint.loss(view)
+            self._terms[name].append(terms.detach())
+            loss = loss + constraint.multiplier * terms.mean() * (share / passes)
+        return loss
+
+    @property
+    def _watches(self) -> bool:
+        """Whether a seam reads the forward pass."""
+        return bool(self.constraints) or self._own_loss is not None
+
+    @contextmanager
+    def _watch(self) -> Iterator[None]:
+        self._watching = True
+        try:
+            yield
+        finally:
+            self._watching = False
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        deep = any(constraint.needs for constraint in self.constraints.values()) or self._own_loss is not None
+        if self._watching and deep:
+            with self.accelerator.autocast():
+                self._pass = plain_pass(model, input_ids, attention_mask, logits_to_keep, temperature=self.temperature)
+            return self._pass.logps, self._pass.entropy, None
+        logps, entropy, aux_loss = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+        )
+        if self._watching:
+            self._pass = Pass(logps, entropy)
+        return logps, entropy, aux_loss
+
+    @property
+    def _is_sum_over_rows(self) -> bool:
+        """Whether the loss is a mean of terms of one row each, linear in its advantage, so that rows can be split."""
+        args = self.args
+        plain = args.beta == 0.0 and args.top_entropy_quantile == 1.0 and not self._entropy_bonus_enabled
+        return plain and not self.aux_loss_enabled and args.loss_type in ("grpo", "dr_grpo")
+
+    # --- constraints and state -----------------------------------------------------------------------------------
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self.constraints and self._step % self.args.gradient_accumulation_steps == 0:
+            self._move_multipliers()
+        return loss
+
+    def _move_multipliers(self) -> None:
+        for name, constraint in self.constraints.items():
+            measured = float(self.accelerator.gather(torch.cat(self._terms[name])).mean())
+            self._terms[name] = []
+            self.note(f"constraint/{name}", measured)
+            self.note(f"constraint/{name}/multiplier", constraint.multiplier)
+            constraint.update(measured)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        states = {name: part.state() for name, part in self.parts.items()}
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            save_parts(folder, states)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        restore_parts(Path(resume_from_checkpoint), self.parts)
+
+
+class _Sampler:
+    """The policy of a trainer, for its rollouts."""
+
+    def __init__(self, trainer: PolicyTrainer) -> None:
+        self.group = trainer.group_size
+        self._trainer = trainer
+        self._images: tuple[Any, Any] = (None, {})
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        ids, *self._images = self._trainer._tokenize_prompts(list(prompts))
+        return cast(list[list[int]], ids)
+
+    def decode(self, ids: Ids) -> list[str]:
+        return cast(list[str], self._trainer._tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+    def write(self, prompts: Ids, *, group: int = 1) -> tuple[list[list[int]], list[list[float]] | None]:
+        return self._trainer._generate_single_turn([list(ids) for ids in prompts], *self._images, group)
+
+
+def _whole(batch: Row) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of prompts with their completions, shape (B, P + T)."""
+    ids, mask = ([batch[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
+    return torch.cat(ids, dim=1), torch.cat(mask, dim=1)
+
+
+def _check_seams(objective: Objective, constraints: Mapping[str, Constraint], args: PolicyConfig) -> None:
+    kind = type(objective).__name__
+    if unknown := objective.needs - NEEDS:
+        raise ConfigError(f"objective {kind} needs {', '.join(sorted(unknown))}; there are {', '.join(sorted(NEEDS))}")
+    for name, constraint in constraints.items():
+        if unknown := constraint.needs - {"logits", "hidden"}:
+            raise ConfigError(f"constraint {name} needs {', '.join(sorted(unknown))}; there are hidden, logits")
+    if objective.sums:
+        check_sums(args, kind)

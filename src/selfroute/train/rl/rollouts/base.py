@@ -1,0 +1,67 @@
+"""How attempts are made: the contract of a rollout, and the sampler that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["Attempts", "Prompt", "Rollout", "Sampler"]
+
+Prompt = list[dict[str, Any]]  # messages, as TRL has them
+Ids = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempts:
+    """One attempt for each prompt that was given, in their order.
+
+    Attributes:
+        prompts: token ids that the attempts go on from.
+        completions: token ids behind them, at least one each.
+        own: for each completion token 1 if the policy wrote it, 0 if it was read from elsewhere (a tool, a cloud) and
+            carries no gradient; None if all are the policy's.
+        logprobs: log-probability of each completion token under the policy that wrote it; None if not known.
+        facts: numbers of each attempt for the objective, by name: a tree's leaf `weight`, its `parent` and `fork`, a
+            `cost`.
+    """
+
+    prompts: Ids
+    completions: Ids
+    own: Ids | None = None
+    logprobs: Sequence[Sequence[float]] | None = None
+    facts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+class Sampler(Protocol):
+    """The policy as it is now, in token ids.
+
+    Attributes:
+        group: G, how many neighbours in the prompts of a rollout ask for attempts at the same problem.
+    """
+
+    group: int
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Conversations through the chat template, up to where the policy writes."""
+        ...
+
+    def decode(self, ids: Ids) -> list[str]:
+        """Texts without special tokens."""
+        ...
+
+    def write(self, prompts: Ids, *, group: int = 1) -> tuple[list[list[int]], list[list[float]] | None]:
+        """One completion for each prompt, at the temperature of the run, and what its tokens' log-probabilities were.
+
+        Args:
+            group: how many neighbours have the same prompt, which a server then reads once.
+        """
+        ...
+
+
+class Rollout(Protocol):
+    """Makes a step's attempts."""
+
+    def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
+        """One attempt for each of this process's prompts, the G of a group being neighbours."""
+        ...

@@ -1,0 +1,70 @@
+"""What one forward pass says of completions, for objectives and constraints that read more than advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfroute.train.rl.rows import own_tokens
+
+__all__ = ["Pass", "TokenView", "plain_pass", "view_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Numbers of each completion token, with their gradient.
+
+    Attributes:
+        logps: log-probability of the token at the temperature of the attempts, shape (B, T).
+        entropy: of the distribution it was drawn from, in nats, shape (B, T).
+        logits: what that distribution is the softmax of, shape (B, T, V); None unless needed.
+        hidden: last hidden states before the token, shape (B, T, H); None unless needed.
+    """
+
+    logps: Tensor
+    entropy: Tensor | None
+    logits: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """A micro-batch's completions as the policy sees them now.
+
+    Attributes:
+        ids: completion tokens, shape (B, T).
+        own: whether each is one that the policy wrote, shape (B, T); False for padding.
+        logps, entropy, logits, hidden: as in `Pass`.
+    """
+
+    ids: Tensor
+    own: Tensor
+    logps: Tensor
+    entropy: Tensor | None
+    logits: Tensor | None
+    hidden: Tensor | None
+
+
+def view_of(rows: Mapping[str, Any], seen: Pass) -> TokenView:
+    """The view of a batch of `rows` after a pass over it."""
+    own = own_tokens(rows)
+    return TokenView(rows["completion_ids"], own, seen.logps, seen.entropy, seen.logits, seen.hidden)
+
+
+def plain_pass(model: Any, ids: Tensor, mask: Tensor, tokens: int, *, temperature: float) -> Pass:
+    """A pass that keeps logits and hidden states of the last `tokens` columns.
+
+    Args:
+        ids, mask: prompt and completion, shape (B, P + T).
+    """
+    found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    logits = found.logits[:, -tokens - 1 : -1]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    every = logits.log_softmax(-1)
+    logps = every.gather(-1, ids[:, -tokens:, None])[..., 0]
+    entropy = -(every.exp() * every).sum(-1)
+    return Pass(logps, entropy, logits, found.hidden_states[-1][:, -tokens - 1 : -1])
