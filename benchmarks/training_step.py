@@ -40,8 +40,8 @@ from selfroute.tasks.countdown import Countdown
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.train.imitation.warmup import build_model
 from selfroute.train.rl.gapg import GAPGTrainer
-from selfroute.train.rl.options import GAPGConfig
 from selfroute.train.rl.outcomes import OutcomeGrader
+from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.run import build_dataset
 
 PARTS = ("rollouts", "rewards", "loss and backward", "optimiser", "rest")
@@ -190,7 +190,7 @@ class Turns:
         clock = Clock()
         times = StepTimes(clock)
         model, tokenizer = self.model()
-        config = GAPGConfig(**options(folder, self.given))
+        config = PolicyConfig(**options(folder, self.given))
         return measured(GAPGTrainer(model, self.grader, config, self.data, tokenizer, callbacks=[times]), clock), times
 
     def stock(self, folder: str) -> tuple[Trainer, StepTimes]:

@@ -7,7 +7,6 @@ import inspect
 import re
 from pathlib import Path
 from types import ModuleType
-from typing import get_args
 
 import pytest
 import yaml
@@ -20,10 +19,8 @@ from selfroute.config import (
     BACKENDS,
     STRATEGIES,
     TASKS,
-    Algorithm,
     EvaluateRecipe,
     ReportOptions,
-    RewardOptions,
     Spec,
     TraceOptions,
     TrainRecipe,
@@ -38,6 +35,8 @@ from selfroute.config import (
     to_values,
 )
 from selfroute.errors import ConfigError
+from selfroute.rewards.hierarchical import Hierarchical
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_file_and_overrides_make_a_typed_recipe(recipe: Path) -> None:
     loaded = load_recipe(TrainRecipe, recipe, ["steps=5", "learning_rate=1e-4", "reward.local=2", "out=somewhere"])
     assert loaded.task == Spec("countdown")
     assert (loaded.share, loaded.steps, loaded.learning_rate, loaded.out) == (0.2, 5, 1e-4, Path("somewhere"))
-    assert loaded.reward == RewardOptions(local=2.0, cloud=0.25)
+    assert loaded.reward == Hierarchical(local=2.0, cloud=0.25)
     assert isinstance(loaded.reward.local, float)
 
 
@@ -64,7 +63,7 @@ def test_an_override_wins_over_the_file(recipe: Path) -> None:
     [
         (["sharee=0.3"], ["recipe.yaml", "'sharee'", "did you mean 'share'?"]),
         (["reward.clod=0.3"], ["reward", "'clod'", "did you mean 'cloud'?"]),
-        (["zzzzqqq=1"], ["'zzzzqqq'", "known: task, model"]),
+        (["zzzzqqq=1"], ["'zzzzqqq'", "known: steps, prompts_per_step"]),
         (["share=0"], ["share", "0 is not between 0 and 1, both excluded", "30 %"]),
         (["share=1"], ["share", "1 is not between 0 and 1"]),
         (["share=-0.1"], ["share", "-0.1"]),
@@ -242,21 +241,28 @@ def test_every_backend_has_an_example_that_parses() -> None:
     [
         (EvaluateRecipe, evaluating),
         (ReportOptions, evaluating),
-        (TrainRecipe, training),
         (WarmupRecipe, training),
     ],
 )
 def test_no_key_of_a_recipe_is_ignored(cls: type, reader: ModuleType) -> None:
-    source = inspect.getsource(reader)
-    read = set(re.findall(r"(?:recipe|options)\.(\w+)", source))
     chosen_by = {"algorithm"} if cls is WarmupRecipe else set()  # the key that tells `train` which recipe it has
-    assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read
+    assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read_by(reader)
 
 
-def test_the_algorithms_are_those_of_the_trainer() -> None:
-    from selfroute.train.rl.options import ALGORITHMS
+def read_by(*modules: ModuleType) -> set[str]:
+    return set(re.findall(r"(?:recipe|options|loop)\.(\w+)", "".join(map(inspect.getsource, modules))))
 
-    assert set(get_args(Algorithm)) == set(ALGORITHMS)
+
+def test_no_key_of_a_training_is_ignored() -> None:
+    from selfroute.train.rl import arguments, gapg, held_out, run, shares
+    from selfroute.train.rl import options as module
+
+    theirs = {field.name for kind in (GAPGOptions, LoopOptions) for field in dataclasses.fields(kind)}
+    ours = {field.name for field in dataclasses.fields(TrainRecipe)} - theirs
+    assert ours <= read_by(training)
+    method = set(re.findall(r"self\.(\w+)", inspect.getsource(module)))  # what its own properties stand for
+    read = read_by(arguments, gapg, held_out, run, shares) | set(arguments.passed().values())
+    assert theirs <= read | (method & {"algorithm", "prompt_filter", "handoff_reward", "told_shares"})
 
 
 def test_the_traces_are_those_of_the_warm_up() -> None:

@@ -46,7 +46,14 @@ WARM_PRICES = (0.002, 0.004, 0.008)
 REWARDS = (0.3, 0.4, 0.6, 0.7)  # α_c around the recipe's 0.5
 ROLLOUTS = 128  # of a step of the ablations, however many of them are of one prompt
 # GRPO, Dr. GRPO and the paper's estimator, each without and with the filter.
-ALGORITHMS = ("grpo", "grpo_filter", "dr_grpo", "dr_grpo_filter", "gapg_no_filter", "gapg")
+ALGORITHMS = {
+    "grpo": ("algorithm=grpo",),
+    "grpo_filter": ("algorithm=grpo", "prompt_filter=true"),
+    "dr_grpo": ("algorithm=dr_grpo",),
+    "dr_grpo_filter": ("algorithm=dr_grpo", "prompt_filter=true"),
+    "gapg_no_filter": ("algorithm=gapg", "prompt_filter=false"),
+    "gapg": ("algorithm=gapg",),
+}
 TRAINED, WARM = "embedded:device-gapg", "embedded:device"  # the shipped policy, and what it was trained from
 READS_SHARES = OUT / "reads-shares"  # the latter, warmed up with shares in its prompts: before, it cannot read them
 
@@ -119,8 +126,8 @@ EXPERIMENTS: dict[str, list[Run]] = {
     "any": [TOLD, *map(_meeting, MORE_SHARES), SHIPPED],
     "ablations": [
         *(
-            _ablation(f"{algorithm}-{reward}", f"algorithm={algorithm}", f"handoff_reward={reward}")
-            for algorithm in ALGORITHMS
+            _ablation(f"{name}-{reward}", *options, f"handoff_reward={reward}")
+            for name, options in ALGORITHMS.items()
             for reward in ("fixed", "dual")
         ),
         *(_ablation(f"group-{size}", group_size=size) for size in (2, 4, 16)),

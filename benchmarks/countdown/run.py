@@ -22,13 +22,21 @@ from typing import Any
 import numpy as np
 
 from selfroute.assemble import ask_ahead, evaluate_recipe, remembered, train_recipe
-from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe, build, make_task, parse_overrides
+from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, make_task, parse_overrides
 from selfroute.environment import provenance
+from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.train.folder import can_resume
 from selfroute.train.rl.checkpoint import STATE_FILE
 
 HERE = Path(__file__).parent
-ALGORITHMS = ("task_tuning", "gapg", "gapg_no_filter", "dr_grpo", "grpo")
+# Names in the results, and what they stand for.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "task_tuning": {"algorithm": "task_tuning"},
+    "gapg": {"algorithm": "gapg"},
+    "gapg_no_filter": {"algorithm": "gapg", "prompt_filter": False},
+    "dr_grpo": {"algorithm": "dr_grpo"},
+    "grpo": {"algorithm": "grpo"},
+}
 CLOUD = Spec("embedded", "cloud")
 CACHE = "answers.sqlite"
 PROMPTS = 32  # per step
@@ -54,7 +62,7 @@ class Options:
     """What can be changed with key=value."""
 
     seeds: tuple[int, ...] = (1, 2, 3)
-    algorithms: tuple[str, ...] = ALGORITHMS
+    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     steps: int = 80
     share: float = 0.3
     cloud_reward: float = 0.5
@@ -137,10 +145,10 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
     out = folder(options, algorithm, seed)
     recipe = TrainRecipe(
         task=problems(options),
-        algorithm=algorithm,  # type: ignore[arg-type]
+        **ALGORITHMS[algorithm],
         share=options.share,
         cloud=CLOUD,
-        reward=RewardOptions(cloud=options.cloud_reward),
+        reward=Hierarchical(cloud=options.cloud_reward),
         bf16=options.bf16,
         steps=options.steps,
         prompts_per_step=PROMPTS,

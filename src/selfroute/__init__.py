@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.prices import Prices as Prices
     from selfroute.prompts import TEMPLATES as TEMPLATES
     from selfroute.prompts import PromptTemplate as PromptTemplate
+    from selfroute.rewards.hierarchical import Hierarchical as Hierarchical
     from selfroute.rewards.hierarchical import hierarchical as hierarchical
     from selfroute.strategies.always import AlwaysCloud as AlwaysCloud
     from selfroute.strategies.always import AlwaysDevice as AlwaysDevice
@@ -80,7 +81,9 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.tasks.hendrycks_math import HendrycksMath as HendrycksMath
     from selfroute.tasks.jsonl import JsonLines as JsonLines
     from selfroute.train.rl.gapg import GAPGTrainer as GAPGTrainer
-    from selfroute.train.rl.options import GAPGConfig as GAPGConfig
+    from selfroute.train.rl.options import GAPGOptions as GAPGOptions
+    from selfroute.train.rl.policy_config import PolicyConfig as PolicyConfig
+    from selfroute.train.rl.policy_trainer import PolicyTrainer as PolicyTrainer
     from selfroute.types import Completion as Completion
     from selfroute.types import Delta as Delta
     from selfroute.types import Event as Event
@@ -116,7 +119,7 @@ _MODULES: dict[str, str] = {
     "handoff": "HANDOFF_TEXT StreamParser parse",
     "prices": "Price Prices",
     "prompts": "PromptTemplate TEMPLATES",
-    "rewards.hierarchical": "hierarchical",
+    "rewards.hierarchical": "Hierarchical hierarchical",
     "strategies.always": "AlwaysCloud AlwaysDevice",
     "strategies.base": "Needs Sides Strategy answer",
     "strategies.prompt_router": "PromptRouter",
@@ -129,7 +132,9 @@ _MODULES: dict[str, str] = {
     "tasks.hendrycks_math": "HendrycksMath",
     "tasks.jsonl": "JsonLines",
     "train.rl.gapg": "GAPGTrainer",
-    "train.rl.options": "GAPGConfig",
+    "train.rl.options": "GAPGOptions",
+    "train.rl.policy_config": "PolicyConfig",
+    "train.rl.policy_trainer": "PolicyTrainer",
     "types": (
         "Completion Delta Event Finished HandOff Message Refusal Retract Sampling Segment TextDelta Token Trace Usage"
     ),
@@ -140,7 +145,13 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = ["__version__", *sorted(_MODULE_OF)]
 
 
+# Names of version 0.1 that are gone, and what stands in their place.
+_GONE = {"GAPGConfig": "its options of TRL are those of PolicyConfig, its own are those of GAPGOptions"}
+
+
 def __getattr__(name: str) -> Any:
+    if name in _GONE:
+        raise ImportError(f"selfroute.{name} is gone: {_GONE[name]}; docs/gapg.md shows both")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'selfroute' has no attribute '{name}'")
     value = getattr(import_module(f"selfroute.{_MODULE_OF[name]}"), name)

@@ -23,12 +23,12 @@ from selfroute.config import (
     TASKS,
     EvaluateRecipe,
     LoraOptions,
-    RewardOptions,
     TrainRecipe,
     WarmupRecipe,
     build,
     make_task,
 )
+from selfroute.rewards.hierarchical import Hierarchical
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -203,7 +203,7 @@ def test_every_option_of_training_is_explained() -> None:
 
     named = rows(DOCS / "gapg.md", "Options")
     keys = {f.name for f in dataclasses.fields(TrainRecipe)} - {"reward"}
-    parts = {f"reward.{f.name}" for f in dataclasses.fields(RewardOptions)}
+    parts = {f"reward.{f.name}" for f in dataclasses.fields(Hierarchical)}
     parts |= {f"lora.{f.name}" for f in dataclasses.fields(LoraOptions)}
     assert keys | parts | set(ALGORITHMS) == named
 

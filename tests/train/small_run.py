@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from safetensors.torch import load_file
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.train.imitation.warmup import build_model
-from selfroute.train.rl.arguments import build_arguments
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.run import train
 from selfroute.verify.base import Verdict
 
@@ -46,18 +48,14 @@ def small_model(folder: Path, *, hidden_size: int = 32) -> str:
 
 
 def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
-    """Train; options are those of `train` and of `build_arguments`."""
+    """Train; options are those of `train`, of GAPG and of the loop."""
     given: dict[str, Any] = {
-        "algorithm": "gapg",
-        "share": 0.3,
         "steps": 4,
         "prompts_per_step": 2,
         "group_size": 4,
         "learning_rate": 1e-2,
-        "temperature": 1.0,
-        "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0},
+        "reward": {},
         "max_new_tokens": 6,
-        "seed": 0,
         "save_steps": 1,
         "task": Easy(limit=6),
         "tokenizer": model,
@@ -68,14 +66,20 @@ def run(model: str, out: Path, **options: Any) -> dict[str, Any]:
     }
     cloud = given["cloud"]
     given["open_cloud"] = None if cloud is None else lambda: cloud
-    arguments = build_arguments(**_taken_by(build_arguments, given))
+    given["reward"] = Hierarchical(**given["reward"])
+    method = GAPGOptions(**_taken_by(_fields(GAPGOptions), given))
+    loop = LoopOptions(**_taken_by(_fields(LoopOptions), given))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
-        return train(arguments=arguments, **_taken_by(train, given))
+        return train(options=method, loop=loop, **_taken_by(inspect.signature(train).parameters, given))
 
 
-def _taken_by(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in inspect.signature(function).parameters if name in options}
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _taken_by(names: Iterable[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in names if name in options}
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

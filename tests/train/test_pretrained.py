@@ -20,8 +20,9 @@ from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError
 from selfroute.train.imitation.warmup import build_model
 from selfroute.train.pretrained import from_adapter, lora_config
-from selfroute.train.rl.arguments import OWN_KEYS, build_arguments, check_distribution, check_trl, missing_vllm
-from selfroute.train.rl.options import GAPGConfig
+from selfroute.train.rl.arguments import DERIVED, RENAMED, build_arguments, check_distribution, check_trl, missing_vllm
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
+from selfroute.train.rl.policy_config import PolicyConfig
 
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
 
@@ -131,13 +132,9 @@ def test_a_tokenizer_of_a_larger_model_is_named(model: str, tmp_path: Path) -> N
 # --- TRL's further options
 
 
-def arguments(**options: Any) -> GAPGConfig:
-    given: dict[str, Any] = {
-        "algorithm": "gapg", "share": 0.3, "steps": 40, "prompts_per_step": 2, "group_size": 4, "learning_rate": 1e-5,
-        "temperature": 1.0, "reward": {"local": 1.0, "cloud": 0.3, "format": 0.0}, "max_new_tokens": 8, "seed": 0,
-        "save_steps": 1, "out": Path("out"), **options,
-    }  # fmt: skip
-    return build_arguments(**given)
+def arguments(**options: Any) -> PolicyConfig:
+    loop = LoopOptions(steps=40, prompts_per_step=2, group_size=4, max_new_tokens=8, **options)
+    return build_arguments(loop, GAPGOptions())
 
 
 def test_options_of_trl_reach_its_config() -> None:
@@ -156,9 +153,11 @@ def test_options_of_trl_reach_its_config() -> None:
         ({"use_vlm": True}, "trl: unknown key 'use_vlm'; did you mean 'use_vllm'?"),
         ({"learning_rate": 1e-6}, "trl.learning_rate: contradicts the recipe's own key 'learning_rate'; set"),
         ({"num_generations": 4}, "own key 'group_size'"),
+        ({"loss_type": "grpo"}, "own key 'algorithm'"),
+        ({"forced_attempts": 2}, "trl.forced_attempts: contradicts the recipe's own key 'forced_attempts'"),
         ({"fp16": True}, "set bf16=true"),
         ({"weight_decay": "much"}, "trl.weight_decay: 'much' is not a number"),
-        ({"beta": 0.1}, "beta must be 0.0 with estimator 'group', not 0.1"),
+        ({"beta": 0.1}, "beta must be 0.0 with objective group, not 0.1"),
         ({"auto_find_batch_size": True}, "trl (auto_find_batch_size): auto_find_batch_size is not supported"),
     ],
 )
@@ -169,9 +168,16 @@ def test_options_that_contradict_are_one_line(options: dict[str, Any], message: 
 
 
 def test_every_key_that_the_recipe_owns_is_one_of_trl() -> None:
-    with pytest.raises(ConfigError, match="contradicts"):
-        check_trl({next(iter(OWN_KEYS)): 1})
-    assert {name for name in OWN_KEYS if not hasattr(GAPGConfig, name) and name != "told_shares"} == set()
+    for name in (*DERIVED, *RENAMED.values()):
+        assert hasattr(PolicyConfig, name)
+        with pytest.raises(ConfigError, match="contradicts"):
+            check_trl({name: 1})
+
+
+def test_what_a_recipe_and_trl_both_have_is_passed_on() -> None:
+    made = arguments(seed=7, learning_rate=1e-5, temperature=0.5, save_steps=3, bf16=True)
+    assert (made.seed, made.learning_rate, made.temperature, made.save_steps, made.bf16) == (7, 1e-5, 0.5, 3, True)
+    assert (made.max_steps, made.num_generations, made.max_completion_length) == (40, 4, 8)
 
 
 def test_a_sharded_model_needs_vllm_and_vllm_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from selfroute.grading import Outcome
 from selfroute.rewards.hierarchical import hierarchical
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.objectives.group import Group
-from selfroute.train.rl.options import GAPGConfig, PolicyConfig
+from selfroute.train.rl.options import GAPGOptions
+from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_trainer import PolicyTrainer
 
 ASK = "ask"
@@ -133,8 +135,11 @@ def trainer(
     held_out: Any = None,
     **options: Any,
 ) -> GAPGTrainer:
-    """A trainer of GAPG that makes plain gradient steps."""
-    args = arguments(folder, GAPGConfig, prompts, group, rows_per_pass, max_completion_length=tokens, **options)
+    """A trainer of GAPG that makes plain gradient steps; options are those of the method and of TRL."""
+    names = {field.name for field in dataclasses.fields(GAPGOptions)}
+    method = GAPGOptions(**{name: options.pop(name) for name in names & set(options)})
+    options = {**method.method.trl, **options}
+    args = arguments(folder, PolicyConfig, prompts, group, rows_per_pass, max_completion_length=tokens, **options)
     return GAPGTrainer(
         model if model is not None else policy(),
         grader,
@@ -142,6 +147,7 @@ def trainer(
         data(prompts),
         tokenizer(),
         callbacks=callbacks,
+        options=method,
         write_prompt=write_prompt,
         local_grader=local_grader,
         held_out=held_out,

@@ -53,7 +53,7 @@ def run(folder: Path) -> None:
     """Train with and without the filter, to a share of other prompts, in several passes; keep the last weights."""
     processes = PartialState(cpu=True).num_processes
     ways: dict[str, dict[str, Any]] = {
-        "filter": {"cloud_share": 0.3},
+        "filter": {"share": 0.3},
         "no_filter": {"prompt_filter": False},
         "held_out": {
             "handoff_reward": "dual",
@@ -63,7 +63,7 @@ def run(folder: Path) -> None:
             "write_prompt": lambda row_id, **_: [{"role": "user", "content": row_id.partition(":")[2]}],
             "local_grader": grade,
         },
-        "passes": {"cloud_share": 0.3, "rows_per_pass": 6 // processes},
+        "passes": {"share": 0.3, "rows_per_pass": 6 // processes},
     }
     prompts = PROMPTS[:5]  # thirty rollouts: with two processes one group lies on both
     for name, options in ways.items():

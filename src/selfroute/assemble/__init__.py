@@ -36,7 +36,6 @@ from selfroute.assemble.training import (
     ModelFiles,
     ask_ahead,
     model_files,
-    run_options,
     train_recipe,
     warm_up_recipe,
 )
@@ -61,7 +60,6 @@ __all__ = [
     "record_rows",
     "remembered",
     "report_folder",
-    "run_options",
     "template_of",
     "train_recipe",
     "warm_up_recipe",

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
-from selfroute.assemble.training import model_files, run_options
+from selfroute.assemble.training import model_files
 from selfroute.backends.base import find_capability
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
 from selfroute.errors import ConfigError
-from selfroute.rewards.hierarchical import check_weights
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
 
@@ -53,32 +52,29 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         ConfigError: what the run itself would raise before its first step.
     """
     notes: list[str] = []
-    check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
     rows = _rows(task, notes)
     price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
-    cloud = "none, the algorithm does not ask" if recipe.algorithm == "task_tuning" else _cloud(recipe.cloud, notes)
+    cloud = _cloud(recipe.cloud, notes) if recipe.method.offer_handoff else "none, the algorithm does not ask"
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
-    from selfroute.train.rl.options import ALGORITHMS
     from selfroute.train.rl.run import rows_held_out
 
     quiet_libraries()
     if rows:
         check_rows(len(rows), recipe.prompts_per_step, task.name)
     with _environment_kept():
-        arguments = build_arguments(**run_options(recipe))
+        arguments = build_arguments(recipe, recipe)
         check_distribution(arguments)
         if rows:
-            rows_held_out(task, arguments)
+            rows_held_out(task, recipe)
         notes += [note] if (note := missing_vllm(arguments)) else []
         notes += _beside(arguments)
         sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)
         network, trained, total = _network(files.model, recipe, beside, notes)
-        offers = bool(ALGORITHMS[recipe.algorithm]["offer_handoff"])
-        prompt = _longest_prompt(files.tokenizer, rows, task, network, offers, notes)
+        prompt = _longest_prompt(files.tokenizer, rows, task, network, recipe.method.offer_handoff, notes)
         memory = _memory(recipe, arguments, network, sizes, prompt, total=total, trained=trained, processes=processes)
     how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
     rollouts = recipe.prompts_per_step * recipe.group_size

@@ -91,7 +91,7 @@ def _training(run: Path | None) -> tuple[str, int]:
         template = template_of(make_task(loaded.task))
     except ConfigError:  # of another version, or its data are elsewhere: the model is whole all the same
         return "", ANSWER_TOKENS
-    return _system(template, offer_handoff=loaded.algorithm != "task_tuning"), loaded.max_new_tokens
+    return _system(template, offer_handoff=loaded.method.offer_handoff), loaded.max_new_tokens
 
 
 def load_source(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -13,7 +13,6 @@ from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import TrainRecipe, WarmupRecipe, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
-from selfroute.rewards.hierarchical import check_weights
 from selfroute.tasks.base import Task
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Sampling
@@ -22,7 +21,6 @@ __all__ = [
     "ModelFiles",
     "ask_ahead",
     "model_files",
-    "run_options",
     "train_recipe",
     "warm_up_recipe",
 ]
@@ -117,19 +115,17 @@ def train_recipe(
         on_progress: called with step, steps, and the step's metrics.
     """
     os.environ.setdefault(*ONEDNN_CACHE)
-    check_weights(local=recipe.reward.local, cloud=recipe.reward.cloud, format=recipe.reward.format)
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
     first_rows(task, "train", 1)
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     model, tokenizer = model_files(recipe.model)
     # Task tuning never offers the hand-off, so it needs no cloud.
-    needs_cloud = recipe.algorithm != "task_tuning"
+    needs_cloud = recipe.method.offer_handoff
     if needs_cloud:
         prepare_backend(recipe.cloud, where="cloud")
 
-    from selfroute.train.rl.arguments import build_arguments  # torch and TRL: once all this is known to be right
-    from selfroute.train.rl.run import train
+    from selfroute.train.rl.run import train  # torch and TRL: once all this is known to be right
 
     quiet_libraries()
     train(
@@ -137,9 +133,8 @@ def train_recipe(
         model=model,
         tokenizer=tokenizer,
         open_cloud=(lambda: _open_cloud(recipe, task, on_progress)) if needs_cloud else None,
-        algorithm=recipe.algorithm,
-        arguments=build_arguments(**run_options(recipe)),
-        out=recipe.out,
+        options=recipe,
+        loop=recipe,
         lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
         concurrency=recipe.concurrency,
@@ -166,35 +161,6 @@ def _open_cloud(
 
         ask_ahead(cloud, task, max_tokens=most, concurrency=recipe.concurrency, on_progress=on_answers)
     return cloud
-
-
-def run_options(recipe: TrainRecipe) -> dict[str, Any]:
-    """The arguments of `selfroute.train.rl.arguments.build_arguments`."""
-    return {
-        "algorithm": recipe.algorithm,
-        "share": recipe.share,
-        "steps": recipe.steps,
-        "prompts_per_step": recipe.prompts_per_step,
-        "group_size": recipe.group_size,
-        "learning_rate": recipe.learning_rate,
-        "temperature": recipe.temperature,
-        "reward": asdict(recipe.reward),
-        "max_new_tokens": recipe.max_new_tokens,
-        "seed": recipe.seed,
-        "save_steps": recipe.save_steps,
-        "out": recipe.out,
-        "rows_per_pass": recipe.rows_per_pass,
-        "bf16": recipe.bf16,
-        "handoff_reward": recipe.handoff_reward,
-        "multiplier_rate": recipe.multiplier_rate,
-        "multiplier_damping": recipe.multiplier_damping,
-        "share_prompts": recipe.share_prompts,
-        "forced_attempts": recipe.forced_attempts,
-        "forced_weight": recipe.forced_weight,
-        "told_shares": recipe.told_shares,
-        "report_to": recipe.report_to,
-        "trl": recipe.trl,
-    }
 
 
 def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:

@@ -16,9 +16,10 @@ from rich.text import Text
 
 from selfroute.assemble import evaluate_recipe, train_recipe
 from selfroute.commands.terminal import in_words, training_view
-from selfroute.config import EvaluateRecipe, RewardOptions, Spec, TrainRecipe
+from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
 from selfroute.environment import has_fast_bf16, release_memory
 from selfroute.errors import ConfigError
+from selfroute.rewards.hierarchical import Hierarchical
 
 __all__ = ["demo"]
 
@@ -79,7 +80,7 @@ def _train(out: Path, console: Console, *, seed: int, steps: int) -> None:
         task=Spec("countdown", options={"limit": steps * PROMPTS}),  # one epoch: every problem is seen once
         ask_ahead=True,
         share=SHARE,
-        reward=RewardOptions(cloud=CLOUD_REWARD),
+        reward=Hierarchical(cloud=CLOUD_REWARD),
         steps=steps,
         prompts_per_step=PROMPTS,
         max_minutes=MINUTES,

@@ -8,6 +8,7 @@ place of its factory, which is imported when it is first asked for.
 
 from __future__ import annotations
 
+from selfroute.bounds import Bounds, Count, NotNegative, Positive
 from selfroute.config.names import (
     BACKEND_EXAMPLES,
     BACKENDS,
@@ -26,16 +27,11 @@ from selfroute.config.names import (
     resolve,
 )
 from selfroute.config.recipes import (
-    Algorithm,
     BudgetOptions,
-    Count,
     CountLimits,
     EvaluateRecipe,
     LoraOptions,
-    NotNegative,
-    Positive,
     ReportOptions,
-    RewardOptions,
     TraceOptions,
     TrainRecipe,
     UsdLimits,
@@ -43,7 +39,6 @@ from selfroute.config.recipes import (
 )
 from selfroute.config.scored import is_scored, scored_options
 from selfroute.config.values import (
-    Bounds,
     Spec,
     build,
     load_recipe,
@@ -63,7 +58,6 @@ __all__ = [
     "SCORED",
     "STRATEGIES",
     "TASKS",
-    "Algorithm",
     "Bounds",
     "BudgetOptions",
     "Count",
@@ -73,7 +67,6 @@ __all__ = [
     "NotNegative",
     "Positive",
     "ReportOptions",
-    "RewardOptions",
     "Spec",
     "TraceOptions",
     "TrainRecipe",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from selfroute.config.values import Bounds, Spec
+from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate, Share, Whole
+from selfroute.config.values import Spec
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
 
 __all__ = [
     "BudgetOptions",
@@ -15,7 +17,6 @@ __all__ = [
     "EvaluateRecipe",
     "LoraOptions",
     "ReportOptions",
-    "RewardOptions",
     "TraceOptions",
     "TrainRecipe",
     "UsdLimits",
@@ -25,41 +26,19 @@ __all__ = [
 EMBEDDED_DEVICE = Spec("embedded", "device")
 EMBEDDED_CLOUD = Spec("embedded", "cloud")
 SQLITE = Spec("sqlite")
-Share = Annotated[float, Bounds(0, 1, exclusive=True, hint="; 0.3 lets 30 % of the requests go to the cloud")]
-Count = Annotated[int, Bounds(1)]
-Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
 Bins = Annotated[int, Bounds(2)]
 Folds = Annotated[int, Bounds(2)]
-Positive = Annotated[float, Bounds(0, exclusive=True)]
-NotNegative = Annotated[float, Bounds(0)]
-Rate = Annotated[float, Bounds(0, 1)]
-Algorithm = Literal["gapg", "gapg_no_filter", "task_tuning", "grpo", "dr_grpo", "grpo_filter", "dr_grpo_filter"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardOptions:
-    """Hierarchical reward: correct on the device, correct through the cloud, and for the format (0: no such part).
-
-    Attributes:
-        token_price: taken off a hand-off's reward for each token that the device wrote before it; teaches to give up
-            early.
-    """
-
-    local: Positive = 1.0
-    cloud: NotNegative = 0.3
-    format: NotNegative = 0.0
-    token_price: NotNegative = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountLimits:
     """Most calls or tokens per window of UTC, and in total."""
 
-    per_minute: Annotated[int, Bounds(0)] | None = None
-    per_hour: Annotated[int, Bounds(0)] | None = None
-    per_day: Annotated[int, Bounds(0)] | None = None
-    per_month: Annotated[int, Bounds(0)] | None = None
-    total: Annotated[int, Bounds(0)] | None = None
+    per_minute: Whole | None = None
+    per_hour: Whole | None = None
+    per_day: Whole | None = None
+    per_month: Whole | None = None
+    total: Whole | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +65,7 @@ class BudgetOptions:
         scope: keeps apart budgets that share a ledger.
     """
 
-    share: Annotated[float, Bounds(0, 1)] | None = None
+    share: Rate | None = None
     burst: Count = 20
     calls: CountLimits = CountLimits()
     tokens: CountLimits = CountLimits()
@@ -150,7 +129,7 @@ class EvaluateRecipe:
     max_tokens: Count = 512
     temperature: NotNegative = 0.0
     requests_per_minute: Positive | None = None
-    solve_samples: Annotated[int, Bounds(0)] = 0
+    solve_samples: Whole = 0
     solve_temperature: Positive = 1.0
     prices: Path | None = None
     priced_as: Mapping[str, str] = field(default_factory=dict)
@@ -164,7 +143,7 @@ class EvaluateRecipe:
 class ReportOptions:
     """What `selfroute report` can count anew; the rest, and what is None, is as in the run."""
 
-    share: Annotated[float, Bounds(0, 1)] | None = None
+    share: Rate | None = None
     seed: int | None = None
     resamples: Count = 1000
     prices: Path | None = None
@@ -186,41 +165,25 @@ class LoraOptions:
 
     rank: Count = 16
     alpha: Count = 32
-    dropout: Annotated[float, Bounds(0, 1)] = 0.0
+    dropout: Rate = 0.0
     targets: tuple[str, ...] = ("all-linear",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRecipe:
-    """What `selfroute train` needs.
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe(GAPGOptions, LoopOptions):
+    """What `selfroute train` needs: the method's options, the loop's, and what both work on.
 
     Attributes:
         model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
         lora: train an adapter and add it to the model at the end; None trains all weights.
-        share: wanted call share; the method's cloud-device ratio is share / (1 - share).
-        steps: optimiser steps.
-        max_minutes: ends the run after the step in which this time is up; None sets no limit.
-        prompts_per_step: prompts whose groups make one step.
-        group_size: rollouts per prompt.
-        handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
-        multiplier_rate: step size of that price.
-        multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
-        share_prompts: validation prompts per step, one attempt each, by which that price is moved; 0 moves it by the
-            rollouts, which are of problems that the policy was trained on.
-        forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
-        forced_weight: of their objective beside the paper's.
-        told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
-        save_steps: steps between checkpoints.
-        rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
-        bf16: compute in bfloat16, with weights and optimiser in float32; quicker where the processor has it.
-        cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
+        max_minutes: ends the run after the step in which this time is up; None sets no limit.
+        cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
         concurrency: cloud requests in flight.
         prices: YAML file of prices, to count what the cloud's answers cost; None counts calls alone.
         priced_as: names of `device` and `cloud` in that file, if not those of the models.
-        report_to: trackers beside metrics.jsonl, such as `[tensorboard]` or `[wandb]`.
-        trl: further options of TRL's GRPOConfig by name, such as use_vllm, activation_checkpointing or fsdp.
+        resume: go on from the newest checkpoint in `out`.
     """
 
     task: Spec
@@ -228,34 +191,11 @@ class TrainRecipe:
     lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD
     ask_ahead: bool = False
-    algorithm: Algorithm = "gapg"
-    share: Share = 0.3
-    steps: Count = 120
     max_minutes: Positive | None = None
-    prompts_per_step: Count = 32
-    group_size: Group = 8
-    learning_rate: Positive = 3e-4
-    temperature: Positive = 1.0
-    reward: RewardOptions = RewardOptions()
-    handoff_reward: Literal["fixed", "dual"] = "fixed"
-    multiplier_rate: NotNegative = 0.04
-    multiplier_damping: NotNegative = 0.6
-    share_prompts: Annotated[int, Bounds(0)] = 64
-    forced_attempts: Annotated[int, Bounds(0)] = 0
-    forced_weight: NotNegative = 1.0
-    told_shares: tuple[Share, ...] = ()
-    max_new_tokens: Count = 256
-    seed: int = 0
-    save_steps: Count = 20
-    rows_per_pass: Count | None = None
-    bf16: bool = False
-    out: Path = Path("out/train")
     cache: Path | None = None
     concurrency: Count = 32
     prices: Path | None = None
     priced_as: Mapping[str, str] = field(default_factory=dict)
-    report_to: tuple[str, ...] = ()
-    trl: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
 
 
@@ -298,6 +238,6 @@ class WarmupRecipe:
     start: str | None = None
     traces: TraceOptions = TraceOptions()
     seed: int = 0
-    workers: Annotated[int, Bounds(0)] = 0
+    workers: Whole = 0
     out: Path = Path("out/warmup")
     resume: bool = False

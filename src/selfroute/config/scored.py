@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfroute.bounds import Count, Positive
 from selfroute.config.names import LEARNED, SCORED
-from selfroute.config.recipes import Count, Positive
 from selfroute.config.values import build
 from selfroute.errors import ConfigError
 

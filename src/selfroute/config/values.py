@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
+from selfroute.bounds import Bounds
 from selfroute.errors import ConfigError
 
 __all__ = [
@@ -45,26 +46,6 @@ class Spec:
     name: str
     value: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Range of a number; `low` and `high` themselves are outside if `exclusive`."""
-
-    low: float
-    high: float = float("inf")
-    exclusive: bool = False
-    hint: str = ""
-
-    def check(self, name: str, value: float) -> None:
-        inside = self.low < value < self.high if self.exclusive else self.low <= value <= self.high
-        if not inside:
-            raise ConfigError(f"{name}: {value:g} is not {self}{self.hint}")
-
-    def __str__(self) -> str:
-        if self.high == float("inf"):
-            return f"{'above' if self.exclusive else 'at least'} {self.low:g}"
-        return f"between {self.low:g} and {self.high:g}" + (", both excluded" if self.exclusive else "")
 
 
 # --- Files and arguments to plain values -----------------------------------------------------------------------------

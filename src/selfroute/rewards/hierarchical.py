@@ -1,13 +1,15 @@
-"""Rewards are functions of an outcome."""
+"""The paper's reward: a local solution pays more than one from the cloud."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+from selfroute.bounds import NotNegative, Positive, check_fields
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 
-__all__ = ["check_weights", "hierarchical"]
+__all__ = ["Hierarchical", "check_weights", "hierarchical"]
 
 
 def hierarchical(
@@ -16,7 +18,6 @@ def hierarchical(
     local: float = 1.0,
     cloud: float = 0.3,
     format: float = 0.0,
-    price: float = 0.0,
     token_price: float = 0.0,
 ) -> float | None:
     """The hierarchical reward of arXiv 2509.24050: a local solution pays more than one from the cloud.
@@ -28,8 +29,7 @@ def hierarchical(
         local            device answered, correct, unformatted      format   device answered, wrong, formatted
         0                otherwise
 
-    A hand-off never earns the format reward. What it costs, right or wrong, is taken off: `price` for the call, the
-    λ of a share that is to be met (DA-GRPO, arXiv 2602.00166), and `token_price` for each token that the device
+    A hand-off never earns the format reward. `token_price` is taken off, right or wrong, for each token that the device
     wrote before it gave up.
 
     Args:
@@ -37,7 +37,6 @@ def hierarchical(
         local: α_a, for a correct local answer.
         cloud: α_c, for a correct answer through the cloud; `cloud / local` is the confidence below which asking pays.
         format: α_f, for think and answer tags in a local answer.
-        price: of a hand-off; below 0 it is a bonus.
         token_price: of one device token of a hand-off.
 
     Returns:
@@ -49,9 +48,38 @@ def hierarchical(
     check_weights(local=local, cloud=cloud, format=format)
     if outcome.wants_cloud:
         paid = _paid(outcome.cloud_correct, cloud)
-        return None if paid is None else paid - price - token_price * outcome.device_tokens
+        return None if paid is None else paid - token_price * outcome.device_tokens
     base = _paid(outcome.device_correct, local)
     return base if base is None or not outcome.formatted else base + format
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hierarchical:
+    """The hierarchical reward with its weights: correct on the device, through the cloud, and for the format.
+
+    Attributes:
+        format: 0 is the paper's final form, which has no such part.
+        token_price: taken off a hand-off's reward for each token that the device wrote before it; teaches to give up
+            early.
+
+    Raises:
+        ConfigError: unless local > cloud > format >= 0.
+    """
+
+    local: Positive = 1.0
+    cloud: NotNegative = 0.3
+    format: NotNegative = 0.0
+    token_price: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_weights(local=self.local, cloud=self.cloud, format=self.format)
+
+    def __call__(self, outcome: Outcome) -> float | None:
+        """What an outcome is worth, as `hierarchical` says."""
+        return hierarchical(
+            outcome, local=self.local, cloud=self.cloud, format=self.format, token_price=self.token_price
+        )
 
 
 def check_weights(*, local: float, cloud: float, format: float = 0.0) -> None:

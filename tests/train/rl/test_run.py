@@ -266,13 +266,13 @@ def test_a_cloud_that_is_down_ends_nothing(model: str, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 0.0}, "share must lie between 0 and 1, not 0"),
-        ({"share": 30.0}, "not 30"),
-        ({"algorithm": "ppo"}, "no algorithm 'ppo'; known: gapg"),
+        ({"share": 0.0}, "share: 0 is not between 0 and 1, both excluded"),
+        ({"share": 30.0}, "share: 30 is not"),
+        ({"algorithm": "ppo"}, "algorithm: 'ppo' is not one of gapg, dr_grpo"),
         ({"cloud": None}, "needs a cloud"),
         ({"rows_per_pass": 3}, "rows_per_pass=3 does not divide the 8 rollouts"),
-        ({"rows_per_pass": 0}, "rows_per_pass=0"),
-        ({"group_size": 1}, "group_size must be at least 2, not 1"),
+        ({"rows_per_pass": 0}, "rows_per_pass: 0 is not at least 1"),
+        ({"group_size": 1}, "group_size: 1 is not at least 2; the estimator compares the rollouts of a group"),
         ({"reward": {"local": 1.0, "cloud": 1.0, "format": 0.0}}, "local > cloud > format"),
         ({"resume": True}, "nothing to resume"),
         ({"prompts_per_step": 7}, "prompts_per_step=7 is more than the 6 training rows"),
@@ -280,12 +280,12 @@ def test_a_cloud_that_is_down_ends_nothing(model: str, tmp_path: Path, monkeypat
             {"algorithm": "task_tuning", "handoff_reward": "dual"},
             "handoff_reward=dual: algorithm 'task_tuning' never offers",
         ),
-        ({"algorithm": "task_tuning", "told_shares": [0.1, 0.5]}, "told_shares: algorithm 'task_tuning' never offers"),
+        ({"algorithm": "task_tuning", "told_shares": (0.1, 0.5)}, "told_shares: algorithm 'task_tuning' never offers"),
         (
             {"algorithm": "task_tuning", "reward": {"local": 1.0, "cloud": 0.5, "format": 0.0, "token_price": 0.01}},
             "reward.token_price: algorithm 'task_tuning' never offers",
         ),
-        ({"algorithm": "gapg_no_filter", "told_shares": [0.1, 0.5]}, "all shares are trained alike"),
+        ({"prompt_filter": False, "told_shares": (0.1, 0.5)}, "all shares are trained alike"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

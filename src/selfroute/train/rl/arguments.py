@@ -9,25 +9,26 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from selfroute.errors import ConfigError
 from selfroute.train import folder
-from selfroute.train.rl.options import ALGORITHMS, GAPGConfig
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
+from selfroute.train.rl.policy_config import PolicyConfig, check_sums
 
 __all__ = [
-    "OWN_KEYS",
     "Batching",
     "batching",
     "build_arguments",
     "check_distribution",
     "check_rows",
+    "check_trainer",
     "check_trl",
     "is_sharded",
     "missing_vllm",
+    "passed",
     "processes_here",
     "prompts_of_a_step",
 ]
@@ -36,33 +37,20 @@ WARMUP_STEPS = 10  # without them, Adam's first steps are as long as all others 
 DECAY = 0.3  # of the steps, at the end
 ROWS_PER_PASS = 32  # keeps the demo's memory under 2 GB
 
-# TRL's options that keys of the recipe set already, and those keys.
-OWN_KEYS: dict[str, str] = {
+# Fields of `LoopOptions` that TRL has under another name; the rest of what both have is named alike.
+RENAMED = {"steps": "max_steps", "group_size": "num_generations", "max_new_tokens": "max_completion_length"}
+# Options of TRL that follow from keys of the recipe, and those keys.
+DERIVED = {
     "output_dir": "out",
-    "max_steps": "steps",
     "num_train_epochs": "steps",
     "per_device_train_batch_size": "rows_per_pass",
     "gradient_accumulation_steps": "prompts_per_step",
     "steps_per_generation": "prompts_per_step",
     "generation_batch_size": "prompts_per_step",
-    "num_generations": "group_size",
-    "max_completion_length": "max_new_tokens",
-    "cloud_share": "share",
-    "local_reward": "reward.local",
-    "cloud_reward": "reward.cloud",
-    "format_reward": "reward.format",
-    "token_price": "reward.token_price",
     "resume_from_checkpoint": "resume",
-    **dict.fromkeys(("estimator", "prompt_filter", "loss_type", "scale_rewards"), "algorithm"),
-    **{
-        name: name
-        for name in (
-            "learning_rate", "temperature", "handoff_reward", "multiplier_rate", "multiplier_damping",
-            "share_prompts", "forced_attempts", "forced_weight", "told_shares", "save_steps", "seed", "bf16",
-            "report_to",
-        )
-    },
-}  # fmt: skip
+    "loss_type": "algorithm",
+    "scale_rewards": "algorithm",
+}
 # Old names, under which transformers still reads an option.
 ALIASES = {
     "gradient_checkpointing": "activation_checkpointing",
@@ -113,118 +101,56 @@ def batching(prompts_per_step: int, group_size: int, rows_per_pass: int | None, 
     return Batching(rollouts, size, rollouts // size)
 
 
-def build_arguments(
-    *,
-    algorithm: str,
-    share: float,
-    steps: int,
-    prompts_per_step: int,
-    group_size: int,
-    learning_rate: float,
-    temperature: float,
-    reward: Mapping[str, Any],
-    max_new_tokens: int,
-    seed: int,
-    save_steps: int,
-    out: Path,
-    rows_per_pass: int | None = None,
-    bf16: bool = False,
-    handoff_reward: str = "fixed",
-    multiplier_rate: float = 0.04,
-    multiplier_damping: float = 0.6,
-    share_prompts: int = 64,
-    forced_attempts: int = 0,
-    forced_weight: float = 1.0,
-    told_shares: Sequence[float] = (),
-    report_to: Sequence[str] = (),
-    trl: Mapping[str, Any] | None = None,
-) -> GAPGConfig:
+def build_arguments(loop: LoopOptions, options: GAPGOptions) -> PolicyConfig:
     """TRL's config for a run.
-
-    Args:
-        algorithm: a key of `ALGORITHMS`.
-        share: wanted call share, in (0, 1).
-        reward: weights `local`, `cloud` and `format`, and `token_price`.
-        save_steps: steps between checkpoints, from which a run can go on.
-        out: folder of the run.
-        rows_per_pass: rollouts in one forward and backward pass; must divide prompts_per_step * group_size; None
-            takes the largest divisor that also divides 32.
-        bf16: compute in bfloat16; weights and optimiser stay in float32.
-        handoff_reward, multiplier_rate, multiplier_damping, share_prompts, forced_attempts, forced_weight, told_shares:
-            as in `GAPGConfig`.
-        report_to: trackers of transformers, such as tensorboard or wandb.
-        trl: further options of TRL's config by name.
 
     Raises:
         ConfigError: an option that cannot be, alone or beside another.
     """
-    if algorithm not in ALGORITHMS:
-        raise ConfigError(f"no algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
-    folder.check_trackers(report_to)
-    further = check_trl(trl or {})
-    sizes = batching(prompts_per_step, group_size, rows_per_pass, processes_here())
-    method = dict(ALGORITHMS[algorithm])
-    del method["offer_handoff"]  # the prompt's matter, not the trainer's
-    token_price = reward.get("token_price", 0.0)
-    _check_handoffs(algorithm, is_dual=handoff_reward == "dual", tells=bool(told_shares), token_price=token_price)
+    folder.check_trackers(loop.report_to)
+    further = check_trl(loop.trl)
+    options.check_group(loop.group_size)
+    sizes = batching(loop.prompts_per_step, loop.group_size, loop.rows_per_pass, processes_here())
+    values = {
+        **_defaults(loop, options),
+        **further,
+        **{name: getattr(loop, key) for name, key in passed().items()},
+        "report_to": list(loop.report_to),
+        "output_dir": str(loop.out / folder.CHECKPOINTS),
+        "per_device_train_batch_size": sizes.rows,
+        "gradient_accumulation_steps": sizes.passes,
+        "steps_per_generation": sizes.passes,
+        **options.method.trl,
+    }
+    try:
+        arguments = PolicyConfig(**values)
+    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
+        where = f"trl ({', '.join(further)})" if further else "the options of training"
+        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+    if options.method.objective == "group":
+        check_sums(arguments, options.method.objective)
+    return arguments
+
+
+def passed() -> dict[str, str]:
+    """Options of TRL that are keys of the recipe, and those keys."""
+    theirs = {field.name for field in dataclasses.fields(PolicyConfig)}
+    ours = {RENAMED.get(field.name, field.name): field.name for field in dataclasses.fields(LoopOptions)}
+    return {name: key for name, key in ours.items() if name in theirs}
+
+
+def _defaults(loop: LoopOptions, options: GAPGOptions) -> dict[str, Any]:
+    """What holds unless the recipe's `trl` says otherwise."""
     accelerated = torch.cuda.is_available() or torch.backends.mps.is_available()
-    values: dict[str, Any] = {
-        **(_for_a_price(steps) if handoff_reward == "dual" else {"lr_scheduler_type": "constant_with_warmup"}),
-        "warmup_steps": min(WARMUP_STEPS, steps // 4),
+    return {
+        **(_for_a_price(loop.steps) if options.is_dual else {"lr_scheduler_type": "constant_with_warmup"}),
+        "warmup_steps": min(WARMUP_STEPS, loop.steps // 4),
         "save_total_limit": 2,
         "logging_steps": 1,
         "activation_checkpointing": False,
         "use_cpu": not accelerated,
         "disable_tqdm": True,
-        **further,
-        "output_dir": str(out / folder.CHECKPOINTS),
-        "max_steps": steps,
-        "per_device_train_batch_size": sizes.rows,
-        "gradient_accumulation_steps": sizes.passes,
-        "steps_per_generation": sizes.passes,
-        "num_generations": group_size,
-        "learning_rate": learning_rate,
-        "temperature": temperature,
-        "max_completion_length": max_new_tokens,
-        "cloud_share": share,
-        "local_reward": reward["local"],
-        "cloud_reward": reward["cloud"],
-        "format_reward": reward["format"],
-        "token_price": token_price,
-        "handoff_reward": handoff_reward,
-        "multiplier_rate": multiplier_rate,
-        "multiplier_damping": multiplier_damping,
-        "share_prompts": share_prompts,
-        "forced_attempts": forced_attempts,
-        "forced_weight": forced_weight,
-        "told_shares": list(told_shares),
-        "save_steps": save_steps,
-        "seed": seed,
-        "bf16": bf16,
-        "report_to": list(report_to),
-        **method,
     }
-    try:
-        return GAPGConfig(**values)
-    except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
-        where = f"trl ({', '.join(further)})" if further else "the options of training"
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
-
-
-def _check_handoffs(algorithm: str, *, is_dual: bool, tells: bool, token_price: float) -> None:
-    """Refuse options about hand-offs that an algorithm would pass over in silence."""
-    method = ALGORITHMS[algorithm]
-    idle = {"handoff_reward=dual": is_dual, "told_shares": tells, "reward.token_price": token_price > 0}
-    for option, is_set in idle.items():
-        if is_set and not method["offer_handoff"]:
-            raise ConfigError(
-                f"{option}: algorithm '{algorithm}' never offers the hand-off; leave this out, or take algorithm=gapg"
-            )
-    if tells and not is_dual and not method["prompt_filter"]:
-        raise ConfigError(
-            f"told_shares: with algorithm '{algorithm}' and handoff_reward=fixed all shares are trained alike; "
-            "set handoff_reward=dual, or take algorithm=gapg"
-        )
 
 
 def _for_a_price(steps: int) -> dict[str, Any]:
@@ -243,11 +169,12 @@ def check_trl(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown name, or one that a key of the recipe sets.
     """
-    fields = {field.name: field for field in dataclasses.fields(GAPGConfig) if field.init}
+    fields = {field.name: field for field in dataclasses.fields(PolicyConfig) if field.init}
+    recipe = {field.name: field.name for kind in (LoopOptions, GAPGOptions) for field in dataclasses.fields(kind)}
+    taken = {**recipe, **passed(), **DERIVED}
     checked = {}
     for name, value in options.items():
-        if name in OWN_KEYS:
-            own = OWN_KEYS[name]
+        if own := taken.get(name):
             raise ConfigError(f"trl.{name}: contradicts the recipe's own key '{own}'; set {own}= and leave this out")
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
@@ -272,12 +199,12 @@ def _number(value: Any, kind: str, name: str) -> Any:
         raise ConfigError(f"{name}: {value!r} is not a number") from None
 
 
-def is_sharded(arguments: GAPGConfig) -> bool:
+def is_sharded(arguments: PolicyConfig) -> bool:
     """Whether FSDP is asked for, by the recipe or by accelerate."""
     return bool(arguments.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def check_distribution(arguments: GAPGConfig) -> None:
+def check_distribution(arguments: PolicyConfig) -> None:
     """Refuse what would wait for ever once the first rollouts are written.
 
     Raises:
@@ -287,14 +214,14 @@ def check_distribution(arguments: GAPGConfig) -> None:
         raise ConfigError("fsdp: rollouts of a sharded model need vLLM; add trl: {use_vllm: true}, or leave fsdp out")
 
 
-def missing_vllm(arguments: GAPGConfig) -> str | None:
+def missing_vllm(arguments: PolicyConfig) -> str | None:
     """What to do where vLLM is asked for and not installed."""
     if not arguments.use_vllm or find_spec("vllm") is not None:
         return None
     return "trl.use_vllm: vLLM is not installed; run: pip install 'trl[vllm]', or leave it out"
 
 
-def prompts_of_a_step(arguments: GAPGConfig) -> int:
+def prompts_of_a_step(arguments: PolicyConfig) -> int:
     """Prompts whose groups make one step, over all processes."""
     rows = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * processes_here()
     return int(rows // (arguments.num_generations or 1))
@@ -309,4 +236,31 @@ def check_rows(rows: int, prompts_per_step: int, task: str) -> None:
     if rows < prompts_per_step:
         raise ConfigError(
             f"prompts_per_step={prompts_per_step} is more than the {rows} training rows of '{task}'; lower it"
+        )
+
+
+def check_trainer(
+    options: GAPGOptions, args: PolicyConfig, write_prompt: object, local_grader: object, rows: Sequence[str] | None
+) -> None:
+    """See that a trainer of GAPG is given what its options need.
+
+    Args:
+        write_prompt, local_grader, rows: None where there is none; rows are the held-out ones.
+
+    Raises:
+        ConfigError: something is missing, or TRL's config is that of another algorithm.
+    """
+    options.check_group(args.num_generations or 1)
+    for name, value in options.method.trl.items():
+        if getattr(args, name) != value:
+            given = getattr(args, name)
+            raise ConfigError(f"{name} must be {value!r} with algorithm '{options.algorithm}', not {given!r}")
+    if (options.forced_attempts or options.told_shares or rows) and write_prompt is None:
+        raise ConfigError("forced_attempts, told_shares and held_out need write_prompt")
+    if (options.forced_attempts or rows) and local_grader is None:
+        raise ConfigError("forced_attempts and held_out need local_grader")
+    if rows and min(options.share_prompts, len(rows)) < args.world_size:
+        raise ConfigError(
+            f"share_prompts={options.share_prompts}, of {len(rows)} held-out prompts: each of the "
+            f"{args.world_size} processes needs one"
         )

@@ -15,30 +15,30 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.base import Reward
-from selfroute.rewards.hierarchical import hierarchical
 from selfroute.train.rl.alarms import Alarms, CollapseWarning, symptoms
-from selfroute.train.rl.constraints.dual import Multiplier
-from selfroute.train.rl.held_out import HeldOut, WritePrompt
+from selfroute.train.rl.arguments import check_trainer
+from selfroute.train.rl.held_out import WritePrompt, held_out_of
 from selfroute.train.rl.objectives.base import Objective, Scored
 from selfroute.train.rl.objectives.group import Group
 from selfroute.train.rl.objectives.trl import TRLAdvantages
-from selfroute.train.rl.options import GAPGConfig
+from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.outcomes import AnswersOfAll, CloudAnswers
+from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_trainer import Grader, PolicyTrainer, Row
 from selfroute.train.rl.rollout_metrics import step_metrics
-from selfroute.train.rl.shares import ShareTarget, ShareTargets
+from selfroute.train.rl.shares import targets_of
 
 __all__ = ["GAPGTrainer"]
+
+DEFAULT = GAPGOptions()
 
 
 class GAPGTrainer(PolicyTrainer):
@@ -50,23 +50,24 @@ class GAPGTrainer(PolicyTrainer):
         local_grader: grades attempts for which there is no cloud; needed for `forced_attempts` and `held_out`.
         held_out: ids of rows outside the training data, on which `handoff_reward="dual"` measures the call share;
             without them it does so on the rollouts.
-        reward: what an outcome is worth before the price of a hand-off.
+        options: the method's.
+        reward: what an outcome is worth before the price of a hand-off; None takes that of the options.
+        objective: None takes that of the algorithm.
         The others are those of `PolicyTrainer`.
 
     Raises:
         ConfigError: a data set without the columns, or an option without what it needs.
     """
 
-    args: GAPGConfig
-
     def __init__(
         self,
         model: str | PreTrainedModel,
         grader: Grader,
-        args: GAPGConfig,
+        args: PolicyConfig,
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
+        options: GAPGOptions = DEFAULT,
         write_prompt: WritePrompt | None = None,
         local_grader: Grader | None = None,
         held_out: Sequence[str] | None = None,
@@ -76,9 +77,10 @@ class GAPGTrainer(PolicyTrainer):
     ) -> None:
         self.write_prompt = write_prompt
         self.local_grader = local_grader
-        self.held_out = _held_out(held_out, args, write_prompt, local_grader)
-        shares = args.told_shares or [args.cloud_share]
-        self.targets = ShareTargets([_target(share, args) for share in shares], seed=args.seed)
+        self.options = options
+        check_trainer(options, args, write_prompt, local_grader, held_out)
+        self.held_out = held_out_of(options, held_out, write_prompt, local_grader)
+        self.targets = targets_of(options, seed=args.seed)
         self.alarms = Alarms()
         super().__init__(
             model,
@@ -86,14 +88,13 @@ class GAPGTrainer(PolicyTrainer):
             args,
             train_dataset,
             processing_class,
-            reward=reward or _reward(args),
-            objective=objective or _objective(args),
+            reward=reward or options.reward,
+            objective=objective or _objective(options),
             **kwargs,
         )
         self._tag_names = ["trl", "gapg"]
         cloud = getattr(grader, "cloud", None)
-        self._may_ask = cloud is not None
-        self._clouds = None
+        self._may_ask, self._clouds = cloud is not None, None
         self.parts |= {"targets": self.targets, "alarms": self.alarms}
         if isinstance(cloud, CloudAnswers):
             self._clouds = AnswersOfAll(cloud, gather_object, counts=self.accelerator.is_main_process)
@@ -111,8 +112,8 @@ class GAPGTrainer(PolicyTrainer):
         size = self.group_size
         share, offered = shares[place // size], place % size < size - self._forced
         prompt = row["prompt"]
-        if self.write_prompt is not None and (self.args.told_shares or not offered):
-            told = share if self.args.told_shares and offered else None
+        if self.write_prompt is not None and (self.options.told_shares or not offered):
+            told = share if self.options.told_shares and offered else None
             prompt = self.write_prompt(row["row_id"], offer_handoff=offered, share=told)
         return {**row, "prompt": prompt, "share": share, "offered": offered}
 
@@ -121,11 +122,11 @@ class GAPGTrainer(PolicyTrainer):
         if self.training:
             return self.targets.deal(groups, self.state.global_step)
         shares = self.targets.shares
-        return [self.args.cloud_share if self.args.cloud_share in shares else shares[0]] * groups
+        return [self.options.share if self.options.share in shares else shares[0]] * groups
 
     @property
     def _forced(self) -> int:
-        return self.args.forced_attempts if self.training else 0
+        return self.options.forced_attempts if self.training else 0
 
     def grade(self, rows: Sequence[Row], texts: Sequence[str]) -> list[Outcome]:
         if all(row["offered"] for row in rows) or self.local_grader is None:
@@ -154,7 +155,7 @@ class GAPGTrainer(PolicyTrainer):
         self._log(step)
         if not self.training:
             return super().choose(step)
-        chosen = self._filtered(groups, shares) if self.args.prompt_filter else super().choose(step)
+        chosen = self._filtered(groups, shares) if self.options.method.prompt_filter else super().choose(step)
         measured = self._attempts_held_out() if self.held_out else ([self._free(group) for group in groups], shares)
         for name, value in self.targets.update(*measured).items():
             self.note(name, value)
@@ -186,57 +187,14 @@ class GAPGTrainer(PolicyTrainer):
         for name, value in {**metrics, **(self._clouds.metrics() if self._clouds else {})}.items():
             self.note(name, value)
         if self.training:
-            seen = symptoms(step.outcomes, forced=self._forced, may_ask=self._may_ask, filtered=self.args.prompt_filter)
+            filtered = self.options.method.prompt_filter
+            seen = symptoms(step.outcomes, forced=self._forced, may_ask=self._may_ask, filtered=filtered)
             for message in self.alarms.check(self.state.global_step, seen):
                 if self.accelerator.is_main_process:
                     warnings.warn(message, CollapseWarning, stacklevel=2)
 
 
-def _reward(args: GAPGConfig) -> Reward:
-    reward = partial(
-        hierarchical,
-        local=args.local_reward,
-        cloud=args.cloud_reward,
-        format=args.format_reward,
-        token_price=args.token_price,
-    )
-    reward.__name__ = "hierarchical"  # type: ignore[attr-defined]
-    return reward
-
-
-def _objective(args: GAPGConfig) -> Objective:
-    if args.estimator == "trl":
+def _objective(options: GAPGOptions) -> Objective:
+    if options.method.objective == "trl":
         return TRLAdvantages()
-    return Group(forced=args.forced_attempts, weight=args.forced_weight)
-
-
-def _target(share: float, args: GAPGConfig) -> ShareTarget:
-    if args.handoff_reward != "dual":
-        return ShareTarget(share, None)
-    # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
-    # asking has to pay as much as an answer known to be right.
-    lowest, highest = args.cloud_reward - 2 * args.local_reward, args.cloud_reward + args.local_reward
-    multiplier = Multiplier(
-        share, rate=args.multiplier_rate, damping=args.multiplier_damping, lowest=lowest, highest=highest
-    )
-    return ShareTarget(share, multiplier)
-
-
-def _held_out(
-    rows: Sequence[str] | None, args: GAPGConfig, write_prompt: WritePrompt | None, local_grader: Grader | None
-) -> HeldOut | None:
-    if (args.forced_attempts or args.told_shares or rows) and write_prompt is None:
-        raise ConfigError("forced_attempts, told_shares and held_out need write_prompt")
-    if (args.forced_attempts or rows) and local_grader is None:
-        raise ConfigError("forced_attempts and held_out need local_grader")
-    if not rows or write_prompt is None or local_grader is None:
-        return None
-    if min(args.share_prompts, len(rows)) < args.world_size:
-        raise ConfigError(
-            f"share_prompts={args.share_prompts}, of {len(rows)} held-out prompts: each of the "
-            f"{args.world_size} processes needs one"
-        )
-    if args.handoff_reward != "dual":
-        return None
-    tells = bool(args.told_shares)
-    return HeldOut(rows=rows, count=args.share_prompts, tells=tells, write_prompt=write_prompt, grader=local_grader)
+    return Group(forced=options.forced_attempts, weight=options.forced_weight)

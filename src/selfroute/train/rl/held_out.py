@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from selfroute.grading import Outcome
+from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.rollouts.base import Prompt
 from selfroute.train.rl.shares import ShareTargets
 
-__all__ = ["HeldOut", "WritePrompt"]
+__all__ = ["HeldOut", "WritePrompt", "held_out_of"]
+
+Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
 
 
 class WritePrompt(Protocol):
@@ -37,7 +40,7 @@ class HeldOut:
     count: int
     tells: bool
     write_prompt: WritePrompt
-    grader: Callable[[Sequence[str], Sequence[str]], list[Outcome]]
+    grader: Grader
 
     def draw(self, targets: ShareTargets, step: int) -> list[tuple[str, float]]:
         """Rows of a step, and the share that each is measured for; the same on every process."""
@@ -54,3 +57,13 @@ class HeldOut:
         ]
         outcomes = self.grader([row_id for row_id, _ in drawn], attempt(prompts))
         return [(outcome, share) for outcome, (_, share) in zip(outcomes, drawn, strict=True)]
+
+
+def held_out_of(
+    options: GAPGOptions, rows: Sequence[str] | None, write_prompt: WritePrompt | None, grader: Grader | None
+) -> HeldOut | None:
+    """The held-out prompts of a run; None where no price is moved by any."""
+    if not rows or not options.is_dual or write_prompt is None or grader is None:
+        return None
+    tells = bool(options.told_shares)
+    return HeldOut(rows=rows, count=options.share_prompts, tells=tells, write_prompt=write_prompt, grader=grader)

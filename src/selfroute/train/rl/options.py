@@ -1,164 +1,183 @@
-"""The options of GAPG as a config of TRL, and the methods it is compared with."""
+"""The options of reinforcement learning: sections of a recipe, which go whole to what reads them.
+
+To add an option, add a field here, read it where it acts, and explain it in docs/gapg.md.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from trl import GRPOConfig
-
+from selfroute.bounds import Bounds, Count, NotNegative, Positive, Share, Whole, check_fields
 from selfroute.errors import ConfigError
-from selfroute.rewards.hierarchical import check_weights
-from selfroute.train.rl.prompt_filter import ratio_from_share
+from selfroute.rewards.hierarchical import Hierarchical
 
-__all__ = ["ALGORITHMS", "GAPGConfig", "PolicyConfig", "check_sums"]
+__all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "Method"]
 
-# The paper's method and its baselines as settings of one class. "trl" leaves TRL's advantages and loss alone.
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "gapg": {"estimator": "group", "prompt_filter": True, "offer_handoff": True},
-    "gapg_no_filter": {"estimator": "group", "prompt_filter": False, "offer_handoff": True},
-    "dr_grpo": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": True,
-        "loss_type": "dr_grpo",
-        "scale_rewards": "none",
-    },
-    "grpo": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": True,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-    },
-    "task_tuning": {
-        "estimator": "trl",
-        "prompt_filter": False,
-        "offer_handoff": False,
-        "loss_type": "grpo",
-        "scale_rewards": "group",
-    },
-}
-# For ablations: the paper's filter in front of the other estimators.
-ALGORITHMS |= {f"{name}_filter": {**ALGORITHMS[name], "prompt_filter": True} for name in ("dr_grpo", "grpo")}
+Algorithm = Literal["gapg", "dr_grpo", "grpo", "task_tuning", "gapg_no_filter", "dr_grpo_filter", "grpo_filter"]
+Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
 
 
-# Settings of TRL under which its loss is -Σ advantage · log π over rows, divided by a constant.
-SUMS = {
-    "loss_type": "dr_grpo",
-    "scale_rewards": "none",
-    "beta": 0.0,
-    "num_iterations": 1,
-    "top_entropy_quantile": 1.0,
-    "mask_truncated_completions": False,
-}
-
-
-def check_sums(args: GRPOConfig, objective: str) -> None:
-    """See that TRL's loss is the plain sum that an objective's weights are made for.
-
-    Raises:
-        ConfigError: a setting of TRL under which it is not.
-    """
-    for name, value in SUMS.items():
-        if getattr(args, name) != value:
-            raise ConfigError(f"{name} must be {value!r} with objective {objective}, not {getattr(args, name)!r}")
-    if args.steps_per_generation != args.gradient_accumulation_steps:
-        raise ConfigError(
-            f"steps_per_generation ({args.steps_per_generation}) must equal gradient_accumulation_steps "
-            f"({args.gradient_accumulation_steps}): objective {objective} makes one update per batch of rollouts"
-        )
-
-
-@dataclass
-class PolicyConfig(GRPOConfig):
-    """TRL's `GRPOConfig` with what makes it fast.
-
-    The inherited defaults that differ from TRL's: `loss_type="dr_grpo"`, `scale_rewards="none"`, `beta=0`,
-    `temperature=1`, `num_generations=8` and `learning_rate=5e-6` are the paper's; `bf16=False` keeps the gradient
-    exact.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A row of seams.
 
     Attributes:
-        fast_sampler: use our sampler where TRL would call `generate`.
-        drop_idle_rows: leave rows without gradient out of the forward pass.
-        length_chunks: parts, sorted by length, in which a micro-batch is computed; less padding, same gradient.
+        objective: "group" is the paper's estimator, "trl" leaves TRL's advantages and loss alone.
+        prompt_filter: whether prompts are filtered by the share, unless the recipe says otherwise.
+        offer_handoff: whether the device may ask.
+        trl: settings of TRL's config that belong to it.
     """
 
-    loss_type: str = field(default="dr_grpo", metadata={"help": "Loss of TRL; the group estimator needs dr_grpo."})
-    scale_rewards: str = field(default="none", metadata={"help": "No division by the group's deviation."})
-    beta: float = field(default=0.0, metadata={"help": "No KL term."})
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of rollouts."})
-    num_generations: int | None = field(default=8, metadata={"help": "Group size G."})
-    learning_rate: float = field(default=5e-6, metadata={"help": "Initial learning rate."})
-    bf16: bool = field(default=False, metadata={"help": "Train in bfloat16."})
-    fast_sampler: bool = field(default=True, metadata={"help": "Use the sampler of selfroute for rollouts."})
-    drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
-    length_chunks: int = field(default=4, metadata={"help": "Length-sorted parts of a micro-batch."})
+    objective: Literal["group", "trl"]
+    prompt_filter: bool = False
+    offer_handoff: bool = True
+    trl: Mapping[str, str]
 
 
-@dataclass
-class GAPGConfig(PolicyConfig):
-    """`PolicyConfig` with the options of GAPG.
+DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none"}
+GRPO = {"loss_type": "grpo", "scale_rewards": "group"}
+# The paper's method and its baselines.
+ALGORITHMS: dict[str, Method] = {
+    "gapg": Method(objective="group", prompt_filter=True, trl=DR_GRPO),
+    "dr_grpo": Method(objective="trl", trl=DR_GRPO),
+    "grpo": Method(objective="trl", trl=GRPO),
+    "task_tuning": Method(objective="trl", offer_handoff=False, trl=GRPO),
+}
+# Names of version 0.1 that said the filter too: algorithm and prompt_filter.
+OLD_NAMES = {"gapg_no_filter": ("gapg", False), "dr_grpo_filter": ("dr_grpo", True), "grpo_filter": ("grpo", True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How much is trained, and what of TRL's config a recipe has under its own name.
 
     Attributes:
-        cloud_share: largest share of requests for the cloud, in (0, 1); ρ = share / (1 - share) is derived.
-        estimator: "group" is the paper's; "trl" keeps TRL's advantages, for baselines.
-        prompt_filter: whether prompts are filtered by the share.
-        local_reward: α_a.
-        cloud_reward: α_c; `cloud_reward / local_reward` is the confidence below which asking pays.
-        format_reward: α_f of the paper's first form; 0 is its final form.
-        handoff_reward: "fixed" is the paper's α_c; "dual" takes a price off it that is moved until the rollouts'
-            call share is `cloud_share`.
-        multiplier_rate: η_λ of that price, per step.
-        multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
-        share_prompts: held-out prompts per step, one attempt each, by which that price is moved; 0 moves it by the
-            rollouts. A trainer without held-out prompts does that too.
-        token_price: taken off the reward of a hand-off for each token that the device wrote before.
-        forced_attempts: rollouts of each group that are not offered the hand-off; 0 or at least 2.
-        forced_weight: of their objective beside the paper's.
-        told_shares: wanted shares of one policy for several budgets, each group's said in its prompt; none tells the
-            policy nothing and trains for `cloud_share`.
+        steps: optimiser steps.
+        prompts_per_step: prompts whose groups make one step.
+        group_size: rollouts per prompt.
+        max_new_tokens: most tokens of a rollout.
+        save_steps: steps between checkpoints.
+        rows_per_pass: rollouts in one forward and backward pass; None takes all of a step, less saves memory.
+        bf16: compute in bfloat16, with weights and optimiser in float32; quicker where the processor has it.
+        out: folder of the run.
+        report_to: trackers beside metrics.jsonl, such as `[tensorboard]` or `[wandb]`.
+        trl: further options of TRL's GRPOConfig by name, such as use_vllm, activation_checkpointing or fsdp.
     """
 
-    cloud_share: float = field(default=0.3, metadata={"help": "Largest share of requests for the cloud."})
-    estimator: str = field(default="group", metadata={"help": "group (the paper's) or trl (baselines)."})
-    prompt_filter: bool = field(default=True, metadata={"help": "Filter prompts by the cloud-device ratio."})
-    local_reward: float = field(default=1.0, metadata={"help": "Reward of a correct local answer (alpha_a)."})
-    cloud_reward: float = field(default=0.3, metadata={"help": "Reward of a correct cloud answer (alpha_c)."})
-    format_reward: float = field(default=0.0, metadata={"help": "Reward of a formatted wrong answer (alpha_f)."})
-    handoff_reward: str = field(default="fixed", metadata={"help": "fixed (the paper's) or dual (meets the share)."})
-    multiplier_rate: float = field(default=0.04, metadata={"help": "Step size of the price of a hand-off."})
-    multiplier_damping: float = field(default=0.6, metadata={"help": "Proportional part of that price."})
-    share_prompts: int = field(default=64, metadata={"help": "Held-out prompts per step that measure the share."})
-    token_price: float = field(default=0.0, metadata={"help": "Price of a device token of a hand-off."})
-    forced_attempts: int = field(default=0, metadata={"help": "Rollouts of a group without the offer to hand off."})
-    forced_weight: float = field(default=1.0, metadata={"help": "Weight of their objective."})
-    told_shares: list[float] = field(default_factory=list, metadata={"help": "Shares to train one policy for."})
+    steps: Count = 120
+    prompts_per_step: Count = 32
+    group_size: Group = 8
+    learning_rate: Positive = 3e-4
+    temperature: Positive = 1.0
+    max_new_tokens: Count = 256
+    seed: int = 0
+    save_steps: Count = 20
+    rows_per_pass: Count | None = None
+    bf16: bool = False
+    out: Path = Path("out/train")
+    report_to: tuple[str, ...] = ()
+    trl: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for share in (self.cloud_share, *self.told_shares):
-            ratio_from_share(share)
-        check_weights(local=self.local_reward, cloud=self.cloud_reward, format=self.format_reward)
-        if self.estimator not in ("group", "trl"):
-            raise ConfigError(f"estimator must be 'group' or 'trl', not '{self.estimator}'")
-        if self.estimator == "group":
-            check_sums(self, "Group")
-        self._check_extensions()
+        check_fields(self)
 
-    def _check_extensions(self) -> None:
-        if self.handoff_reward not in ("fixed", "dual"):
-            raise ConfigError(f"handoff_reward must be 'fixed' or 'dual', not '{self.handoff_reward}'")
-        for name in ("multiplier_rate", "multiplier_damping", "share_prompts", "token_price", "forced_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, not {getattr(self, name):g}")
+
+@dataclass(frozen=True, kw_only=True)
+class GAPGOptions:
+    """The options of GAPG and of the methods it is compared with.
+
+    Attributes:
+        algorithm: a key of `ALGORITHMS`, or one of `OLD_NAMES`.
+        prompt_filter: whether prompts are filtered by the share; None leaves it to the algorithm.
+        share: wanted call share; the method's cloud-device ratio is share / (1 - share).
+        reward: α_a, α_c and α_f, and the price of a hand-off's tokens.
+        handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
+        multiplier_rate: step size of that price.
+        multiplier_damping: its part in proportion to the last step's distance from the share, in log-odds.
+        share_prompts: validation prompts per step, one attempt each, by which that price is moved; 0 moves it by the
+            rollouts, which are of problems that the policy was trained on.
+        forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
+        forced_weight: of their objective beside the paper's.
+        told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
+
+    Raises:
+        ConfigError: an option that cannot be, alone or beside another.
+    """
+
+    algorithm: Algorithm = "gapg"
+    prompt_filter: bool | None = None
+    share: Share = 0.3
+    reward: Hierarchical = field(default_factory=Hierarchical)
+    handoff_reward: Literal["fixed", "dual"] = "fixed"
+    multiplier_rate: NotNegative = 0.04
+    multiplier_damping: NotNegative = 0.6
+    share_prompts: Whole = 64
+    forced_attempts: Whole = 0
+    forced_weight: NotNegative = 1.0
+    told_shares: tuple[Share, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        name, filtered = OLD_NAMES.get(self.algorithm, (self.algorithm, self.prompt_filter))
+        if self.prompt_filter not in (None, filtered):
+            raise ConfigError(f"prompt_filter contradicts algorithm={self.algorithm}; write algorithm={name}")
         if len(set(self.told_shares)) < len(self.told_shares):
-            raise ConfigError(f"told_shares names a share twice: {self.told_shares}")
-        size, forced = cast(int, self.num_generations), self.forced_attempts
+            raise ConfigError(f"told_shares names a share twice: {list(self.told_shares)}")
+        if self.forced_attempts and self.method.objective != "group":
+            raise ConfigError(f"forced_attempts needs the group estimator, not {self.algorithm}'s; take algorithm=gapg")
+        self._check_handoffs()
+
+    def _check_handoffs(self) -> None:
+        """Refuse options about hand-offs that an algorithm would pass over in silence."""
+        idle = {
+            "handoff_reward=dual": self.is_dual,
+            "told_shares": bool(self.told_shares),
+            "reward.token_price": self.reward.token_price > 0,
+        }
+        for option, is_set in idle.items():
+            if is_set and not self.method.offer_handoff:
+                raise ConfigError(
+                    f"{option}: algorithm '{self.algorithm}' never offers the hand-off; leave this out, or take "
+                    "algorithm=gapg"
+                )
+        if self.told_shares and not self.is_dual and not self.method.prompt_filter:
+            raise ConfigError(
+                f"told_shares: with algorithm '{self.algorithm}', no filter and handoff_reward=fixed all shares are "
+                "trained alike; set handoff_reward=dual, or prompt_filter=true"
+            )
+
+    def check_group(self, size: int) -> None:
+        """See that forced attempts leave groups that can be compared.
+
+        Args:
+            size: rollouts of a group, G.
+
+        Raises:
+            ConfigError: a part of a group would have fewer than two rollouts.
+        """
+        forced = self.forced_attempts
         if forced and (forced < 2 or size - forced < 2):
             raise ConfigError(
                 f"forced_attempts must be 0, or leave at least 2 rollouts of a group of {size} on either side, "
                 f"not {forced}: each is compared with its like"
             )
-        if forced and self.estimator != "group":
-            raise ConfigError("forced_attempts needs estimator 'group'")
+
+    @property
+    def method(self) -> Method:
+        """The algorithm, with its filter as it is set."""
+        name, filtered = OLD_NAMES.get(self.algorithm, (self.algorithm, self.prompt_filter))
+        found = ALGORITHMS[name]
+        return found if filtered is None else replace(found, prompt_filter=filtered)
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether a hand-off has a price that moves."""
+        return self.handoff_reward == "dual"
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """What is trained for."""
+        return self.told_shares or (self.share,)

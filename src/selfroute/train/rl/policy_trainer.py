@@ -40,7 +40,7 @@ from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
 from selfroute.train.rl.constraints.base import Constraint
 from selfroute.train.rl.generation import EpochSampler, quick_on_cpu
 from selfroute.train.rl.objectives.base import NEEDS, Objective, Scored
-from selfroute.train.rl.options import PolicyConfig, check_sums
+from selfroute.train.rl.policy_config import PolicyConfig, check_sums
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single

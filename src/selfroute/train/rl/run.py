@@ -29,11 +29,17 @@ from selfroute.train.pretrained import (
     load_tokenizer,
     merged,
 )
-from selfroute.train.rl.arguments import check_distribution, check_rows, missing_vllm, prompts_of_a_step
+from selfroute.train.rl.arguments import (
+    build_arguments,
+    check_distribution,
+    check_rows,
+    missing_vllm,
+    prompts_of_a_step,
+)
 from selfroute.train.rl.checkpoint import STATE_FILE
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.held_out import WritePrompt
-from selfroute.train.rl.options import ALGORITHMS, GAPGConfig
+from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.train.rl.prompt_filter import ratio_from_share
 
@@ -63,13 +69,13 @@ def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Da
     )
 
 
-def rows_held_out(task: Task, arguments: GAPGConfig) -> list[Row]:
+def rows_held_out(task: Task, options: GAPGOptions) -> list[Row]:
     """The first validation rows, on which a wanted share is measured; none where nothing is measured on them.
 
     Raises:
         ConfigError: a share is to be measured, and the task has no such rows.
     """
-    if arguments.handoff_reward != "dual" or not arguments.share_prompts:
+    if not options.is_dual or not options.share_prompts:
         return []
     rows = list(islice(task.rows("validation"), HELD_OUT_ROWS))
     if not rows:
@@ -86,9 +92,8 @@ def train(
     model: str,
     tokenizer: str,
     open_cloud: Callable[[], Backend] | None,
-    algorithm: str,
-    arguments: GAPGConfig,
-    out: Path,
+    options: GAPGOptions,
+    loop: LoopOptions,
     max_minutes: float | None = None,
     lora: Mapping[str, Any] | None = None,
     concurrency: int = 32,
@@ -103,14 +108,14 @@ def train(
         model, tokenizer: folders, hub names or GGUF files.
         open_cloud: gives the model that answers hand-offs, called when all else has been checked, so that a run which
             is refused costs no call; None for an algorithm that offers none.
-        algorithm: a key of `selfroute.train.rl.options.ALGORITHMS`.
-        arguments: that `selfroute.train.rl.arguments.build_arguments` made for this algorithm and folder.
+        options: of the method.
+        loop: how much is trained, and where it is kept.
         max_minutes: ends the run after the step in which this time is up.
         lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
             kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
         concurrency: cloud requests in flight.
         cloud_price: to count what the cloud's answers cost.
-        resume: go on from the newest checkpoint in `out`.
+        resume: go on from the newest checkpoint in the folder.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
 
@@ -120,17 +125,19 @@ def train(
     Raises:
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
-    offer_handoff = bool(ALGORITHMS[algorithm]["offer_handoff"])
+    offer_handoff, out, steps = options.method.offer_handoff, loop.out, loop.steps
     if offer_handoff and open_cloud is None:
-        raise ConfigError(f"algorithm '{algorithm}' offers the hand-off and needs a cloud; name one with cloud=…")
+        raise ConfigError(
+            f"algorithm '{options.algorithm}' offers the hand-off and needs a cloud; name one with cloud=…"
+        )
+    arguments = build_arguments(loop, options)
     check_distribution(arguments)
     if missing := missing_vllm(arguments):
         raise ConfigError(missing)
-    steps = arguments.max_steps
     checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
-    held_out = rows_held_out(task, arguments)
+    held_out = rows_held_out(task, options)
     shape = load_config(model)
     words = load_tokenizer(tokenizer, shape)
     if checkpoint is not None:
@@ -139,9 +146,9 @@ def train(
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
     network: Any = load_network(model, attention="eager" if arguments.bf16 and arguments.use_cpu else None)
     if lora is not None:
-        torch.manual_seed(arguments.seed)  # of the adapter's first weights
+        torch.manual_seed(loop.seed)  # of the adapter's first weights
         network = add_adapter(network, lora)
-    most = max(512, cast(int, arguments.max_completion_length))
+    most = max(512, loop.max_new_tokens)
     cloud = open_cloud() if offer_handoff and open_cloud is not None else None
     answers = _cloud_answers(task, cloud, most, concurrency, cloud_price)
     known = {row.id: row for row in (*rows, *held_out)}
@@ -152,6 +159,7 @@ def train(
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
+        options=options,
         write_prompt=prompt_writer([*rows, *held_out], task),
         local_grader=OutcomeGrader(task, known, None),
         held_out=[row.id for row in held_out],
@@ -166,11 +174,12 @@ def train(
     return folder.finish(
         out,
         {
-            "algorithm": algorithm,
-            "seed": arguments.seed,
+            "algorithm": options.algorithm,
+            "prompt_filter": options.method.prompt_filter,
+            "seed": loop.seed,
             "steps": trainer.state.global_step,
-            "share": arguments.cloud_share,
-            "rho": ratio_from_share(arguments.cloud_share),
+            "share": options.share,
+            "rho": ratio_from_share(options.share),
             "targets": trainer.targets.state(),
             "rows": len(rows),
             "wall_s": round(watcher.wall_s, 1),

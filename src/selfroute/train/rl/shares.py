@@ -9,9 +9,10 @@ from typing import Any
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.train.rl.constraints.dual import Multiplier
+from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.prompt_filter import PromptFilter, Selection, ratio_from_share
 
-__all__ = ["ShareTarget", "ShareTargets"]
+__all__ = ["ShareTarget", "ShareTargets", "targets_of"]
 
 
 class ShareTarget:
@@ -116,3 +117,20 @@ class ShareTargets:
             raise ConfigError(f"was trained for shares {shares}, not {self.shares}")
         for target in state:
             self.of[target["share"]].restore(target)
+
+
+def targets_of(options: GAPGOptions, *, seed: int) -> ShareTargets:
+    """Those of a run."""
+    return ShareTargets([_target(share, options) for share in options.shares], seed=seed)
+
+
+def _target(share: float, options: GAPGOptions) -> ShareTarget:
+    if not options.is_dual:
+        return ShareTarget(share, None)
+    # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
+    # asking has to pay as much as an answer known to be right.
+    local, cloud = options.reward.local, options.reward.cloud
+    rate, damping = options.multiplier_rate, options.multiplier_damping
+    return ShareTarget(
+        share, Multiplier(share, rate=rate, damping=damping, lowest=cloud - 2 * local, highest=cloud + local)
+    )
