@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -92,3 +93,23 @@ def test_format_is_linear_on_hostile_text(unit: str) -> None:
     is_formatted(text + "</think>")
     is_formatted("</answer>" + text + "</think>")
     assert time.perf_counter() - started < 2
+
+
+class Judge(Echo):
+    """Returns what the completion says."""
+
+    def verify(self, row: Row, completion: str) -> Any:
+        return {"half": 0.5, "most": Verdict(True, quality=0.9), "all": 1.0, "none": False, "odd": 2.0}[completion]
+
+
+@pytest.mark.parametrize(("text", "quality"), [("half", 0.5), ("most", 0.9), ("all", True), ("none", False)])
+def test_a_verifier_may_return_a_quality(text: str, quality: float) -> None:
+    found, failure = judge(Judge(), ROW, text)
+    assert (found, failure) == (quality, None)
+    assert isinstance(found, bool) is isinstance(quality, bool)  # records of what is right or wrong stay what they are
+    assert grade(Judge(), ROW, trace(text)).correct == quality
+
+
+def test_a_quality_outside_its_range_is_a_failure_of_the_verifier() -> None:
+    found, failure = judge(Judge(), ROW, "odd")
+    assert found is None and failure is not None and "quality: 2 is not between 0 and 1" in failure

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Trace
+from selfroute.verify.base import Verdict
 
 __all__ = ["Outcome", "grade", "is_formatted", "judge"]
 
@@ -22,20 +23,21 @@ class Outcome:
 
     Attributes:
         wants_cloud: whether the device asked for the cloud.
-        device_correct: whether the device's own answer is right; None if there is none or it could not be graded.
-        cloud_correct: whether the cloud's answer is right; None if it was not asked, failed, or could not be graded.
+        device_correct: quality of the device's own answer in [0, 1], a bool where it is right or wrong; None if there
+            is none or it could not be graded.
+        cloud_correct: likewise of the cloud's answer; None if it was not asked, failed, or could not be graded.
         formatted: whether the device's text holds `<think>…</think>` and then `<answer>…</answer>`.
-        correct: whether the answer that was served is right; None as above.
+        correct: likewise of the answer that was served.
         device_tokens: completion tokens the device wrote.
         cloud_tokens: completion tokens the cloud wrote.
         error: what failed, None if nothing did.
     """
 
     wants_cloud: bool
-    device_correct: bool | None = None
-    cloud_correct: bool | None = None
+    device_correct: float | None = None
+    cloud_correct: float | None = None
     formatted: bool = False
-    correct: bool | None = None
+    correct: float | None = None
     device_tokens: int = 0
     cloud_tokens: int = 0
     error: str | None = None
@@ -52,14 +54,16 @@ def is_formatted(text: str) -> bool:
     return True
 
 
-def judge(task: Task, row: Row, text: str) -> tuple[bool | None, str | None]:
+def judge(task: Task, row: Row, text: str) -> tuple[float | None, str | None]:
     """Verify one completion.
 
     Returns:
-        Whether it is correct and None, or None and what went wrong if the verifier itself failed.
+        Its quality in [0, 1], a bool where it is right or wrong, and None; or None and what went wrong if the verifier
+        itself failed.
     """
     try:
-        return task.verify(row, text).correct, None
+        verdict = Verdict.of(task.verify(row, text))
+        return verdict.quality if 0.0 < verdict.quality < 1.0 else verdict.correct, None
     except Exception as error:  # a user's verifier may fail in any way; one row must not end a long run
         return None, f"verifier of task '{task.name}' failed on row '{row.id}': {type(error).__name__}: {error}"
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
-from selfroute.rewards.hierarchical import hierarchical
+from selfroute.rewards.hierarchical import Hierarchical, hierarchical
 
 LOCAL_RIGHT = Outcome(wants_cloud=False, device_correct=True)
 LOCAL_WRONG = Outcome(wants_cloud=False, device_correct=False)
@@ -80,3 +81,16 @@ def test_weights_must_be_ordered(w: tuple[float, float, float]) -> None:
     else:
         with pytest.raises(ConfigError, match=r"local > cloud > format >= 0, got local="):
             hierarchical(LOCAL_RIGHT, **options)
+
+
+@given(st.floats(0, 1), st.booleans())
+def test_a_quality_is_paid_in_proportion(quality: float, asks: bool) -> None:
+    outcome = Outcome(asks, device_correct=None if asks else quality, cloud_correct=quality if asks else None)
+    assert hierarchical(outcome) == pytest.approx(quality * (0.3 if asks else 1.0))
+
+
+@given(outcomes, st.integers(0, 50))
+def test_the_recipes_section_is_the_reward(outcome: Outcome, tokens: int) -> None:
+    outcome = replace(outcome, device_tokens=tokens)
+    reward = Hierarchical(local=2, cloud=0.5, format=0.2, token_price=0.01)
+    assert reward(outcome) == hierarchical(outcome, local=2, cloud=0.5, format=0.2, token_price=0.01)

@@ -19,6 +19,7 @@ from selfroute.strategies.base import Sides, Strategy
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Message, Sampling
+from selfroute.verify.base import right_or_wrong
 
 if TYPE_CHECKING:
     from selfroute.evaluation.run import Entrant
@@ -227,6 +228,6 @@ async def _correct(task: Task, rows: Sequence[Row], answers: Sequence[object]) -
     """One verdict per row; None where the side or the verifier failed."""
 
     def one(row: Row, answer: object) -> bool | None:
-        return judge(task, row, answer.text)[0] if isinstance(answer, Completion) else None
+        return right_or_wrong(judge(task, row, answer.text)[0]) if isinstance(answer, Completion) else None
 
     return await asyncio.to_thread(lambda: [one(row, answer) for row, answer in zip(rows, answers, strict=True)])

@@ -36,6 +36,7 @@ from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Sides, Strategy, answer, check_sides
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling, Trace, Usage
+from selfroute.verify.base import right_or_wrong
 
 __all__ = ["Answered", "Bench", "Engine", "Entrant", "answer_here", "evaluate", "write_results"]
 
@@ -235,7 +236,7 @@ class _Work:
 
     def _judge_all(self, rows: Sequence[Row], answers: Sequence[object]) -> dict[str, _CloudAnswer]:
         return {
-            row.id: _CloudAnswer(judge(self.bench.task, row, found.text)[0], found.usage)
+            row.id: _CloudAnswer(right_or_wrong(judge(self.bench.task, row, found.text)[0]), found.usage)
             if isinstance(found, Completion)
             else _CloudAnswer()
             for row, found in zip(rows, answers, strict=True)
@@ -258,7 +259,7 @@ class _Work:
                 trace = await answer(alone, sides, bench.template.conversation(row.question), sampling)
             except BackendError:
                 return row.id, None
-            return row.id, (await asyncio.to_thread(judge, bench.task, row, trace.text))[0]
+            return row.id, right_or_wrong((await asyncio.to_thread(judge, bench.task, row, trace.text))[0])
 
         async for row_id, verdict in in_flight(tries, one, limit=bench.concurrency):
             self.advance(1)
@@ -320,11 +321,11 @@ class _Work:
             source=trace.source,
             wants_cloud=trace.wants_cloud,
             score=trace.score,
-            correct=outcome.correct,
-            device_correct=outcome.device_correct if forced is None else local,
+            correct=right_or_wrong(outcome.correct),
+            device_correct=right_or_wrong(outcome.device_correct if forced is None else local),
             # A cloud that answered may have seen more than the question: its own answer counts before that to it alone.
-            cloud_correct=by_cloud.correct if outcome.cloud_correct is None else outcome.cloud_correct,
-            local_correct=local,
+            cloud_correct=by_cloud.correct if outcome.cloud_correct is None else right_or_wrong(outcome.cloud_correct),
+            local_correct=right_or_wrong(local),
             device_tokens=device.completion_tokens,
             cloud_tokens=cloud.completion_tokens,
             usd=trace.cost_usd,

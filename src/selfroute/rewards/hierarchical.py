@@ -29,8 +29,8 @@ def hierarchical(
         local            device answered, correct, unformatted      format   device answered, wrong, formatted
         0                otherwise
 
-    A hand-off never earns the format reward. `token_price` is taken off, right or wrong, for each token that the device
-    wrote before it gave up.
+    An answer of a quality between right and wrong is paid in proportion. A hand-off never earns the format reward.
+    `token_price` is taken off, right or wrong, for each token that the device wrote before it gave up.
 
     Args:
         outcome: the facts.
@@ -95,5 +95,5 @@ def check_weights(*, local: float, cloud: float, format: float = 0.0) -> None:
         )
 
 
-def _paid(correct: bool | None, weight: float) -> float | None:
-    return None if correct is None else weight * correct
+def _paid(quality: float | None, weight: float) -> float | None:
+    return None if quality is None else weight * quality

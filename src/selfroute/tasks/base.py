@@ -48,8 +48,12 @@ class Task(Protocol):
         """
         ...
 
-    def verify(self, row: Row, completion: str) -> Verdict:
-        """Judge any text in bounded time; never raises on model text."""
+    def verify(self, row: Row, completion: str) -> Verdict | float:
+        """Judge any text in bounded time; never raises on model text.
+
+        Returns:
+            A verdict, or a quality in [0, 1], of which right and wrong are the ends.
+        """
         ...
 
     def gold_completion(self, row: Row) -> str:

@@ -50,7 +50,7 @@ def check(task: Task, split: str, *, on_progress: Progress | None = None) -> int
 def _judged(task: Task, rows: list[Row], on_progress: Progress | None) -> list[tuple[Row, Verdict]]:
     failing = []
     for done, row in enumerate(rows, start=1):
-        verdict = task.verify(row, task.gold_completion(row))
+        verdict = Verdict.of(task.verify(row, task.gold_completion(row)))
         if not verdict.correct:
             failing.append((row, verdict))
         if on_progress is not None:

@@ -75,6 +75,6 @@ def named_verifier(name: str) -> Verifier:
 
     def verify(completion: str, gold: str) -> Verdict:
         said = function(completion, gold)
-        return said if isinstance(said, Verdict) else Verdict(bool(said))
+        return Verdict.of(said if isinstance(said, Verdict | float) else bool(said))
 
     return verify

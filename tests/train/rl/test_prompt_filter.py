@@ -133,3 +133,12 @@ def test_a_step_goes_on_from_a_saved_carry() -> None:
     whole = PromptFilter(0.6)
     whole.select(groups, random.Random(0))
     assert whole.select(groups, random.Random(1)) == PromptFilter(0.6, carry=0.6).select(groups, random.Random(1))
+
+
+@pytest.mark.parametrize(
+    ("device", "cloud", "kind"),
+    [(0.5, None, "device"), (0.4, None, "neither"), (0.4, 0.6, "cloud"), (0.4, 0.4, "neither"), (None, True, "cloud")],
+)
+def test_a_quality_of_one_half_is_solved(device: float | None, cloud: float | None, kind: str) -> None:
+    group = [Outcome(wants_cloud=False, device_correct=device), Outcome(wants_cloud=True, cloud_correct=cloud)]
+    assert classify(group) == kind

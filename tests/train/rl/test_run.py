@@ -93,6 +93,26 @@ def test_a_run_in_bfloat16_keeps_its_weights_in_float32(model: str, tmp_path: Pa
     assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
 
 
+class Graded(Easy):
+    """Answers are good by a quarter, a half, three quarters or wholly."""
+
+    def verify(self, row: Row, completion: str) -> Any:
+        return (1 + len(completion) % 4) / 4
+
+
+def test_a_judge_that_gives_qualities_pays_in_proportion(model: str, tmp_path: Path) -> None:
+    run(model, tmp_path / "run", task=Graded(limit=6), steps=1)
+    (line,) = metrics(tmp_path / "run")
+    samples = [json.loads(text) for text in (tmp_path / "run" / "rollouts.jsonl").read_text().splitlines()]
+    for sample in samples:
+        quality = (1 + len(sample["text"]) % 4) / 4
+        if sample["kind"] != "handed_off":
+            assert sample["reward"] == quality
+            assert sample["kind"] == ("solved" if quality >= 0.5 else "wrong")
+    assert {sample["kind"] for sample in samples} >= {"solved", "wrong"}
+    assert 0.5 <= line["reward/solved"] < 1.0 and line["reward/wrong"] == 0.25
+
+
 def test_training_moves_the_weights(model: str, straight: tuple[Path, dict[str, Any]]) -> None:
     before, after = load_file(Path(model) / "model.safetensors"), weights(straight[0])
     assert any(not torch.equal(before[name], after[name]) for name in after)

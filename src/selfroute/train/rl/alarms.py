@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfroute.grading import Outcome
+from selfroute.verify.base import is_solved
 
 __all__ = ["Alarms", "CollapseWarning", "symptoms"]
 
@@ -43,7 +44,7 @@ def symptoms(groups: Sequence[Sequence[Outcome]], *, forced: int, may_ask: bool,
     free = [outcome for group in groups for outcome in group[: len(group) - forced]]
     asking = [outcome for outcome in free if outcome.wants_cloud]
     asked = len(asking) / len(free)
-    solved = any(outcome.device_correct for group in groups for outcome in group)
+    solved = any(is_solved(outcome.device_correct) for group in groups for outcome in group)
     found = {
         "always asks": asked >= EXTREME,
         "never asks": asked <= 1.0 - EXTREME and may_ask,

@@ -35,6 +35,7 @@ from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_trainer import Grader, PolicyTrainer, Row
 from selfroute.train.rl.rollout_metrics import step_metrics
 from selfroute.train.rl.shares import targets_of
+from selfroute.verify.base import is_solved
 
 __all__ = ["GAPGTrainer"]
 
@@ -156,7 +157,8 @@ class GAPGTrainer(PolicyTrainer):
         if not self.training:
             return super().choose(step)
         chosen = self._filtered(groups, shares) if self.options.method.prompt_filter else super().choose(step)
-        measured = self._attempts_held_out() if self.held_out else ([self._free(group) for group in groups], shares)
+        free = [group[: len(group) - self._forced] for group in groups]  # could hand off
+        measured = self._attempts_held_out() if self.held_out else (free, shares)
         for name, value in self.targets.update(*measured).items():
             self.note(name, value)
         return chosen
@@ -168,10 +170,6 @@ class GAPGTrainer(PolicyTrainer):
         self.note("filter/cloud_prompts_seen", sum(selection.cloud_seen for selection in selections))
         return chosen
 
-    def _free(self, group: Sequence[Outcome]) -> Sequence[Outcome]:
-        """The rollouts of a group that could hand off."""
-        return group[: len(group) - self._forced]
-
     def _attempts_held_out(self) -> tuple[list[list[Outcome]], list[float]]:
         """One attempt at each of a step's held-out prompts, in groups of one, and the wanted share of each."""
         assert self.held_out is not None
@@ -179,7 +177,8 @@ class GAPGTrainer(PolicyTrainer):
         place, processes = self.accelerator.process_index, self.accelerator.num_processes
         mine = drawn[place * len(drawn) // processes : (place + 1) * len(drawn) // processes]
         found = gather_object(self.held_out.measure(mine, self.attempt))
-        self.note("held_out/device_correct", sum(bool(outcome.device_correct) for outcome, _ in found) / len(found))
+        right = [is_solved(outcome.device_correct) for outcome, _ in found]
+        self.note("held_out/device_correct", sum(right) / len(right))
         return [[outcome] for outcome, _ in found], [share for _, share in found]
 
     def _log(self, step: Scored) -> None:

@@ -48,10 +48,10 @@ class CloudAnswers:
         self.calls = 0
         self.failures = 0
         self.usd = 0.0
-        self._known: dict[str, bool | None] = {}
+        self._known: dict[str, float | None] = {}
 
-    def correct(self, rows: Sequence[Row]) -> list[bool | None]:
-        """One verdict per row; None where the cloud or the verifier failed."""
+    def correct(self, rows: Sequence[Row]) -> list[float | None]:
+        """One quality per row, as in `Outcome`; None where the cloud or the verifier failed."""
         missing = list({row.id: row for row in rows if self._known.get(row.id) is None}.values())
         if missing:
             self._ask(missing)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
+from selfroute.verify.base import is_solved
 
 __all__ = ["PromptFilter", "Selection", "classify", "ratio_from_share"]
 
@@ -29,10 +30,10 @@ def ratio_from_share(share: float) -> float:
 
 
 def classify(group: Sequence[Outcome]) -> str:
-    """ "device" (D1), "cloud" (D2) or "neither", for the G outcomes of one prompt."""
-    if any(outcome.device_correct for outcome in group):
+    """ "device" (D1), "cloud" (D2) or "neither", for the G outcomes of one prompt; see `is_solved`."""
+    if any(is_solved(outcome.device_correct) for outcome in group):
         return "device"
-    return "cloud" if any(outcome.cloud_correct for outcome in group) else "neither"
+    return "cloud" if any(is_solved(outcome.cloud_correct) for outcome in group) else "neither"
 
 
 @dataclass(frozen=True, slots=True)

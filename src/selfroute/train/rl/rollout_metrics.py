@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from selfroute.grading import Outcome
+from selfroute.verify.base import is_solved
 
 __all__ = ["kind_of", "rollout_metrics", "step_metrics"]
 
@@ -18,7 +19,8 @@ def step_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]], *,
         [group[: len(group) - forced] for group in groups], [group[: len(group) - forced] for group in rewards]
     )
     if forced:
-        found["rollouts/forced_correct"] = _mean(bool(o.device_correct) for group in groups for o in group[-forced:])
+        kept = [outcome for group in groups for outcome in group[-forced:]]
+        found["rollouts/forced_correct"] = _mean(is_solved(outcome.device_correct) for outcome in kept)
     return found
 
 
@@ -32,7 +34,7 @@ def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]])
     outcomes = [outcome for group in groups for outcome in group]
     paid = [reward for group in rewards for reward in group]
     asked = _mean(outcome.wants_cloud for outcome in outcomes)
-    solved = _mean(bool(outcome.device_correct) for outcome in outcomes)
+    solved = _mean(is_solved(outcome.device_correct) for outcome in outcomes)
     kinds = [kind_of(outcome) for outcome in outcomes]
     found = {
         "rollouts/call_share": asked,
@@ -57,7 +59,7 @@ def kind_of(outcome: Outcome) -> str:
     """ "handed_off", "solved" or "wrong"."""
     if outcome.wants_cloud:
         return "handed_off"
-    return "solved" if outcome.device_correct else "wrong"
+    return "solved" if is_solved(outcome.device_correct) else "wrong"
 
 
 def _entropy(share: float) -> float:
