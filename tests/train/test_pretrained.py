@@ -189,6 +189,13 @@ def test_a_sharded_model_needs_vllm_and_vllm_must_be_there(monkeypatch: pytest.M
         check_distribution(arguments())
 
 
+def test_forced_attempts_are_not_left_to_a_server_that_reads_one_prompt_per_group() -> None:
+    loop = LoopOptions(group_size=6, trl={"use_vllm": True, "vllm_mode": "server"})
+    with pytest.raises(ConfigError, match=r"forced_attempts: a server of vLLM .*vllm_mode=colocate"):
+        build_arguments(loop, GAPGOptions(forced_attempts=2))
+    assert build_arguments(loop, GAPGOptions()).use_vllm
+
+
 def test_activation_checkpointing_trains_the_same(model: str, tmp_path: Path) -> None:
     run(model, tmp_path / "plain", steps=1, lora=LORA)
     run(model, tmp_path / "anew", steps=1, lora=LORA, trl={"activation_checkpointing": True})

@@ -93,6 +93,15 @@ def test_a_run_in_bfloat16_keeps_its_weights_in_float32(model: str, tmp_path: Pa
     assert {tensor.dtype for tensor in weights(tmp_path / "run").values()} == {torch.float32}
 
 
+def test_a_checkpoint_has_the_parts_of_version_0_1(straight: tuple[Path, dict[str, Any]]) -> None:
+    """Its runs go on: a part under another name would be refused."""
+    state = json.loads((straight[0] / "checkpoints" / "checkpoint-4" / STATE_FILE).read_text())
+    assert set(state) == {"targets", "alarms", "clouds"}
+    assert set(state["targets"][0]) == {"share", "filter_carry", "multiplier"}
+    assert set(state["alarms"]) == {"messages", "steps"}
+    assert set(state["clouds"][0]) == {"calls", "failures", "usd", "known"}
+
+
 class Graded(Easy):
     """Answers are good by a quarter, a half, three quarters or wholly."""
 

@@ -109,7 +109,6 @@ def build_arguments(loop: LoopOptions, options: GAPGOptions) -> PolicyConfig:
     """
     folder.check_trackers(loop.report_to)
     further = check_trl(loop.trl)
-    options.check_group(loop.group_size)
     sizes = batching(loop.prompts_per_step, loop.group_size, loop.rows_per_pass, processes_here())
     values = {
         **_defaults(loop, options),
@@ -127,9 +126,20 @@ def build_arguments(loop: LoopOptions, options: GAPGOptions) -> PolicyConfig:
     except (ValueError, TypeError, ImportError, RuntimeError, OSError) as error:
         where = f"trl ({', '.join(further)})" if further else "the options of training"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
+    _check_groups(options, arguments)
     if options.method.objective == "group":
         check_sums(arguments, options.method.objective)
     return arguments
+
+
+def _check_groups(options: GAPGOptions, arguments: PolicyConfig) -> None:
+    """Refuse forced attempts where a group cannot hold them."""
+    options.check_group(arguments.num_generations or 1)
+    if options.forced_attempts and arguments.use_vllm and arguments.vllm_mode == "server":
+        raise ConfigError(
+            "forced_attempts: a server of vLLM reads one prompt per group, and these have one of their own; set "
+            "trl.vllm_mode=colocate, or forced_attempts=0"
+        )
 
 
 def passed() -> dict[str, str]:
@@ -250,7 +260,7 @@ def check_trainer(
     Raises:
         ConfigError: something is missing, or TRL's config is that of another algorithm.
     """
-    options.check_group(args.num_generations or 1)
+    _check_groups(options, args)
     for name, value in options.method.trl.items():
         if getattr(args, name) != value:
             given = getattr(args, name)

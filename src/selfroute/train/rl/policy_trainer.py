@@ -44,7 +44,7 @@ from selfroute.train.rl.policy_config import PolicyConfig, check_sums
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
-from selfroute.train.rl.rows import active_rows, by_length, count_rows, own_tokens, take_rows, weighted
+from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
 from selfroute.train.rl.view import Pass, TokenView, plain_pass, view_of
 
 __all__ = ["Grader", "PolicyTrainer"]
@@ -106,7 +106,7 @@ class PolicyTrainer(GRPOTrainer):
         seams = {"objective": objective, "rollout": self.rollout}
         seams |= {f"constraint.{name}": constraint for name, constraint in self.constraints.items()}
         self.parts: dict[str, Part] = {name: part for name, part in seams.items() if isinstance(part, Part)}
-        self._own_loss: Callable[[TokenView, Row], Tensor] | None = getattr(objective, "loss", None)
+        self._own_loss: Callable[[TokenView, Batch], Tensor] | None = getattr(objective, "loss", None)
         self._rows: Sequence[Row] = []
         self._outcomes: list[Outcome] = []
         self._attempts: Attempts | None = None
@@ -119,6 +119,8 @@ class PolicyTrainer(GRPOTrainer):
         super().__init__(
             model, self._pay, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs
         )
+        if self.aux_loss_enabled and self._reads_logits:
+            raise ConfigError("router_aux_loss_coef: a pass with logits has no load-balancing loss; set it to 0")
         self.reward_func_names = [f"{getattr(reward, '__name__', type(reward).__name__).lower()}_reward"]
         # TRL says of texts what are messages here.
         self.rollout_func = cast(Any, self._roll_out)
@@ -253,7 +255,7 @@ class PolicyTrainer(GRPOTrainer):
             batch["advantages"] = mine.to(batch["advantages"])
         return batch
 
-    def _scored(self, batch: Row) -> Scored:
+    def _scored(self, batch: Batch) -> Scored:
         outcomes: list[Outcome] = gather_object(self._outcomes)
         size, needs = self.group_size, self.policy_objective.needs if self.training else frozenset[str]()
         facts = {} if self._attempts is None else self._attempts.facts
@@ -275,7 +277,7 @@ class PolicyTrainer(GRPOTrainer):
         return groups
 
     @torch.no_grad()
-    def _log_probabilities(self, batch: Row) -> Tensor:
+    def _log_probabilities(self, batch: Batch) -> Tensor:
         """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them."""
         ids, mask = _whole(batch)
         logps, *_ = self._get_per_token_logps_and_entropies(
@@ -330,7 +332,8 @@ class PolicyTrainer(GRPOTrainer):
             loss = self._own_loss(view, rows).mean() * (share / passes)
         for name, constraint in self.constraints.items():
             terms = constraint.loss(view)
-            self._terms[name].append(terms.detach())
+            if self.training:
+                self._terms[name].append(terms.detach())
             loss = loss + constraint.multiplier * terms.mean() * (share / passes)
         return loss
 
@@ -338,6 +341,11 @@ class PolicyTrainer(GRPOTrainer):
     def _watches(self) -> bool:
         """Whether a seam reads the forward pass."""
         return bool(self.constraints) or self._own_loss is not None
+
+    @property
+    def _reads_logits(self) -> bool:
+        """Whether one of them reads more than the fused head of TRL gives."""
+        return any(constraint.needs for constraint in self.constraints.values()) or self._own_loss is not None
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -350,8 +358,7 @@ class PolicyTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        deep = any(constraint.needs for constraint in self.constraints.values()) or self._own_loss is not None
-        if self._watching and deep:
+        if self._watching and self._reads_logits:
             with self.accelerator.autocast():
                 self._pass = plain_pass(model, input_ids, attention_mask, logits_to_keep, temperature=self.temperature)
             return self._pass.logps, self._pass.entropy, None
@@ -416,7 +423,7 @@ class _Sampler:
         return self._trainer._generate_single_turn([list(ids) for ids in prompts], *self._images, group)
 
 
-def _whole(batch: Row) -> tuple[Tensor, Tensor]:
+def _whole(batch: Batch) -> tuple[Tensor, Tensor]:
     """Ids and attention mask of prompts with their completions, shape (B, P + T)."""
     ids, mask = ([batch[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
     return torch.cat(ids, dim=1), torch.cat(mask, dim=1)

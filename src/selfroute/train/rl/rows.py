@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["active_rows", "by_length", "count_rows", "own_tokens", "take_rows", "weighted"]
+__all__ = ["Batch", "active_rows", "by_length", "count_rows", "own_tokens", "take_rows", "weighted"]
 
 Batch = Mapping[str, Any]
 

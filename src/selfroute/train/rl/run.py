@@ -41,6 +41,7 @@ from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.held_out import WritePrompt
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.prompt_filter import ratio_from_share
 
 __all__ = ["build_dataset", "rows_held_out", "train"]
@@ -125,16 +126,13 @@ def train(
     Raises:
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
-    offer_handoff, out, steps = options.method.offer_handoff, loop.out, loop.steps
+    offer_handoff, out = options.method.offer_handoff, loop.out
     if offer_handoff and open_cloud is None:
         raise ConfigError(
             f"algorithm '{options.algorithm}' offers the hand-off and needs a cloud; name one with cloud=…"
         )
-    arguments = build_arguments(loop, options)
-    check_distribution(arguments)
-    if missing := missing_vllm(arguments):
-        raise ConfigError(missing)
-    checkpoint = folder.start_from(out, steps, resume=resume, marker=STATE_FILE)
+    arguments = _arguments(options, loop)
+    checkpoint = folder.start_from(out, loop.steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
     held_out = rows_held_out(task, options)
@@ -144,13 +142,9 @@ def train(
         check_checkpoint(checkpoint, shape, lora)
         folder.check_config(out, config or {})
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
-    network: Any = load_network(model, attention="eager" if arguments.bf16 and arguments.use_cpu else None)
-    if lora is not None:
-        torch.manual_seed(loop.seed)  # of the adapter's first weights
-        network = add_adapter(network, lora)
-    most = max(512, loop.max_new_tokens)
+    network = _network(model, lora, loop.seed, attention="eager" if loop.bf16 and arguments.use_cpu else None)
     cloud = open_cloud() if offer_handoff and open_cloud is not None else None
-    answers = _cloud_answers(task, cloud, most, concurrency, cloud_price)
+    answers = _cloud_answers(task, cloud, max(512, loop.max_new_tokens), concurrency, cloud_price)
     known = {row.id: row for row in (*rows, *held_out)}
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = GAPGTrainer(
@@ -165,32 +159,52 @@ def train(
         held_out=[row.id for row in held_out],
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
     )
-    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
+    watcher = folder.Watcher(out / "metrics.jsonl", loop.steps, on_progress)
     watcher.attach(trainer)
     if max_minutes is not None:
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, out, model, lora is not None)
-    return folder.finish(
-        out,
-        {
-            "algorithm": options.algorithm,
-            "prompt_filter": options.method.prompt_filter,
-            "seed": loop.seed,
-            "steps": trainer.state.global_step,
-            "share": options.share,
-            "rho": ratio_from_share(options.share),
-            "targets": trainer.targets.state(),
-            "rows": len(rows),
-            "wall_s": round(watcher.wall_s, 1),
-            "resumed_from": None if checkpoint is None else Path(checkpoint).name,
-            "cloud_calls": 0 if answers is None else answers.calls,
-            "cloud_failures": 0 if answers is None else answers.failures,
-            "cloud_usd": None if answers is None or cloud_price is None else answers.usd,
-            "warnings": trainer.alarms.messages,
-        },
-        origin,
-    )
+    facts = {
+        "algorithm": options.algorithm,
+        "prompt_filter": options.method.prompt_filter,
+        "seed": loop.seed,
+        "steps": trainer.state.global_step,
+        "share": options.share,
+        "rho": ratio_from_share(options.share),
+        "targets": trainer.targets.state(),
+        "rows": len(rows),
+        "wall_s": round(watcher.wall_s, 1),
+        "resumed_from": None if checkpoint is None else Path(checkpoint).name,
+        **_cloud_facts(answers),
+        "warnings": trainer.alarms.messages,
+    }
+    return folder.finish(out, facts, origin)
+
+
+def _arguments(options: GAPGOptions, loop: LoopOptions) -> PolicyConfig:
+    """TRL's config, with what it asks for at hand."""
+    arguments = build_arguments(loop, options)
+    check_distribution(arguments)
+    if missing := missing_vllm(arguments):
+        raise ConfigError(missing)
+    return arguments
+
+
+def _cloud_facts(answers: CloudAnswers | None) -> dict[str, Any]:
+    if answers is None:
+        return {"cloud_calls": 0, "cloud_failures": 0, "cloud_usd": None}
+    usd = None if answers.price is None else answers.usd
+    return {"cloud_calls": answers.calls, "cloud_failures": answers.failures, "cloud_usd": usd}
+
+
+def _network(model: str, lora: Mapping[str, Any] | None, seed: int, *, attention: str | None) -> Any:
+    """The model to train, or with the adapter that is trained in its place."""
+    network = load_network(model, attention=attention)
+    if lora is None:
+        return network
+    torch.manual_seed(seed)  # of the adapter's first weights
+    return add_adapter(network, lora)
 
 
 def _cloud_answers(
