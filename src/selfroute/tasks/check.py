@@ -141,7 +141,7 @@ def variants(task: Task, row: Row, other: Row | None) -> Iterator[Variant]:
 def _count(rates: dict[tuple[bool, str], ErrorRate], task: Task, row: Row, variant: Variant) -> None:
     rate = rates.setdefault((variant.right, variant.kind), ErrorRate(variant.kind, variant.right))
     rate.tried += 1
-    if task.verify(row, variant.completion).correct != variant.right:
+    if Verdict.of(task.verify(row, variant.completion)).correct != variant.right:
         rate.errors += 1
         if len(rate.examples) < _MOST_EXAMPLES:
             rate.examples.append((row.id, variant.completion))

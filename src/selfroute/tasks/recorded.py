@@ -14,13 +14,12 @@ from selfroute.errors import ConfigError, TaskError
 from selfroute.recordings import RecordedAnswer, format_of, read_answers
 from selfroute.tasks.base import Row
 from selfroute.tasks.data import SPLITS, fraction
-from selfroute.verify.base import Verdict
+from selfroute.verify.base import Verdict, is_solved
 from selfroute.verify.verifiers import VERIFIERS, json_answer
 
 __all__ = ["Recorded"]
 
 _VERIFIER_OF = {"zeroeval": "json"}
-_SOLVED = 0.5
 
 
 class Recorded:
@@ -92,8 +91,8 @@ class Recorded:
         verdicts: Mapping[str, float] = row.fields["verdicts"]
         if self.verifier is None and completion in verdicts:
             grade = verdicts[completion]
-            correct = grade >= _SOLVED
-            return Verdict(correct, completion[:200], "" if correct else _reason(grade))
+            correct = is_solved(grade)
+            return Verdict(correct, completion[:200], "" if correct else _reason(grade), quality=grade)
         if not row.gold:
             return Verdict(False, None, "not a recorded answer")
         return self._verify(completion, row.gold)
