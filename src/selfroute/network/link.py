@@ -1,11 +1,18 @@
-"""A link between device and cloud, as stated numbers."""
+"""A link between device and cloud, as stated numbers, and what they say about a request."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeAlias
 
 from selfroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats: TypeAlias = npt.NDArray[np.float64]
 
 __all__ = ["Network"]
 
@@ -15,7 +22,7 @@ class Network:
     """A stated model of speed, for latencies that do not depend on the machine that evaluated.
 
     Attributes:
-        rtt_s: round trip to the cloud, paid once for each request that is sent.
+        rtt_s: round trip to the cloud, paid once for each call.
         uplink_mbps, downlink_mbps: megabits per second.
         bytes_per_token: of the text on the wire.
         device_prompt_tokens_per_s, device_tokens_per_s: speed of reading and of writing on the device.
@@ -39,3 +46,27 @@ class Network:
             value = getattr(self, option.name)
             if not (math.isfinite(value) and (value > 0 or (value == 0 and option.name == "rtt_s"))):
                 raise ConfigError(f"network.{option.name}: {value} is not a positive number")
+
+    def bytes_of(self, tokens: Floats) -> Floats:
+        """Size of texts on the wire, where nobody counted their bytes; shape (n,)."""
+        return tokens * self.bytes_per_token
+
+    def device_s(self, read: Floats, written: Floats) -> Floats:
+        """Seconds in which the device reads and writes so many tokens; shape (n,)."""
+        return read / self.device_prompt_tokens_per_s + written / self.device_tokens_per_s
+
+    def cloud_s(self, read: Floats, written: Floats, *, calls: Floats | float, up: Floats, down: Floats) -> Floats:
+        """Seconds until the cloud's text is there, shape (n,); it is streamed, so the slower of both ends counts.
+
+        Args:
+            read, written: the cloud's tokens.
+            calls: round trips.
+            up, down: bytes to it and from it.
+        """
+        import numpy as np  # here: whoever only states a link needs none
+
+        start = calls * self.rtt_s + up * _S_PER_BYTE / self.uplink_mbps + read / self.cloud_prompt_tokens_per_s
+        return start + np.maximum(written / self.cloud_tokens_per_s, down * _S_PER_BYTE / self.downlink_mbps)
+
+
+_S_PER_BYTE = 8e-6  # at one megabit per second

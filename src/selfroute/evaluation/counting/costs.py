@@ -159,22 +159,9 @@ def usd(split: Split, prices: Prices) -> tuple[Floats, Floats]:
 def latency_s(split: Split, network: Network) -> tuple[Floats, Floats]:
     """Seconds until the whole answer is there, if it is kept and if it is sent; shape (n,) each.
 
-    device: prompt / prompt speed + written / speed. cloud: round trip + prompt bytes / uplink + prompt / prompt speed
-    + the slower of writing and receiving the answer, which is streamed. Sent: the device's attempt, then the cloud.
+    The formula is that of `Network`. Sent: the device's attempt, then the cloud.
     """
-    kept = _on_device(_work(split, "local"), network)
-    return kept, _on_device(_work(split, "attempt"), network) + _in_cloud(_work(split, "cloud_answer"), network)
-
-
-def _on_device(work: _Work, network: Network) -> Floats:
-    return np.asarray(work.prompt / network.device_prompt_tokens_per_s + work.written / network.device_tokens_per_s)
-
-
-def _in_cloud(work: _Work, network: Network) -> Floats:
-    bits = 8 * network.bytes_per_token / 1e6
-    writing = work.written / network.cloud_tokens_per_s
-    receiving = work.written * bits / network.downlink_mbps
-    reading = work.prompt / network.cloud_prompt_tokens_per_s
-    return np.asarray(
-        network.rtt_s + work.prompt * bits / network.uplink_mbps + reading + np.maximum(writing, receiving)
-    )
+    local, attempt, cloud = (_work(split, name) for name in ("local", "attempt", "cloud_answer"))
+    kept, tried = (network.device_s(work.prompt, work.written) for work in (local, attempt))
+    up, down = network.bytes_of(cloud.prompt), network.bytes_of(cloud.written)
+    return kept, tried + network.cloud_s(cloud.prompt, cloud.written, calls=1.0, up=up, down=down)
