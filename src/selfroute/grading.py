@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selfroute.tasks.base import Row, Task
-from selfroute.types import Trace
+from selfroute.types import Source, Trace
 from selfroute.verify.base import Verdict
 
-__all__ = ["Outcome", "grade", "is_formatted", "judge"]
+__all__ = ["Outcome", "answerer", "grade", "is_formatted", "judge"]
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -68,18 +68,29 @@ def judge(task: Task, row: Row, text: str) -> tuple[float | None, str | None]:
         return None, f"verifier of task '{task.name}' failed on row '{row.id}': {type(error).__name__}: {error}"
 
 
+def answerer(trace: Trace) -> Source | None:
+    """The side whose own answer was served; None where both had a part in it, so that it is nobody's alone.
+
+    A cloud that was shown the device's attempt gave its own answer all the same, as it was asked to.
+    """
+    helped = any(segment.source == "cloud" and segment.part != "void" for segment in trace.segments)
+    if trace.source == "both" or trace.decided_after is None or (trace.source == "device" and helped):
+        return None
+    return trace.source
+
+
 def grade(task: Task, row: Row, trace: Trace) -> Outcome:
     """Grade the answer a trace served, and put it down to the side that gave it.
 
-    The side that did not give the final answer stays None: the trace alone does not tell.
+    The other side stays None, and both where they wrote together: the trace alone does not tell.
     """
     correct, failure = judge(task, row, trace.text)
-    by_cloud = trace.source == "cloud"
+    by = answerer(trace)
     device_text = "".join(segment.text for segment in trace.segments if segment.source == "device")
     return Outcome(
         wants_cloud=trace.wants_cloud,
-        device_correct=None if by_cloud else correct,
-        cloud_correct=correct if by_cloud else None,
+        device_correct=correct if by == "device" else None,
+        cloud_correct=correct if by == "cloud" else None,
         formatted=is_formatted(device_text),
         correct=correct,
         device_tokens=trace.usage("device").completion_tokens,

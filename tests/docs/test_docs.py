@@ -221,6 +221,7 @@ def test_the_defaults_of_training_are_right() -> None:
 
 
 def test_every_field_of_a_record_and_a_summary_is_explained() -> None:
+    from selfroute.evaluation.counting.axes import AXES
     from selfroute.evaluation.counting.summary import summarise
     from selfroute.evaluation.records import Record
 
@@ -237,6 +238,8 @@ def test_every_field_of_a_record_and_a_summary_is_explained() -> None:
     assert {f.name for f in dataclasses.fields(Record)} == rows(page, "What is measured for each prompt")
     assert set(summary) == rows(page, "The whole run: `summary.json`")
     assert set(summary["strategies"][0]) == rows(page, "Each strategy")
+    axis = summary["axes"][0]
+    assert set(axis) | set(axis["lines"][0]) | set(AXES) == rows(page, "Along any resource")
 
 
 def test_strategies_and_tasks_are_named_in_concepts() -> None:

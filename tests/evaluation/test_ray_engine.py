@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -12,9 +13,10 @@ from tests.evaluation.world import TEMPLATE, N, Numbers, large, small, world
 
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import ConfigError
+from selfroute.evaluation.bench import Bench, Engine
 from selfroute.evaluation.ray_engine import ray_engine
 from selfroute.evaluation.records import read_records
-from selfroute.evaluation.run import Bench, Engine, evaluate
+from selfroute.evaluation.run import evaluate
 from selfroute.types import Sampling
 
 ray = pytest.importorskip("ray", reason="needs the ray extra")
@@ -28,9 +30,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """One local cluster for all tests; the root of the repository is on the workers' path for `tests`."""
-    root = str(Path(__file__).parents[2])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": root}})
+    """One local cluster for all tests; this checkout is on the workers' path, with its tests."""
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "src")])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": path}})
     yield
     ray.shutdown()
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.counting.columns import BITS, NUMBERS, columns_of, read_columns
+from selfroute.evaluation.counting import columns
+from selfroute.evaluation.counting.columns import NUMBERS, QUALITIES, columns_of, read_columns
 from selfroute.evaluation.records import Record, Sample, append, read_records, read_samples, repair
 
 FIELDS = [
@@ -20,10 +21,11 @@ FIELDS = [
     *("local_correct", "device_tokens", "cloud_tokens", "usd", "seconds", "error"),
     *("device_prompt_tokens", "cloud_prompt_tokens", "attempt_prompt_tokens", "attempt_tokens"),
     *("local_prompt_tokens", "local_tokens", "cloud_answer_prompt_tokens", "cloud_answer_tokens"),
-    *("solve_rate", "solve_samples"),
+    *("solve_rate", "solve_samples", "point", "joint", "cloud_calls", "up_bytes", "down_bytes"),
+    *("device_layer_tokens", "cloud_layer_tokens", "void_tokens"),
 ]
 
-bit = st.sampled_from([True, False, None])
+verdict = st.booleans() | st.none() | st.floats(0, 1)
 text = st.text(st.characters(codec="utf-8"), max_size=20)
 records = st.builds(
     Record,
@@ -32,14 +34,17 @@ records = st.builds(
     source=st.sampled_from(["device", "cloud"]),
     wants_cloud=st.booleans(),
     score=st.none() | st.floats(allow_nan=False, allow_infinity=False),
-    correct=bit,
-    device_correct=bit,
-    cloud_correct=bit,
-    local_correct=bit,
+    correct=verdict,
+    device_correct=verdict,
+    cloud_correct=verdict,
+    local_correct=verdict,
     local_tokens=st.none() | st.integers(0, 9),
     solve_rate=st.none() | st.floats(0, 1),
     usd=st.floats(0, 10),
     error=st.none() | text,
+    point=st.none() | st.floats(-1, 1),
+    joint=st.booleans(),
+    up_bytes=st.integers(0, 9),
 )
 
 
@@ -109,7 +114,12 @@ BASE = {"strategy": "s", "id": "2", "source": "device", "wants_cloud": False}
         ({"score": math.nan}, r"records\.jsonl:2: score is NaN, not a finite number or null; mend the line"),
         ({"score": math.inf}, "score is Infinity"),
         ({"wants_cloud": "yes"}, 'wants_cloud is "yes", not true or false'),
-        ({"device_correct": 1}, "device_correct is 1, not true, false or null"),
+        ({"device_correct": 2}, "device_correct is 2, not true, false, a number from 0 to 1, or null"),
+        ({"correct": -0.5}, r"correct is -0\.5, not true, false"),
+        ({"cloud_correct": "yes"}, 'cloud_correct is "yes", not true, false'),
+        ({"point": math.inf}, "point is Infinity, not a finite number or null"),
+        ({"joint": 1}, "joint is 1, not true or false"),
+        ({"up_bytes": -3}, "up_bytes is -3, not a number, 0 or more"),
         ({"id": 7}, "id is 7, not text"),
         ({"source": "edge"}, 'source is "edge"'),
         ({"device_tokens": -1}, "device_tokens is -1"),
@@ -156,13 +166,45 @@ def test_the_fast_reader_reads_the_same(tmp_path_factory: pytest.TempPathFactory
     path.touch()
     write(path, *rows)
     fast, plain = read_columns(path), columns_of(read_records(path))
-    assert (fast.strategies, fast.ids) == (plain.strategies, plain.ids)
-    for name in ("strategy", "id", "wants", "sent", "failed"):
+    assert (fast.settings, fast.ids) == (plain.settings, plain.ids)
+    for name in ("setting", "id", "wants", "sent", "joint", "failed"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
-    for name in BITS:
-        np.testing.assert_array_equal(fast.bits[name], plain.bits[name])
-    for name in NUMBERS:
+    for name in QUALITIES:
+        np.testing.assert_array_equal(fast.qualities[name], plain.qualities[name])
+    assert fast.numbers.keys() | {"up_bytes"} == plain.numbers.keys() | {"up_bytes"} <= set(NUMBERS)
+    for name in plain.numbers:
         np.testing.assert_array_equal(fast.numbers[name], plain.numbers[name])
+
+
+def test_the_fast_reader_reads_verdicts_of_both_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tricky = '", "correct": true, "cloud_correct": false'
+    rows = [
+        record("1", correct=True, device_correct=0.25, cloud_correct=True),
+        record(tricky, correct=0.75, device_correct=False, error=tricky),
+        record("3", correct=None, device_correct=1.0, cloud_correct=0.5),
+    ]
+    write(tmp_path / "r.jsonl", *rows)
+    monkeypatch.setattr(columns, "read_records", lambda path: pytest.fail("the plain reader was asked"))
+    read = read_columns(tmp_path / "r.jsonl")
+    assert read.ids == ("1", tricky, "3")
+    assert read.qualities["correct"].tolist()[:2] == [1, 0.75] and np.isnan(read.qualities["correct"][2])
+    assert read.qualities["device_correct"].tolist() == [0.25, 0, 1]
+
+
+def test_records_of_the_first_version_are_read(tmp_path: Path) -> None:
+    old = {**BASE, "device_correct": True, "cloud_correct": False, "correct": True, "device_tokens": 3, "usd": 0.5}
+    (tmp_path / "r.jsonl").write_text(json.dumps(old) + "\n")
+    fast, plain = read_columns(tmp_path / "r.jsonl"), columns_of(read_records(tmp_path / "r.jsonl"))
+    for read in (fast, plain):
+        assert read.settings == (("s", None),) and not read.joint.any() and "cloud_calls" not in read.numbers
+        assert read.numbers["cloud_prompt_tokens"].tolist() == [0] and read.qualities["correct"].tolist() == [1]
+
+
+def test_what_not_every_strategy_has_is_left_out_of_a_line(tmp_path: Path) -> None:
+    write(tmp_path / "r.jsonl", record("1"), record("2", point=0.0, up_bytes=7, joint=True))
+    first, second = map(json.loads, (tmp_path / "r.jsonl").read_text().splitlines())
+    assert second.keys() - first.keys() == {"point", "up_bytes", "joint"}
+    assert [r.point for r in read_records(tmp_path / "r.jsonl")] == [None, 0.0]
 
 
 def test_a_second_try_counts_in_the_fast_reader_too(tmp_path: Path) -> None:

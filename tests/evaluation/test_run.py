@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.evaluation.world import (
     TEMPLATE,
+    Counting,
     N,
     Numbers,
     Toy,
@@ -17,18 +18,19 @@ from tests.evaluation.world import (
     entrants,
     large,
     number,
+    run,
     say,
     small,
     world,
 )
 
-from selfroute.backends.base import Backend, complete, run_sync
+from selfroute.backends.base import complete, run_sync
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.evaluation.bench import Entrant
 from selfroute.evaluation.counting.costs import PriceTable
 from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import read_records, read_samples
-from selfroute.evaluation.run import Bench, Entrant, evaluate
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
@@ -51,30 +53,6 @@ def tokens(backend: FunctionBackend, i: int) -> int:
     return run_sync(complete(backend, prompt, Sampling())).usage.completion_tokens
 
 
-class Counting(Backend):
-    """Counts the calls of a backend."""
-
-    inner: Backend
-
-    def __init__(self, backend: Backend) -> None:
-        self.inner, self.name, self.calls = backend, backend.name, 0
-
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
-        self.calls += 1
-        return self.inner.stream(messages, sampling)
-
-
-async def run(out: Path, who: list[Entrant] | None = None, **options: Any) -> dict[str, Any]:
-    cloud = options.pop("cloud", None) or large()
-    values: dict[str, Any] = {"share": 0.3, "seed": 0, "concurrency": 8, **options}
-    task = values.pop("task", None) or Numbers()
-    rows = values.pop("rows", list(task.rows("test")))
-    who = world(small(), cloud) if who is None else who
-    of_bench = {key: values.pop(key) for key in ("concurrency", "solve_samples", "solve_temperature") if key in values}
-    bench = Bench(entrants=who, task=task, sampling=Sampling(), template=TEMPLATE, cloud=cloud, **of_bench)
-    return await evaluate(bench, rows, out=out, **values)
-
-
 async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) -> None:
     out = tmp_path / "new" / "folder"
     steps: list[tuple[int, int]] = []
@@ -85,7 +63,7 @@ async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) 
     records = {record.key: record for record in read_records(out / "records.jsonl")}
     assert len(records) == 4 * N
     for i in range(N):
-        graded, cloud = records["graded", f"n{i:03}"], records["always_cloud", f"n{i:03}"]
+        graded, cloud = records["graded", None, f"n{i:03}"], records["always_cloud", None, f"n{i:03}"]
         for record in (graded, cloud):
             assert (record.device_correct, record.cloud_correct) == (device_solves(i), cloud_solves(i))
         asked = i % 5 == 4
@@ -106,7 +84,7 @@ async def test_it_writes_the_facts_of_every_strategy_and_prompt(tmp_path: Path) 
 
 async def test_samples_hold_the_texts(tmp_path: Path) -> None:
     await run(tmp_path)
-    sample = {s.key: s for s in read_samples(tmp_path / "samples.jsonl")}["graded", "n004"]
+    sample = {s.key: s for s in read_samples(tmp_path / "samples.jsonl")}["graded", None, "n004"]
     assert (sample.question, sample.gold) == ("number 4", "4")
     assert "<answer>-1</answer>" in sample.device_text and "<answer>4</answer>" in sample.cloud_text
     assert sample.local_text == sample.device_text
@@ -195,13 +173,13 @@ async def test_failures_are_none_counted_apart_and_tried_again(tmp_path: Path) -
     cloud = failing(lambda i: i == 4)
     summary = await run(tmp_path, world(small(), cloud), cloud=cloud)
     records = {r.key: r for r in read_records(tmp_path / "records.jsonl")}
-    failed = records["graded", "n004"]
+    failed = records["graded", None, "n004"]
     assert failed.cloud_correct is failed.correct is failed.device_correct is None
     assert failed.error == "BackendUnavailable: no route"
     assert (summary["n"], summary["n_excluded"]) == (N - 1, 1)
     healed = failing(lambda i: False)
     again = await run(tmp_path, world(small(), healed), cloud=healed)
-    assert {r.key: r for r in read_records(tmp_path / "records.jsonl")}["graded", "n004"].correct is True
+    assert {r.key: r for r in read_records(tmp_path / "records.jsonl")}["graded", None, "n004"].correct is True
     assert (again["n"], again["n_excluded"]) == (N, 0)
 
 
@@ -213,7 +191,7 @@ async def test_a_verifier_that_fails_gives_none(tmp_path: Path) -> None:
             return super().verify(row, completion)
 
     summary = await run(tmp_path, task=Fragile())
-    record = {r.key: r for r in read_records(tmp_path / "records.jsonl")}["asks", "n007"]
+    record = {r.key: r for r in read_records(tmp_path / "records.jsonl")}["asks", None, "n007"]
     assert record.correct is None and "ZeroDivisionError" in str(record.error)
     assert summary["n_excluded"] == 1
 
@@ -242,7 +220,7 @@ async def test_the_strategies_of_this_package(tmp_path: Path) -> None:
     assert by_name["self_route"]["forced_local_accuracy"] == pytest.approx(25 / 40)  # prompt 4 comes right when forced
     assert by_name["self_route"]["conditional_local_accuracy"] == pytest.approx(24 / 32)
     assert summary["reference"] == "always_device" and by_name["always_cloud"]["fixed"]
-    record = {r.key: r for r in read_records(tmp_path / "records.jsonl")}["self_route", "n004"]
+    record = {r.key: r for r in read_records(tmp_path / "records.jsonl")}["self_route", None, "n004"]
     assert (record.source, record.correct, record.local_correct, record.device_correct) == ("cloud", True, True, True)
 
 
@@ -291,8 +269,8 @@ async def test_solve_rates_are_sampled_once_per_device_and_kept(tmp_path: Path) 
     device, cloud = FunctionBackend("small", fn), large()
     summary = await run(tmp_path, world(device, cloud), cloud=cloud, solve_samples=4, solve_temperature=0.7)
     records = {r.key: r for r in read_records(tmp_path / "records.jsonl")}
-    assert [records["graded", f"n{i:03}"].solve_rate for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
-    assert records["asks", "n003"].solve_samples == 4
+    assert [records["graded", None, f"n{i:03}"].solve_rate for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert records["asks", None, "n003"].solve_samples == 4
     samples = [call for call in asked if call[1] == 0.7]
     assert len(samples) == len(set(samples)) == 4 * N  # once for all strategies of one device
     found = next(e for e in summary["strategies"] if e["name"] == "graded")["solve_rate"]

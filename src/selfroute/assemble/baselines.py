@@ -22,7 +22,7 @@ from selfroute.types import Completion, Message, Sampling
 from selfroute.verify.base import right_or_wrong
 
 if TYPE_CHECKING:
-    from selfroute.evaluation.run import Entrant
+    from selfroute.evaluation.bench import Entrant
 
 __all__ = [
     "check_baselines",
@@ -50,7 +50,7 @@ def make_policies(
         alone: add each model once more with the hand-off disabled.
         told_share, context: as in `SelfRoute`.
     """
-    from selfroute.evaluation.run import Entrant
+    from selfroute.evaluation.bench import Entrant
 
     def entrant(strategy: Strategy, device: Backend) -> Entrant:
         return Entrant(strategy=strategy, sides=replace(sides, device=device))

@@ -19,7 +19,7 @@ from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling
 
 if TYPE_CHECKING:
-    from selfroute.evaluation.run import Bench, Engine
+    from selfroute.evaluation.bench import Bench, Engine
 
 __all__ = [
     "counting_options",
@@ -31,7 +31,7 @@ __all__ = [
 
 _NOT_IN_RECORDS = (
     *("out", "cache", "concurrency", "requests_per_minute", "engine", "workers"),
-    *("prices", "priced_as", "network", "routellm_bins"),
+    *("prices", "priced_as", "network", "routellm_bins", "axes"),
 )
 
 
@@ -88,7 +88,7 @@ async def open_bench(
     Args:
         on_prepare: called with steps of making the strategies done and in all.
     """
-    from selfroute.evaluation.run import Bench, Entrant
+    from selfroute.evaluation.bench import Bench, Entrant
 
     check_baselines(recipe.strategies)
     if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
@@ -96,14 +96,7 @@ async def open_bench(
     task, rows = _task_and_rows(recipe)
     seed = recipe.seed if recipe.temperature else None
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)
-    cache, rate = recipe.cache or recipe.out / "answers.sqlite", recipe.requests_per_minute
-    device = remembered(recipe.device, cache, where="device", requests_per_minute=rate)
-    cloud = remembered(recipe.cloud, cache, where="cloud", requests_per_minute=rate)
-    # A policy answers a prompt up to three times the same way; it writes it once.
-    policies = {
-        name: remembered(spec, cache, where=f"policies.{name}", requests_per_minute=rate)
-        for name, spec in recipe.policies.items()
-    }
+    device, cloud, policies = _models(recipe)
     sides = Sides(device=device, cloud=cloud, template=template_of(task))
     async with closing(device, cloud, *policies.values()):
         baselines = await make_baselines(
@@ -137,6 +130,18 @@ async def open_bench(
         )
 
 
+def _models(recipe: EvaluateRecipe) -> tuple[Backend, Backend, dict[str, Backend]]:
+    """Device, cloud, and the policies by name, with what they answered before."""
+    cache = recipe.cache or recipe.out / "answers.sqlite"
+
+    def made(spec: Spec, where: str) -> Backend:
+        return remembered(spec, cache, where=where, requests_per_minute=recipe.requests_per_minute)
+
+    # A policy answers a prompt up to three times the same way; it writes it once.
+    policies = {name: made(spec, f"policies.{name}") for name, spec in recipe.policies.items()}
+    return made(recipe.device, "device"), made(recipe.cloud, "cloud"), policies
+
+
 def _engine(recipe: EvaluateRecipe) -> Engine | None:
     """Who answers the rows; None for this process."""
     if recipe.engine == "local":
@@ -155,14 +160,17 @@ def counting_options(
         device, cloud: the models, to find their prices.
 
     Raises:
-        ConfigError: a price table or a network that cannot be.
+        ConfigError: a price table, a network or an axis that cannot be.
     """
+    from selfroute.evaluation.counting.axes import check_axes
     from selfroute.network.link import Network
 
+    check_axes(options.axes, priced=options.prices is not None)
     return {
         "prices": price_table(options.prices, options.priced_as, device=device, cloud=cloud),
         "network": build(Network, options.network, where="network"),
         "routellm_bins": options.routellm_bins,
+        "axes": options.axes,
     }
 
 
@@ -175,7 +183,7 @@ def report_folder(
         ConfigError: an unknown option, or a folder without records.
     """
     from selfroute.evaluation.provenance import read_about
-    from selfroute.evaluation.run import write_results
+    from selfroute.evaluation.results import write_results
 
     options = build(ReportOptions, parse_overrides(overrides), where="report")
     if not (folder / "records.jsonl").is_file():

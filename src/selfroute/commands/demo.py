@@ -152,7 +152,7 @@ def _transcripts(out: Path) -> list[tuple[str, str]]:
     samples = {sample.key: sample for sample in read_samples(out / "samples.jsonl")}
     shown: dict[str, str] = {}
     for record in read_records(out / "records.jsonl"):
-        sample = samples.get((record.strategy, record.id))
+        sample = samples.get(record.key)
         if record.strategy != "after GAPG" or sample is None:
             continue
         if record.wants_cloud:

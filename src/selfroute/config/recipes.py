@@ -101,8 +101,9 @@ class EvaluateRecipe:
         solve_temperature: of these samples.
         prices: YAML file of prices; None leaves costs out.
         priced_as: names of `device` and `cloud` in that file, if not those of the models.
-        network: speeds of the latency model, keys of `selfroute.evaluation.counting.costs.Network`.
+        network: speeds of the latency model, keys of `selfroute.network.link.Network`.
         routellm_bins: give APGR in RouteLLM's own way as well, from so many bins; it takes 10.
+        axes: resources along which strategies are compared, names of `selfroute.evaluation.counting.axes.AXES`.
         engine: who answers rows: this process, or workers of a Ray cluster.
         workers: of the Ray engine; each holds its own models.
     """
@@ -135,6 +136,7 @@ class EvaluateRecipe:
     priced_as: Mapping[str, str] = field(default_factory=dict)
     network: Mapping[str, float] = field(default_factory=dict)
     routellm_bins: Bins | None = None
+    axes: tuple[str, ...] = ("calls",)
     engine: Literal["local", "ray"] = "local"
     workers: Count = 2
 
@@ -150,6 +152,7 @@ class ReportOptions:
     priced_as: Mapping[str, str] = field(default_factory=dict)
     network: Mapping[str, float] = field(default_factory=dict)
     routellm_bins: Bins | None = None
+    axes: tuple[str, ...] = ("calls",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from importlib import import_module
 from itertools import islice
 from typing import Any
 
 from selfroute.errors import ConfigError, SelfRouteError
-from selfroute.evaluation.run import Answered, Bench, Engine, answer_here
+from selfroute.evaluation.answering import answer_here
+from selfroute.evaluation.bench import Answered, Bench, Engine, Todo
+from selfroute.evaluation.records import Setting
 from selfroute.tasks.base import Row
 
 __all__ = ["ray_engine"]
 
 MakeBench = Callable[[], AbstractAsyncContextManager[Bench]]
-_Share = dict[str, list[Row]]
+_Share = dict[Setting, list[Row]]
 
 
 def ray_engine(make_bench: MakeBench, *, workers: int, rows_per_share: int = 64) -> Engine:
@@ -43,9 +45,7 @@ def ray_engine(make_bench: MakeBench, *, workers: int, rows_per_share: int = 64)
     except ModuleNotFoundError:
         raise ConfigError("engine: 'ray' is not installed; pip install 'selfroute[ray]', or use engine=local") from None
 
-    async def answer(
-        bench: Bench, todo: Mapping[str, Sequence[Row]], advance: Callable[[int], None]
-    ) -> AsyncIterator[Sequence[Answered]]:
+    async def answer(bench: Bench, todo: Todo, advance: Callable[[int], None]) -> AsyncIterator[Sequence[Answered]]:
         shares = list(_shares(todo, rows_per_share))
         if not shares:
             return
@@ -64,12 +64,12 @@ def ray_engine(make_bench: MakeBench, *, workers: int, rows_per_share: int = 64)
     return answer
 
 
-def _shares(todo: Mapping[str, Sequence[Row]], size: int) -> Iterator[_Share]:
-    """Rows with all the strategies that still have to answer them, in parts."""
+def _shares(todo: Todo, size: int) -> Iterator[_Share]:
+    """Rows with all the settings that still have to answer them, in parts."""
     rows = iter({row.id: row for missing in todo.values() for row in missing}.values())
-    wanted = {name: {row.id for row in missing} for name, missing in todo.items()}
+    wanted = {setting: {row.id for row in missing} for setting, missing in todo.items()}
     while part := list(islice(rows, size)):
-        yield {name: [row for row in part if row.id in ids] for name, ids in wanted.items()}
+        yield {setting: [row for row in part if row.id in ids] for setting, ids in wanted.items()}
 
 
 async def _dealt(

@@ -1,4 +1,4 @@
-"""What an evaluation leaves on disk: one line per strategy and prompt, from which every number can be recomputed.
+"""What an evaluation leaves on disk: one line per strategy, point and prompt, from which every number follows.
 
 `records.jsonl` holds the facts and `samples.jsonl` the texts of the same rows. Both are appended to as rows finish,
 so an interrupted run goes on where it was; a line that was being written when the run died is cut off.
@@ -17,12 +17,19 @@ from typing import Any, BinaryIO, TextIO
 from selfroute.errors import ConfigError
 from selfroute.types import Answerer
 
-__all__ = ["Record", "Sample", "append", "find_samples", "read_records", "read_samples", "repair"]
+__all__ = ["Key", "Record", "Sample", "Setting", "append", "find_samples", "read_records", "read_samples", "repair"]
+
+# A strategy, and the point at which its knob stands; None if it has none.
+Setting = tuple[str, float | None]
+# Strategy, point, row.
+Key = tuple[str, float | None, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One prompt answered by one strategy; a line of `records.jsonl`.
+
+    A verdict is a quality in [0, 1]: true is 1, and a judge may give what lies between.
 
     Attributes:
         strategy: name of the strategy.
@@ -32,8 +39,9 @@ class Record:
         score: how much it wants the cloud (higher = send); None if it has no score.
         correct: whether the answer served is right; None if nobody answered or the verifier failed.
         device_correct: whether what the device delivers locally is right: its own answer if it gave one, else its
-            forced local attempt.
-        cloud_correct: whether the cloud's answer is right, also for prompts that were not sent.
+            forced local attempt; where `joint`, the answer of the device alone.
+        cloud_correct: whether the cloud's answer is right, also for prompts that were not sent; where `joint`, the
+            answer of the cloud alone.
         local_correct: whether the forced local attempt is right; None if none was made because the device answered.
         device_tokens: completion tokens written by the device for the answer served.
         cloud_tokens: the same of the cloud.
@@ -50,6 +58,13 @@ class Record:
         solve_rate: share of sampled answers of the device alone that are right, q(x) of arXiv 2509.24050; None if
             none were sampled.
         solve_samples: how many were sampled.
+        point: where the strategy's knob stood; None for a strategy without one.
+        joint: whether both sides may write one answer, so that neither is credited with it.
+        cloud_calls: calls to the cloud for the answer served.
+        up_bytes, down_bytes: of the messages to and from the cloud, as encoded; 0 where nobody counted.
+        device_layer_tokens, cloud_layer_tokens: tokens times the layers that each went through on that side; 0 where
+            nobody counted.
+        void_tokens: completion tokens of both sides that do not stand, e.g. rejected steps.
     """
 
     strategy: str
@@ -57,10 +72,10 @@ class Record:
     source: Answerer
     wants_cloud: bool
     score: float | None = None
-    correct: bool | None = None
-    device_correct: bool | None = None
-    cloud_correct: bool | None = None
-    local_correct: bool | None = None
+    correct: float | None = None
+    device_correct: float | None = None
+    cloud_correct: float | None = None
+    local_correct: float | None = None
     device_tokens: int = 0
     cloud_tokens: int = 0
     usd: float = 0.0
@@ -76,10 +91,18 @@ class Record:
     cloud_answer_tokens: int | None = None
     solve_rate: float | None = None
     solve_samples: int = 0
+    point: float | None = None
+    joint: bool = False
+    cloud_calls: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    device_layer_tokens: int = 0
+    cloud_layer_tokens: int = 0
+    void_tokens: int = 0
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.strategy, self.id
+    def key(self) -> Key:
+        return self.strategy, self.point, self.id
 
     @property
     def is_finished(self) -> bool:
@@ -98,10 +121,17 @@ class Sample:
     device_text: str = ""
     cloud_text: str = ""
     local_text: str = ""
+    point: float | None = None
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.strategy, self.id
+    def key(self) -> Key:
+        return self.strategy, self.point, self.id
+
+
+# What not every strategy has, left out of a line where it says nothing.
+_OPTIONAL: dict[str, object] = {"point": None, "joint": False} | dict.fromkeys(
+    ("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens"), 0
+)
 
 
 def append(file: TextIO, row: Record | Sample) -> None:
@@ -111,7 +141,8 @@ def append(file: TextIO, row: Record | Sample) -> None:
         ConfigError: a number is NaN or infinite; names strategy, row and field.
     """
     try:
-        line = json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)
+        values = {name: value for name, value in asdict(row).items() if value != _OPTIONAL.get(name, ...)}
+        line = json.dumps(values, ensure_ascii=False, allow_nan=False)
     except ValueError:
         wrong = next(f for f in fields(row) if _is_no_number(getattr(row, f.name)))
         raise ConfigError(
@@ -129,8 +160,8 @@ def read_records(path: Path) -> list[Record]:
         ConfigError: the file cannot be read; a line is not a record, holds a value that cannot be (a NaN score), or
             repeats a finished row. Names file, line and fix.
     """
-    found: dict[tuple[str, str], Record] = {}
-    lines: dict[tuple[str, str], int] = {}
+    found: dict[Key, Record] = {}
+    lines: dict[Key, int] = {}
     for line, record in _rows(path, Record):
         _check_values(record, f"{path}:{line}")
         before = found.get(record.key)
@@ -152,7 +183,7 @@ def read_samples(path: Path) -> list[Sample]:
     return list({sample.key: sample for _, sample in _rows(path, Sample)}.values())
 
 
-def find_samples(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Sample]:
+def find_samples(path: Path, keys: Collection[Key]) -> dict[Key, Sample]:
     """The texts of some rows, the last ones written; rows that the file lacks are left out, as is a missing file.
 
     Raises:
@@ -161,7 +192,7 @@ def find_samples(path: Path, keys: Collection[tuple[str, str]]) -> dict[tuple[st
     if not path.exists():
         return {}
     # Most of a large file is skipped without being parsed: `append` begins every line with its key.
-    starts = tuple(json.dumps({"strategy": name, "id": id}, ensure_ascii=False)[:-1] + ", " for name, id in keys)
+    starts = tuple(json.dumps({"strategy": name, "id": id}, ensure_ascii=False)[:-1] + ", " for name, _, id in keys)
     rows = _rows(path, Sample, only=lambda line: line.startswith(starts))
     return {sample.key: sample for _, sample in rows if sample.key in keys}
 
@@ -228,8 +259,11 @@ def _why(line: str, kind: type[Any]) -> str:
 # --- values ----------------------------------------------------------------------------------------------------
 
 _TEXTS = ("strategy", "id")
-_BITS = ("correct", "device_correct", "cloud_correct", "local_correct")
-_NUMBERS = ("device_tokens", "cloud_tokens", "usd", "seconds", "device_prompt_tokens", "cloud_prompt_tokens")
+_QUALITIES = ("correct", "device_correct", "cloud_correct", "local_correct")
+_NUMBERS = (
+    *("device_tokens", "cloud_tokens", "usd", "seconds", "device_prompt_tokens", "cloud_prompt_tokens"),
+    *("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens"),
+)
 _NUMBERS_OR_NONE = (
     "attempt_prompt_tokens", "attempt_tokens", "local_prompt_tokens", "local_tokens",
     "cloud_answer_prompt_tokens", "cloud_answer_tokens",
@@ -259,15 +293,21 @@ def _is_number(value: object, *, low: float = -math.inf, high: float = math.inf)
     )
 
 
+def _is_quality(value: object) -> bool:
+    return value is None or isinstance(value, bool) or _is_number(value, low=0, high=1)
+
+
 _RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     *((name, "text", lambda v: isinstance(v, str)) for name in _TEXTS),
     ("source", '"device", "cloud" or "both"', lambda v: v in ("device", "cloud", "both")),
     ("wants_cloud", "true or false", lambda v: isinstance(v, bool)),
     ("score", "a finite number or null", lambda v: v is None or _is_number(v)),
-    *((name, "true, false or null", lambda v: v is None or isinstance(v, bool)) for name in _BITS),
+    *((name, "true, false, a number from 0 to 1, or null", lambda v: _is_quality(v)) for name in _QUALITIES),
     *((name, "a number, 0 or more", lambda v: _is_number(v, low=0)) for name in _NUMBERS),
     *((name, "a number, 0 or more, or null", lambda v: v is None or _is_number(v, low=0)) for name in _NUMBERS_OR_NONE),
     ("error", "text or null", lambda v: v is None or isinstance(v, str)),
     ("solve_rate", "between 0 and 1, or null", lambda v: v is None or _is_number(v, low=0, high=1)),
     ("solve_samples", "a number, 0 or more", lambda v: _is_number(v, low=0)),
+    ("point", "a finite number or null", lambda v: v is None or _is_number(v)),
+    ("joint", "true or false", lambda v: isinstance(v, bool)),
 )

@@ -14,7 +14,7 @@ from selfroute.prices import Prices
 from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
-__all__ = ["Needs", "Sides", "Strategy", "Tellable", "answer", "check_sides"]
+__all__ = ["Knobbed", "Needs", "Sides", "Strategy", "Tellable", "answer", "check_sides"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +86,22 @@ class Tellable(Protocol):
     """Optional: a strategy that tells its device the wanted call share can be told another one."""
 
     def told(self, share: float) -> Strategy: ...
+
+
+@runtime_checkable
+class Knobbed(Protocol):
+    """Optional: a strategy with a knob is evaluated at each of its points, as one strategy.
+
+    Attributes:
+        points: where its knob is to stand, finite and different.
+    """
+
+    @property
+    def points(self) -> Sequence[float]: ...
+
+    def at(self, point: float) -> Strategy:
+        """The strategy with its knob at a point, under the same name."""
+        ...
 
 
 def check_sides(strategy: Strategy, sides: Sides) -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.evaluation.counting.test_summary import made
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.counting import costs
+from selfroute.evaluation.counting import costs, work
 from selfroute.evaluation.counting.columns import columns_of
 from selfroute.evaluation.counting.costs import load_prices
 from selfroute.evaluation.counting.split import Split, splits_of
@@ -31,7 +31,7 @@ WORK = {"attempt_prompt_tokens": 100, "attempt_tokens": 10, "local_prompt_tokens
 
 def test_kept_pays_the_device_and_sent_pays_the_attempt_and_the_cloud() -> None:
     prices = Prices(device=Price(prompt_usd=1, completion_usd=2), cloud=Price(prompt_usd=10, completion_usd=30))
-    kept, sent = costs.usd(split(WORK), prices)
+    kept, sent = (costs.usd(took, prices) for took in (work.kept(split(WORK)), work.sent(split(WORK), Network())))
     assert kept == pytest.approx((200 + 2 * 40) / 1e6)
     assert sent == pytest.approx((100 + 2 * 10 + 10 * 80 + 30 * 60) / 1e6)
 
@@ -41,16 +41,17 @@ def test_latency_by_hand() -> None:
         rtt_s=0.1, uplink_mbps=1, downlink_mbps=0.001, bytes_per_token=5, device_prompt_tokens_per_s=100,
         device_tokens_per_s=10, cloud_prompt_tokens_per_s=800, cloud_tokens_per_s=100,
     )  # fmt: skip
-    kept, sent = costs.latency_s(split(WORK), network)
+    found = split(WORK)
+    kept, sent = (costs.latency_s(took, network) for took in (work.kept(found), work.sent(found, network)))
     assert kept == pytest.approx(200 / 100 + 40 / 10)
     receiving = 60 * 5 * 8 / 1000  # slower than writing them
     assert sent == pytest.approx((100 / 100 + 10 / 10) + 0.1 + 80 * 5 * 8 / 1e6 + 80 / 800 + receiving)
 
 
 def test_records_without_tokens_have_no_costs() -> None:
-    assert costs.kept_and_sent(split(WORK))
-    assert not costs.kept_and_sent(split(WORK, WORK | {"attempt_tokens": None}))
-    assert not costs.kept_and_sent(splits_of(columns_of(made("x", n=3)), seed=0).splits[0])
+    assert work.is_known(split(WORK))
+    assert not work.is_known(split(WORK, WORK | {"attempt_tokens": None}))
+    assert not work.is_known(splits_of(columns_of(made("x", n=3)), seed=0).splits[0])
 
 
 def test_the_example_is_a_price_table() -> None:

@@ -82,6 +82,17 @@ def test_oracle_is_the_best_of_all_choices(share: float) -> None:
     assert metrics.oracle_accuracy(DEVICE, CLOUD, share) == pytest.approx(best)
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=7), st.integers(0, 7))
+def test_the_oracle_of_qualities_is_the_best_of_all_choices(rows: list[tuple[float, float]], k: int) -> None:
+    device, cloud = (np.array([row[i] for row in rows]) for i in (0, 1))
+    k = min(k, len(rows))
+    best = max(
+        np.where(np.isin(np.arange(len(rows)), sent), cloud, device).mean()
+        for sent in itertools.combinations(range(len(rows)), k)
+    )
+    assert metrics.oracle_accuracy(device, cloud, k / len(rows)) == pytest.approx(best, abs=1e-12)
+
+
 @given(bits)
 def test_random_line_is_the_mean_of_all_choices_and_its_apgr_one_half(
     rows: list[tuple[bool, bool, bool, float]],
@@ -183,8 +194,8 @@ def test_blocks_do_not_change_the_number_of_samples() -> None:
 def interval(values: Any, *, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """Bootstrap interval of a mean over prompts."""
     n = len(values)
-    no, yes = np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
-    prompts = Split("s", no, np.zeros(n), device=no, cloud=yes, order=np.arange(n), numbers={}, errors=0)
+    no, yes = np.zeros(n), np.ones(n)
+    prompts = Split("s", no.astype(bool), no, device=no, cloud=yes, served=no, order=np.arange(n), numbers={}, errors=0)
     drawn = resample([prompts], lambda *_: {}, [{"mean": values.astype(float)}], resamples=resamples, seed=seed)
     return drawn.band(0, "mean")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -146,7 +147,8 @@ def test_order_of_records_does_not_matter_and_the_seed_decides(summary: dict[str
     shuffled = random.Random(1).sample(ALL, len(ALL))
     again = summarise(shuffled, share=0.3, seed=3, task="toy", resamples=200)
     names = [e["name"] for e in summary["strategies"]]
-    again["strategies"].sort(key=lambda e: names.index(e["name"]))
+    for found in (again["strategies"], again["axes"][0]["lines"]):
+        found.sort(key=lambda e: names.index(e["name"]))
     assert again == summary
     assert summarise(ALL, share=0.3, seed=4, task="toy", resamples=200) != summary
 
@@ -207,3 +209,57 @@ def test_curves_pass_through_the_table(summary: dict[str, Any]) -> None:
         (summary["oracle_accuracy"], summary["random_accuracy"])
     )
     assert (drawn.random[[0, -1]] == [drawn.device, drawn.cloud]).all()
+
+
+def test_the_axis_of_calls_is_the_matched_share(summary: dict[str, Any]) -> None:
+    axis = summary["axes"][0]
+    assert (axis["axis"], axis["device_spent"], axis["cloud_spent"]) == ("calls", 0, 1)
+    at = axis["fractions"].index(0.3)
+    assert axis["random_accuracy"][at] == pytest.approx(summary["random_accuracy"])
+    assert axis["oracle_accuracy"][at] == pytest.approx(summary["oracle_accuracy"])
+    for line in axis["lines"]:
+        found = entry(summary, line["name"])
+        assert line["points"][0]["spent"] == pytest.approx(found["raw_call_share"])
+        assert line["points"][0]["accuracy"] == pytest.approx(found["raw_overall_accuracy"])
+        if found["fixed"]:
+            assert line["accuracy"] == line["ci95"] == line["near_best"] == [None] * 5
+        else:
+            assert line["accuracy"][at] == pytest.approx(found["overall_accuracy"])
+            assert line["ci95"][at] == pytest.approx(found["ci95"]["overall_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (["tokens"], "axes: unknown axis 'tokens'; did you mean '.*tokens'. known: calls, round_trips"),
+        (["calls", "calls"], "axes: 'calls' occurs more than once"),
+        (["usd"], "axes: 'usd' needs a price table; add prices: FILE"),
+    ],
+)
+def test_an_axis_that_cannot_be_counted_is_refused(axes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        summarise(ALL, share=0.3, seed=0, axes=axes)
+
+
+def test_qualities_are_counted_as_means_and_as_solved_where_right_or_wrong_is_asked() -> None:
+    rows = [
+        replace(r, device_correct=0.6 if r.device_correct else 0.2, cloud_correct=0.9 if r.cloud_correct else 0.4)
+        for r in made("sees")
+    ]
+    graded = summarise(rows, share=0.3, seed=3, resamples=100)
+    bits = summarise(made("sees"), share=0.3, seed=3, resamples=100)
+    device, cloud = bits["device_accuracy"], bits["cloud_accuracy"]
+    assert graded["device_accuracy"] == pytest.approx(0.2 + 0.4 * device)
+    assert graded["cloud_accuracy"] == pytest.approx(0.4 + 0.5 * cloud)
+    (own,), (other,) = graded["strategies"], bits["strategies"]
+    assert own["reliability"] == other["reliability"]
+    for name in ("auroc", "aurc", "aurc_excess", "raw_call_share"):
+        assert own[name] == pytest.approx(other[name]), name
+        assert own["ci95"][name] == pytest.approx(other["ci95"][name]), name
+
+
+def test_bits_written_as_numbers_give_the_same_numbers(summary: dict[str, Any]) -> None:
+    as_numbers = [
+        replace(r, device_correct=float(r.device_correct or 0), cloud_correct=float(r.cloud_correct or 0)) for r in ALL
+    ]
+    assert summarise(as_numbers, share=0.3, seed=3, task="toy", resamples=200) == summary

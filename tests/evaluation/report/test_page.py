@@ -17,10 +17,11 @@ from selfroute.evaluation.counting.columns import columns_of
 from selfroute.evaluation.counting.costs import PriceTable
 from selfroute.evaluation.counting.split import splits_of
 from selfroute.evaluation.counting.summary import analyse, curves, summarise
-from selfroute.evaluation.records import Record, Sample
-from selfroute.evaluation.report.figures import curve_png, curve_svg
+from selfroute.evaluation.records import Key, Record, Sample
+from selfroute.evaluation.report.figures import curve_png
 from selfroute.evaluation.report.page import GLOSSARY, report_html
 from selfroute.evaluation.report.picks import pick
+from selfroute.evaluation.report.svg import curve_svg
 from selfroute.evaluation.report.table import summary_table
 from selfroute.evaluation.report.words import best, deployments, fixed_point, headline, money, percent, price, versus
 from selfroute.prices import Price, Prices
@@ -34,7 +35,7 @@ ABOUT = {
 VOID = {"meta"}
 
 
-def samples(device_text: str = "<think>x</think>") -> dict[tuple[str, str], Sample]:
+def samples(device_text: str = "<think>x</think>") -> dict[Key, Sample]:
     return {
         r.key: Sample(
             strategy=r.strategy, id=r.id, question="Is <b>1 & 1</b> two?", gold="yes", device_text=device_text
@@ -51,11 +52,12 @@ PRICES = PriceTable(
 def page(
     records: list[Record] = ALL,
     *,
-    texts: dict[tuple[str, str], Sample] | None = None,
+    texts: dict[Key, Sample] | None = None,
     prices: PriceTable | None = None,
+    axes: tuple[str, ...] = ("calls",),
     **about: Any,
 ) -> str:
-    summary, drawn = analyse(records, share=0.3, seed=3, task="toy", resamples=50, prices=prices)
+    summary, drawn = analyse(records, share=0.3, seed=3, task="toy", resamples=50, prices=prices, axes=axes)
     picked = pick(splits_of(columns_of(records), seed=3), best(summary)["name"], share=0.3)
     texts = samples() if texts is None else texts
     return report_html(summary, drawn, picked, texts, about=ABOUT | about)
@@ -156,6 +158,22 @@ def test_costs_are_shown_where_they_are_known() -> None:
     assert "Prices of 2026-11-01 (no source given): small on the device, large in the cloud." in html
     for shown in ("$ per 1,000</th>", "AIQ</th>", "latency p95</th>", "cost of 1,000 requests, $"):
         assert shown in html
+
+
+def test_every_axis_that_was_asked_for_has_a_figure_and_a_table() -> None:
+    assert "Accuracy for the same resource" not in page(with_tokens(ALL))  # calls are in the figure of call shares
+    html = page(with_tokens(ALL), prices=PRICES, axes=("calls", "cloud_tokens", "usd", "layer_tokens"))
+    reader = read(html)
+    own = [title for title in reader.texts["h3"] if "per request" in title or "Call share" in title or "$" in title]
+    assert own == [
+        "Call share: requests answered with the cloud, %",
+        "Tokens that the cloud writes per request",
+        "Cost of 1,000 requests, $",
+        "Tokens times layers of the cloud per request",
+    ]
+    assert html.count("<svg viewBox") == 1 + 1 + 1 + 3 and html.count("The records do not tell.") == 1
+    for name in ("sees", "asks", "always_device", "device alone", "cloud alone", "oracle", "random"):
+        assert html.count(f"<td>{name}</td>") >= 3
 
 
 def test_what_to_deploy_is_the_best_at_each_budget() -> None:

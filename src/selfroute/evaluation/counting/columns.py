@@ -7,33 +7,39 @@ the checks dislike is looked for once more with the plain reader, which names li
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, Generic, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.records import Record, read_records
+from selfroute.evaluation.records import Record, Setting, read_records
 from selfroute.types import Answerer
 
-__all__ = ["BITS", "NUMBERS", "Columns", "columns_of", "read_columns"]
+__all__ = ["NUMBERS", "QUALITIES", "Columns", "columns_of", "read_columns"]
 
-BITS = ("device_correct", "cloud_correct", "correct")
-NUMBERS = (
+QUALITIES = ("device_correct", "cloud_correct", "correct")
+_OF_EVERY = (
     "score", "device_tokens", "cloud_tokens", "device_prompt_tokens", "cloud_prompt_tokens", "usd", "seconds",
     "attempt_prompt_tokens", "attempt_tokens", "local_prompt_tokens", "local_tokens",
     "cloud_answer_prompt_tokens", "cloud_answer_tokens", "solve_rate", "solve_samples",
 )  # fmt: skip
-# Fields that a record of an earlier version may lack, and what they then are.
-_ABSENT = {"device_prompt_tokens": 0.0, "cloud_prompt_tokens": 0.0, "solve_samples": 0.0, "usd": 0.0, "seconds": 0.0,
-           "device_tokens": 0.0, "cloud_tokens": 0.0}  # fmt: skip
+_OF_SOME = ("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens")
+NUMBERS = (*_OF_EVERY, *_OF_SOME)
+# Fields that a record may lack, or one of an earlier version, and what they then are.
+_ABSENT = dict.fromkeys(
+    ("device_prompt_tokens", "cloud_prompt_tokens", "solve_samples", "usd", "seconds", "device_tokens", "cloud_tokens",
+     *_OF_SOME), 0.0,
+)  # fmt: skip
 _BLOCK_BYTES = 32 << 20
 _PARSED_BYTES = 8 << 20  # at once, by one of Arrow's threads; a longer line is left to the plain reader
 
 OnBytes = Callable[[int, int], object]
+N = TypeVar("N")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,60 +47,71 @@ class Columns:
     """Records, one array entry each, in any order.
 
     Attributes:
-        strategies: their names, in the order in which they first occur.
+        settings: strategies, each at the points that it was run at, in the order in which they first occur.
         ids: of the rows, likewise.
-        strategy, id: which of them, shape (m,).
+        setting, id: which of them, shape (m,).
         wants: what was decided.
         sent: whether the cloud wrote any of the final answer.
+        joint: whether both sides may write one answer.
         failed: whether the record holds an error.
-        bits: by name of `BITS`: 1 right, 0 wrong, −1 not known; int8.
-        numbers: by name of `NUMBERS`: float64, NaN for null.
+        qualities: by name of `QUALITIES`: float64 in [0, 1], NaN where it is not known.
+        numbers: by name of `NUMBERS`: float64, NaN for null. Those that not every strategy has may be missing, and are
+            then 0 in every record.
     """
 
-    strategies: tuple[str, ...]
+    settings: tuple[Setting, ...]
     ids: tuple[str, ...]
-    strategy: npt.NDArray[np.int32]
+    setting: npt.NDArray[np.int32]
     id: npt.NDArray[np.int32]
     wants: npt.NDArray[np.bool_]
     sent: npt.NDArray[np.bool_]
+    joint: npt.NDArray[np.bool_]
     failed: npt.NDArray[np.bool_]
-    bits: Mapping[str, npt.NDArray[np.int8]]
+    qualities: Mapping[str, npt.NDArray[np.float64]]
     numbers: Mapping[str, npt.NDArray[np.float64]]
 
     def __len__(self) -> int:
-        return len(self.strategy)
+        return len(self.setting)
+
+    @property
+    def graded(self) -> npt.NDArray[np.bool_]:
+        """Records that hold a verdict on both sides, and where both may write one answer, on that."""
+        known = {name: ~np.isnan(values) for name, values in self.qualities.items()}
+        return known["device_correct"] & known["cloud_correct"] & (known["correct"] | ~self.joint)
 
     @property
     def finished(self) -> npt.NDArray[np.bool_]:
         """Records that need no second try."""
-        return ~self.failed & (self.bits["device_correct"] >= 0) & (self.bits["cloud_correct"] >= 0)
+        return ~self.failed & self.graded
 
     def places(self) -> npt.NDArray[np.int64]:
-        """Which record answers row i with strategy s, shape (strategies, rows): the last one, or −1.
+        """Which record answers row i at setting s, shape (settings, rows): the last one, or −1.
 
         A key that occurs twice is a failed try and a later one.
         """
-        table = np.full((len(self.strategies), len(self.ids)), -1, dtype=np.int64)
-        table[self.strategy, self.id] = np.arange(len(self))  # numpy assigns in order: the last one stays
+        table = np.full((len(self.settings), len(self.ids)), -1, dtype=np.int64)
+        table[self.setting, self.id] = np.arange(len(self))  # numpy assigns in order: the last one stays
         return table
 
 
 def columns_of(records: Iterable[Record]) -> Columns:
     """Records of this process as arrays."""
     rows = list(records)
-    strategies, ids = _Names(), _Names()
-    strategy = strategies.numbers([r.strategy for r in rows])
+    settings, ids = _Known[Setting](), _Known[str]()
+    setting = settings.numbers([(r.strategy, r.point) for r in rows])
     id = ids.numbers([r.id for r in rows])
+    numbers = {name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in NUMBERS}
     return Columns(
-        tuple(strategies.known),
+        tuple(settings.known),
         tuple(ids.known),
-        strategy,
+        setting,
         id,
         wants=np.array([r.wants_cloud for r in rows], dtype=bool),
         sent=np.array([r.source != "device" for r in rows], dtype=bool),
+        joint=np.array([r.joint for r in rows], dtype=bool),
         failed=np.array([r.error is not None for r in rows], dtype=bool),
-        bits={name: np.array([_bit(getattr(r, name)) for r in rows], dtype=np.int8) for name in BITS},
-        numbers={name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in NUMBERS},
+        qualities={name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in QUALITIES},
+        numbers={name: values for name, values in numbers.items() if name in _OF_EVERY or values.any()},
     )
 
 
@@ -123,7 +140,8 @@ def _is_sound(columns: Columns) -> bool:
         return False
     if any((values < 0).any() for name, values in numbers.items() if name != "score"):
         return False
-    if (numbers["solve_rate"] > 1).any():
+    rates = (numbers["solve_rate"], *columns.qualities.values())
+    if any((values > 1).any() or (values < 0).any() for values in rates):
         return False
     place = columns.places()
     kept = np.zeros(len(columns), dtype=bool)
@@ -136,23 +154,28 @@ def _is_sound(columns: Columns) -> bool:
 
 def _joined(path: Path, on_progress: OnBytes | None) -> Columns | None:
     """The whole file, or None if a line is not plainly a record."""
-    strategies, ids = _Names(), _Names()
+    settings, ids = _Known[Setting](), _Known[str]()
     parts: list[dict[str, npt.NDArray[Any]]] = []
     for block in _blocks(path, on_progress):
-        part = _parsed(block, strategies, ids)
+        part = _parsed(block, settings, ids)
         if part is None:
             return None
         parts.append(part)
     if not parts:
         return columns_of([])
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    whole = {name: _chained(name, parts) for name in {name: None for part in parts for name in part}}
     return Columns(
-        tuple(strategies.known),
+        tuple(settings.known),
         tuple(ids.known),
-        **{name: whole[name] for name in ("strategy", "id", "wants", "sent", "failed")},
-        bits={name: whole[name] for name in BITS},
-        numbers={name: whole[name] for name in NUMBERS},
+        **{name: whole[name] for name in ("setting", "id", "wants", "sent", "joint", "failed")},
+        qualities={name: whole[name] for name in QUALITIES},
+        numbers={name: whole[name] for name in NUMBERS if name in whole},
     )
+
+
+def _chained(name: str, parts: Sequence[dict[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+    """One field of all blocks, taken out of them; zeros for a block without it."""
+    return np.concatenate([part.pop(name) if name in part else np.zeros(len(part["id"])) for part in parts])
 
 
 def _blocks(path: Path, on_progress: OnBytes | None) -> Iterator[bytes]:
@@ -171,15 +194,60 @@ def _block(file: BinaryIO) -> bytes:
     return block + file.readline() if block and not block.endswith(b"\n") else block
 
 
-def _parsed(block: bytes, strategies: _Names, ids: _Names) -> dict[str, npt.NDArray[Any]] | None:
-    import pyarrow as pa  # type: ignore[import-untyped]
+def _parsed(block: bytes, settings: _Known[Setting], ids: _Known[str]) -> dict[str, npt.NDArray[Any]] | None:
     import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    table = _table(block)
+    if table is None:
+        return None
+    optional = {name: table[name] for name in _OF_SOME if table[name].null_count < table.num_rows}
+    return {
+        "setting": _settings(table["strategy"], table["point"], settings),
+        "id": _coded(table["id"], ids),
+        "wants": table["wants_cloud"].to_numpy().astype(bool),
+        "sent": pc.not_equal(table["source"], "device").to_numpy(),
+        "joint": table["joint"].fill_null(False).to_numpy().astype(bool),
+        "failed": ~table["error"].is_null().to_numpy(),
+        **{name: _floats(table[name].cast("float64"), np.nan) for name in QUALITIES},
+        **{name: _floats(table[name], _ABSENT.get(name, np.nan)) for name in _OF_EVERY},
+        **{name: _floats(values, _ABSENT[name]) for name, values in optional.items()},
+    }
+
+
+# Of a key: in a text its last quote would be behind a backslash.
+_VERDICT = re.compile(rb'("(?:device_|cloud_)?correct":\s*)(true|false)')
+_AS_NUMBER = {b"true": b"1.0", b"false": b"0.0"}
+
+
+def _table(block: bytes) -> Any:
+    """Lines as Arrow's table; None if one of them is not plainly a record."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = _read(block, pa.bool_())
+    if table is None:  # some verdicts are numbers, perhaps all of them
+        table = _read(_VERDICT.sub(lambda found: found[1] + _AS_NUMBER[found[2]], block), pa.float64())
+    needed = ("strategy", "id", "source", "wants_cloud")
+    if table is None or table.num_rows != _lines(block) or any(table[name].null_count for name in needed):
+        return None
+    if not pc.all(pc.is_in(table["source"], value_set=pa.array(get_args(Answerer)))).as_py():
+        return None
+    if pc.any(pc.is_inf(table["point"])).as_py():
+        return None
+    numbers = [table[name] for name in table.column_names if pa.types.is_floating(table[name].type)]
+    return None if any(pc.any(pc.is_nan(values)).as_py() for values in numbers) else table  # a NaN is no null
+
+
+def _read(block: bytes, verdict: Any) -> Any:
+    """Lines as Arrow parses them, with verdicts of one type; None if they are not of these types."""
+    import pyarrow as pa
     import pyarrow.json as arrow_json  # type: ignore[import-untyped]
 
     kinds = dict.fromkeys(("strategy", "id", "source", "error"), pa.string())
-    kinds |= dict.fromkeys(("wants_cloud", *BITS), pa.bool_()) | dict.fromkeys(NUMBERS, pa.float64())
+    kinds |= dict.fromkeys(("wants_cloud", "joint"), pa.bool_()) | dict.fromkeys(QUALITIES, verdict)
+    kinds |= dict.fromkeys(("point", *NUMBERS), pa.float64())
     try:
-        table = arrow_json.read_json(
+        return arrow_json.read_json(
             io.BytesIO(block),
             read_options=arrow_json.ReadOptions(block_size=_PARSED_BYTES),
             parse_options=arrow_json.ParseOptions(
@@ -188,37 +256,33 @@ def _parsed(block: bytes, strategies: _Names, ids: _Names) -> dict[str, npt.NDAr
         )
     except pa.ArrowInvalid:
         return None
-    needed = ("strategy", "id", "source", "wants_cloud")
-    if table.num_rows != _lines(block) or any(table[name].null_count for name in needed):
-        return None
-    known = pa.array(get_args(Answerer))
-    if not pc.all(pc.is_in(table["source"], value_set=known)).as_py():
-        return None
-    if any(pc.any(pc.is_nan(table[name])).as_py() for name in NUMBERS):  # a NaN is no null
-        return None
-    return {
-        "strategy": _coded(table["strategy"], strategies),
-        "id": _coded(table["id"], ids),
-        "wants": table["wants_cloud"].to_numpy().astype(bool),
-        "sent": pc.not_equal(table["source"], "device").to_numpy(),
-        "failed": ~table["error"].is_null().to_numpy(),
-        **{name: table[name].cast(pa.int8()).fill_null(-1).to_numpy().astype(np.int8) for name in BITS},
-        **{name: _floats(table[name], _ABSENT.get(name, np.nan)) for name in NUMBERS},
-    }
 
 
 def _lines(block: bytes) -> int:
     return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
-def _coded(column: Any, names: _Names) -> npt.NDArray[np.int32]:
-    """Strings as numbers of `names`; where all are known already, without making Python strings of them."""
+def _settings(strategies: Any, points: Any, known: _Known[Setting]) -> npt.NDArray[np.int32]:
+    """Settings as their numbers."""
+    coded = strategies.combine_chunks().dictionary_encode()
+    names, strategy = coded.dictionary.to_pylist(), coded.indices.to_numpy()
+    if points.null_count == len(points):
+        return np.asarray(known.numbers([(name, None) for name in names])[strategy])
+    pairs = np.stack([strategy.astype(np.float64), _floats(points, np.inf)])
+    found, first, place = np.unique(pairs, axis=1, return_index=True, return_inverse=True)
+    made: list[Setting] = [(names[int(i)], None if np.isinf(point) else float(point)) for i, point in found.T]
+    known.numbers([made[number] for number in np.argsort(first)])  # in the order in which they come
+    return np.asarray(known.numbers(made)[place.reshape(-1)])
+
+
+def _coded(column: Any, known: _Known[str]) -> npt.NDArray[np.int32]:
+    """Strings as their numbers; where all are known already, without making Python strings of them."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     coded = column.combine_chunks().dictionary_encode()
-    places = pc.index_in(coded.dictionary, value_set=pa.array(list(names.known), pa.string()))
-    numbers = names.numbers(coded.dictionary.to_pylist()) if places.null_count else places.to_numpy()
+    places = pc.index_in(coded.dictionary, value_set=pa.array(list(known.known), pa.string()))
+    numbers = known.numbers(coded.dictionary.to_pylist()) if places.null_count else places.to_numpy()
     return np.asarray(numbers[coded.indices.to_numpy()], dtype=np.int32)
 
 
@@ -226,19 +290,15 @@ def _floats(column: Any, absent: float) -> npt.NDArray[np.float64]:
     return np.asarray(column.fill_null(absent).to_numpy(), dtype=np.float64)
 
 
-class _Names:
+class _Known(Generic[N]):
     """Names and their numbers, in the order in which they come."""
 
     def __init__(self) -> None:
-        self.known: dict[str, int] = {}
+        self.known: dict[N, int] = {}
 
-    def numbers(self, names: Sequence[str]) -> npt.NDArray[np.int32]:
+    def numbers(self, names: Sequence[N]) -> npt.NDArray[np.int32]:
         known = self.known
         return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int32)
-
-
-def _bit(value: bool | None) -> int:
-    return -1 if value is None else int(value)
 
 
 def _number(value: float | None) -> float:

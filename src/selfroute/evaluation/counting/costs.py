@@ -1,7 +1,4 @@
-"""What a request costs and how long it takes if it is kept on the device, and if it is sent.
-
-Both are computed from token counts, so a price list or a network can be changed without asking a model again.
-"""
+"""What the work of a request costs and how long it takes, and price lists."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ import yaml
 
 from selfroute.errors import ConfigError
 from selfroute.evaluation.counting.metrics import Floats
-from selfroute.evaluation.counting.split import Split
+from selfroute.evaluation.counting.work import Work
 from selfroute.network.link import Network
 from selfroute.prices import Price, Prices
 
-__all__ = ["PriceTable", "kept_and_sent", "latency_s", "load_prices", "usd"]
+__all__ = ["PriceTable", "latency_s", "load_prices", "usd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,45 +120,16 @@ def _price(path: Path, model: str, values: Any) -> Price:
 # --- per prompt ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Work:
-    """Tokens read and written by one side, shape (n,)."""
-
-    prompt: Floats
-    written: Floats
-
-    def usd(self, price: Price) -> Floats:
-        return np.asarray((self.prompt * price.prompt_usd + self.written * price.completion_usd) / 1e6)
+def usd(work: Work, prices: Prices) -> Floats:
+    """Cost of each request in USD, shape (n,)."""
+    device = work.device_read * prices.device.prompt_usd + work.device_written * prices.device.completion_usd
+    cloud = work.cloud_read * prices.cloud.prompt_usd + work.cloud_written * prices.cloud.completion_usd
+    return np.asarray(device / 1e6 + cloud / 1e6)
 
 
-def _work(split: Split, name: str) -> _Work:
-    return _Work(split.numbers[f"{name}_prompt_tokens"], split.numbers[f"{name}_tokens"])
-
-
-def kept_and_sent(split: Split) -> bool:
-    """Whether the records say what each request takes if kept, and if sent."""
-    return all(
-        bool(np.isfinite(values).all())
-        for name in ("attempt", "local", "cloud_answer")
-        for values in (_work(split, name).prompt, _work(split, name).written)
+def latency_s(work: Work, network: Network) -> Floats:
+    """Seconds until the whole answer is there, shape (n,): the device's work, then the cloud's; see `Network`."""
+    on_device = network.device_s(work.device_read, work.device_written)
+    return on_device + network.cloud_s(
+        work.cloud_read, work.cloud_written, calls=work.calls, up=work.up, down=work.down
     )
-
-
-def usd(split: Split, prices: Prices) -> tuple[Floats, Floats]:
-    """Cost of each request in USD if it is kept, and if it is sent; shape (n,) each.
-
-    Kept: what the device reads and writes in all. Sent: its attempt before the decision, and the cloud's answer.
-    """
-    sent = _work(split, "attempt").usd(prices.device) + _work(split, "cloud_answer").usd(prices.cloud)
-    return _work(split, "local").usd(prices.device), np.asarray(sent)
-
-
-def latency_s(split: Split, network: Network) -> tuple[Floats, Floats]:
-    """Seconds until the whole answer is there, if it is kept and if it is sent; shape (n,) each.
-
-    The formula is that of `Network`. Sent: the device's attempt, then the cloud.
-    """
-    local, attempt, cloud = (_work(split, name) for name in ("local", "attempt", "cloud_answer"))
-    kept, tried = (network.device_s(work.prompt, work.written) for work in (local, attempt))
-    up, down = network.bytes_of(cloud.prompt), network.bytes_of(cloud.written)
-    return kept, tried + network.cloud_s(cloud.prompt, cloud.written, calls=1.0, up=up, down=down)

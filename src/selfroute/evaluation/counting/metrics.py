@@ -1,7 +1,8 @@
 """How well a strategy splits work: pure functions over arrays, one entry per prompt.
 
-Conventions. `device` and `cloud` are boolean arrays of shape (n,): is the answer right that this side gives, or
-would give. A share is cloud calls / requests, in [0, 1]. `weights` counts how often each prompt occurs, shape (n,)
+Conventions. `device` and `cloud` are arrays of shape (n,): how good the answer is that this side gives, or would give,
+in [0, 1]; right or wrong is 1 or 0, and an accuracy is a mean. Where yes or no is needed, an answer is right from
+`SOLVED` on. A share is cloud calls / requests, in [0, 1]. `weights` counts how often each prompt occurs, shape (n,)
 or (B, n) for B bootstrap samples, and defaults to once each; results have its leading shape. Accuracies are
 fractions, not per cent.
 
@@ -22,8 +23,10 @@ from selfroute.errors import ConfigError
 
 __all__ = [
     "MIN_LEAD",
+    "SOLVED",
     "Bin",
     "Matched",
+    "Quality",
     "ThresholdRule",
     "accuracy_at",
     "aiq",
@@ -48,6 +51,7 @@ __all__ = [
     "mcnemar",
     "oracle_accuracy",
     "oracle_gain",
+    "oracle_of_gains",
     "random_accuracy",
     "reliability",
     "risk_coverage",
@@ -60,6 +64,10 @@ __all__ = [
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Quality = Bools | Floats
+
+SOLVED = 0.5
+"""The least quality of an answer that counts as right where only right or wrong is asked."""
 
 MIN_LEAD = 0.02
 """The cloud must lead the device by at least this accuracy for APGR and CPT, which divide by the lead."""
@@ -125,14 +133,14 @@ def match_share(wants: Bools, score: Floats, *, share: float, seed: int) -> Matc
     return Matched(sent, wants & ~sent, sent & ~wants)
 
 
-def matched_accuracy(matched: Matched, device: Bools, cloud: Bools, *, excess_wrong: bool = False) -> float:
+def matched_accuracy(matched: Matched, device: Quality, cloud: Quality, *, excess_wrong: bool = False) -> float:
     """Accuracy over all prompts at the matched share.
 
     Args:
         device: what the device delivers locally; for a prompt that asked, its forced local attempt.
         excess_wrong: count a refused request as wrong, as arXiv 2509.24050 appears to, in place of the forced attempt.
     """
-    kept = device & ~matched.refused if excess_wrong else device
+    kept = np.where(matched.refused, 0, device) if excess_wrong else device
     return float(np.where(matched.sent, cloud, kept).mean())
 
 
@@ -150,7 +158,7 @@ def weighted_mean(values: npt.NDArray[Any], weights: npt.NDArray[Any], *, among:
 
 
 def call_curve(
-    device: Bools, cloud: Bools, order: Ints, weights: npt.NDArray[Any] | None = None
+    device: Quality, cloud: Quality, order: Ints, weights: npt.NDArray[Any] | None = None
 ) -> tuple[Floats, Floats]:
     """Shares and accuracies when prompts go to the cloud one after the other in `order`.
 
@@ -165,7 +173,7 @@ def curve_of_counts(prompts: Floats, device: Floats, cloud: Floats) -> tuple[Flo
     """As `call_curve`, for prompts that are counted in pieces which are sent one after the other.
 
     Args:
-        prompts, device, cloud: prompts of a piece, and those among them that this side gets right; shape (…, pieces).
+        prompts, device, cloud: prompts of a piece, and what this side gets right of them; shape (…, pieces).
 
     Returns:
         Two arrays of shape (…, pieces + 1).
@@ -194,17 +202,30 @@ def random_accuracy(device: float | Floats, cloud: float | Floats, share: float 
     return np.asarray(device + np.asarray(share) * (np.asarray(cloud) - device), dtype=np.float64)
 
 
-def oracle_accuracy(device: Bools, cloud: Bools, share: float, weights: npt.NDArray[Any] | None = None) -> Floats:
-    """The best accuracy at exactly this share, in closed form.
+def oracle_accuracy(device: Quality, cloud: Quality, share: float, weights: npt.NDArray[Any] | None = None) -> Floats:
+    """The best accuracy at exactly this share; shape (…)."""
+    counts = (np.ones(len(device)) if weights is None else weights).astype(np.float64)
+    gain = cloud.astype(np.float64) - device
+    order = np.argsort(-gain, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(gain[order]) < 0])
+    parts = np.add.reduceat(counts[..., order], starts, -1) / counts.sum(-1, keepdims=True)
+    return oracle_of_gains(weighted_mean(device, counts), gain[order][starts], parts, share)
 
-    An oracle sends first what only the cloud solves, last what only the device solves; shape (…).
+
+def oracle_of_gains(device: Floats, gains: Floats, parts: Floats, share: float) -> Floats:
+    """As `oracle_accuracy`: an oracle sends first where the cloud gains most, last where it loses most; shape (…).
+
+    Args:
+        device: accuracy of the device alone, shape (…).
+        gains: what the cloud is better by, greatest first, shape (levels,).
+        parts: share of the prompts at each level, shape (…, levels).
     """
-    counts = np.ones(len(device)) if weights is None else weights
-    wins = weighted_mean(cloud & ~device, counts)
-    losses = weighted_mean(device & ~cloud, counts)
-    return np.asarray(
-        weighted_mean(device, counts) + np.minimum(share, wins) - np.maximum(0, share - (1 - losses)), dtype=np.float64
-    )
+    wins, losses = gains > 0, gains < 0
+    won, lost = parts[..., wins], parts[..., losses][..., ::-1]
+    before, behind = won.cumsum(-1) - won, lost.cumsum(-1)
+    gained = (gains[wins] * np.clip(share - before, 0, won)).sum(-1)
+    given = (gains[losses][::-1] * np.clip(share - (1 - behind), 0, lost)).sum(-1)
+    return np.asarray(device + gained + given, dtype=np.float64)
 
 
 def oracle_gain(accuracy: Floats, random: Floats, oracle: Floats) -> Floats:
@@ -237,7 +258,7 @@ def cpt(shares: Floats, accuracies: Floats, fraction: float) -> Floats:
     return np.where(lead > _EPSILON, first, np.nan)
 
 
-def apgr_routellm(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10) -> float:
+def apgr_routellm(score: Floats, device: Quality, cloud: Quality, *, bins: int = 10) -> float:
     """APGR as RouteLLM's evaluation script computes it: the trapezoid over `routellm_points`."""
     shares, accuracies = routellm_points(score, device, cloud, bins=bins)
     span = shares[-1] - shares[0]
@@ -245,7 +266,7 @@ def apgr_routellm(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10)
     return float((_trapezoid(shares, accuracies) - span * device.mean()) / (span * lead))
 
 
-def routellm_points(score: Floats, device: Bools, cloud: Bools, *, bins: int = 10) -> tuple[Floats, Floats]:
+def routellm_points(score: Floats, device: Quality, cloud: Quality, *, bins: int = 10) -> tuple[Floats, Floats]:
     """The `bins` + 1 points of RouteLLM's curve: thresholds at the score's quantiles, shares ascending.
 
     Prompts at a threshold are sent, except at the last, so ties move the points off round shares.
@@ -373,7 +394,7 @@ class ThresholdRule:
     regret: float
 
 
-def threshold_rule(rate: Floats, wants: Bools, cloud: Bools, threshold: float) -> ThresholdRule:
+def threshold_rule(rate: Floats, wants: Bools, cloud: Quality, threshold: float) -> ThresholdRule:
     """Compare decisions with the threshold rule of arXiv 2509.24050 (section 2.3).
 
     A kept prompt is worth its solve rate, one that is handed off `threshold` if the cloud solves it.
@@ -381,7 +402,7 @@ def threshold_rule(rate: Floats, wants: Bools, cloud: Bools, threshold: float) -
     Args:
         rate: q(x), shape (n,).
         wants: which prompts are handed off.
-        cloud: which the cloud solves.
+        cloud: what the cloud makes of them.
     """
     rule = rate < threshold
     worth = threshold * cloud - rate  # of asking, above keeping
@@ -452,14 +473,15 @@ def clopper_pearson(hits: float, n: int, *, level: float = 0.95) -> tuple[float,
 # --- tests -----------------------------------------------------------------------------------------------------
 
 
-def mcnemar(a: Bools, b: Bools) -> float:
-    """Two-sided p of the exact McNemar test: are a and b, right or wrong on the same prompts, equally often right?
+def mcnemar(a: Quality, b: Quality) -> float:
+    """Two-sided p of the exact McNemar test: is each of a and b as often the better one on the same prompts?
 
-    Under equality the prompts on which they differ fall to either side like coins.
+    Under equality the prompts on which they differ fall to either side like coins. Of qualities between right and
+    wrong this is the sign test.
     """
     from scipy.stats import binomtest
 
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    only_a, only_b = int((a > b).sum()), int((b > a).sum())
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 

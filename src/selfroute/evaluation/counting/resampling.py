@@ -2,7 +2,8 @@
 
 The prompts of a strategy, in the order in which it sends them, are cut into at most `_PIECES` pieces. Of each piece a
 sample needs eight numbers only: how many prompts it holds with the device right or wrong, the cloud right or wrong,
-asked or not. They are one product of a sparse matrix with the weights of the sample. Up to `_PIECES` prompts every
+asked or not. They are one product of a sparse matrix with the weights of the sample. Where a judge gives qualities
+between right and wrong, what each side makes of a piece is a product of its own. Up to `_PIECES` prompts every
 prompt is a piece of its own and the intervals are those of the exact curve; beyond, the curve of a sample runs
 straight through a piece (n / 1,000 prompts). The numbers themselves are always of the exact curve.
 """
@@ -10,7 +11,7 @@ straight through a piece (n / 1,000 prompts). The numbers themselves are always 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from selfroute.evaluation.counting import metrics
 from selfroute.evaluation.counting.metrics import Floats, Ints
 from selfroute.evaluation.counting.split import Split
 
-__all__ = ["Band", "Counts", "Resampled", "exact_counts", "percentiles", "resample"]
+__all__ = ["Band", "Counts", "Resampled", "Spending", "exact_counts", "percentiles", "resample"]
 
 _PIECES = 1000
 _CELLS = 8_000_000  # of weights in memory at once
@@ -35,29 +36,43 @@ Band = tuple[float, float]
 OnSamples = Callable[[int, int], object]
 
 
+# A resource in each request: if kept, if sent, and if the cloud alone is asked; shape (n,) each.
+Spending = tuple[Floats, Floats, Floats]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Counts:
     """Samples of one strategy's prompts.
 
     Attributes:
         prompts: how many fall into each piece, in the order in which they are sent; shape (b, pieces).
-        device, cloud: those among them that this side gets right.
-        kept_right: those that were kept and that the device gets right.
-        kinds: over all pieces, by asked, cloud right, device right; shape (2, 2, 2, b).
+        device, cloud: what this side gets right of them.
+        kept_right: the device's, of those that were kept.
+        solved: those that the device gets right, where right or wrong is asked.
+        asked, asked_right: over all pieces, prompts that were to be sent, and what the cloud gets right of them; (b,).
+        gains: what the cloud is better by, greatest first, shape (levels,).
+        by_gain: prompts of each level, shape (b, levels).
         groups: first piece of each group of equal scores.
+        spent: by name of a resource, its mean over the prompts when the first 0, 1, … pieces are sent, shape
+            (b, pieces + 1), and when the cloud alone is asked, (b,).
     """
 
     prompts: Floats
     device: Floats
     cloud: Floats
     kept_right: Floats
-    kinds: Floats
+    solved: Floats
+    asked: Floats
+    asked_right: Floats
+    gains: Floats
+    by_gain: Floats
     groups: Ints
+    spent: Mapping[str, tuple[Floats, Floats]] = field(default_factory=dict)
 
     @property
     def n(self) -> Floats:
         """Prompts of each sample, shape (b,)."""
-        return np.asarray(self.kinds.sum((0, 1, 2)))
+        return np.asarray(self.by_gain.sum(-1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +95,9 @@ def percentiles(values: Floats, *, level: float = 0.95) -> Band:
     return float(low), float(high)
 
 
-def exact_counts(split: Split) -> Counts:
+def exact_counts(split: Split, spending: Mapping[str, Spending] | None = None) -> Counts:
     """The prompts themselves, once each, every prompt a piece."""
-    pieces = _Pieces.of(split, limit=len(split))
-    return pieces.counts(np.ones((len(split), 1), dtype=np.float32))
+    return _pieces(split, spending or {}, limit=len(split))(np.ones((len(split), 1), dtype=np.float32))
 
 
 def resample(
@@ -91,6 +105,7 @@ def resample(
     statistics: Callable[[int, Counts], Mapping[str, Floats]],
     means: Sequence[Mapping[str, Floats]],
     *,
+    spending: Sequence[Mapping[str, Spending]] = (),
     resamples: int,
     seed: int,
     on_progress: OnSamples | None = None,
@@ -100,10 +115,12 @@ def resample(
     Args:
         statistics: from a strategy's number and its samples to named arrays with one entry per sample.
         means: per strategy, values per prompt whose mean is wanted as well, shape (n,).
+        spending: per strategy, resources by name, for `Counts.spent`.
         on_progress: called with samples done and in all.
     """
     n = len(splits[0])
-    pieces = [_Pieces.of(split, limit=_PIECES) for split in splits]
+    wanted = spending or [{}] * len(splits)
+    pieces = [_pieces(split, spent, limit=_PIECES) for split, spent in zip(splits, wanted, strict=True)]
     keys = [(number, name) for number, named in enumerate(means) for name in named]
     # Far from 0 a mean of float32 loses digits: take the deviation from the first value.
     rows = np.array([means[number][name] - means[number][name][0] for number, name in keys], dtype=np.float32)
@@ -111,8 +128,8 @@ def resample(
     done = 0
     for block in metrics.bootstrap_weights(n, resamples=resamples, seed=seed, cells=_CELLS):
         weights = np.ascontiguousarray(block.T, dtype=np.float32)
-        for number, cut in enumerate(pieces):
-            for name, values in statistics(number, cut.counts(weights)).items():
+        for number, counts in enumerate(pieces):
+            for name, values in statistics(number, counts(weights)).items():
                 drawn.setdefault((number, name), []).append(values)
         if keys:
             for key, values in zip(keys, (rows @ weights) / n, strict=True):
@@ -123,37 +140,118 @@ def resample(
     return Resampled({key: np.concatenate(parts) for key, parts in drawn.items()})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pieces:
-    """How the prompts of one strategy fall into pieces and their eight kinds."""
+# --- pieces ----------------------------------------------------------------------------------------------------
 
-    members: Any  # scipy sparse, shape (pieces · 8, n)
+Weights = npt.NDArray[np.float32]
+# From weights of shape (n, b) to the samples that they stand for.
+_Counting = Callable[[Weights], Counts]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """Which piece each prompt belongs to, shape (n,), how many there are, and where groups of equal scores start."""
+
+    piece: Ints
+    count: int
     groups: Ints
 
-    @classmethod
-    def of(cls, split: Split, *, limit: int) -> _Pieces:
+    def sums(self, values: Floats) -> Any:
+        """The sparse matrix that sums values up by piece, shape (pieces, n)."""
         from scipy.sparse import csr_array
 
-        n = len(split)
-        score = split.filled[split.order]
-        ends = np.flatnonzero(np.r_[score[1:] != score[:-1], True]) + 1  # of groups of equal scores
-        starts = np.r_[0, ends[:-1]]
-        big = (ends - starts) * limit >= n
-        edges = np.unique(np.r_[np.linspace(0, n, min(n, limit) + 1).astype(np.int64), starts[big], ends[big]])
-        piece = np.empty(n, dtype=np.int64)
-        piece[split.order] = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
-        kind = 4 * split.wants + 2 * split.cloud + split.device
-        cells = kind * (len(edges) - 1) + piece
-        members = csr_array((np.ones(n, dtype=np.float32), (cells, np.arange(n))), shape=(8 * (len(edges) - 1), n))
-        return cls(members, _groups(edges, starts[big], ends[big]))
+        return csr_array((values, (self.piece, np.arange(len(values)))), shape=(self.count, len(values)))
 
-    def counts(self, weights: npt.NDArray[np.float32]) -> Counts:
-        """Weights of shape (n, b) summed up."""
-        kinds = (self.members @ weights).reshape(8, -1)
+
+def _pieces(split: Split, spending: Mapping[str, Spending], *, limit: int) -> _Counting:
+    cut = _cut(split, limit)
+    right = np.concatenate([split.device, split.cloud])
+    counting = _of_bits(split, cut) if np.isin(right, (0, 1)).all() else _of_qualities(split, cut, limit)
+    if not spending:
+        return counting
+    spent = {name: _spent(cut, *values) for name, values in spending.items()}
+    return lambda weights: replace(counting(weights), spent={name: found(weights) for name, found in spent.items()})
+
+
+def _cut(split: Split, limit: int) -> _Cut:
+    n = len(split)
+    score = split.filled[split.order]
+    ends = np.flatnonzero(np.r_[score[1:] != score[:-1], True]) + 1  # of groups of equal scores
+    starts = np.r_[0, ends[:-1]]
+    big = (ends - starts) * limit >= n
+    edges = np.unique(np.r_[np.linspace(0, n, min(n, limit) + 1).astype(np.int64), starts[big], ends[big]])
+    piece = np.empty(n, dtype=np.int64)
+    piece[split.order] = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    return _Cut(piece, len(edges) - 1, _groups(edges, starts[big], ends[big]))
+
+
+def _of_bits(split: Split, cut: _Cut) -> _Counting:
+    """Where every answer is right or wrong: eight kinds of prompts, counted in one product."""
+    from scipy.sparse import csr_array
+
+    n = len(split)
+    kind = 4 * split.wants + 2 * split.cloud.astype(np.int64) + split.device.astype(np.int64)
+    cells = kind * cut.count + cut.piece
+    members = csr_array((np.ones(n, dtype=np.float32), (cells, np.arange(n))), shape=(8 * cut.count, n))
+
+    def counts(weights: Weights) -> Counts:
+        kinds = (members @ weights).reshape(8, -1)
         pieces = (_SUMS @ kinds).reshape(len(_SUMS), -1, weights.shape[1])
         prompts, device, cloud, kept_right = np.ascontiguousarray(pieces.transpose(0, 2, 1), dtype=np.float64)
-        total = kinds.reshape(8, -1, weights.shape[1]).sum(1, dtype=np.float64)
-        return Counts(prompts, device, cloud, kept_right, total.reshape(2, 2, 2, -1), self.groups)
+        total = kinds.reshape(8, -1, weights.shape[1]).sum(1, dtype=np.float64).reshape(2, 2, 2, -1)
+        wins, losses = total[:, 1, 0].sum(0), total[:, 0, 1].sum(0)
+        return Counts(
+            prompts,
+            device,
+            cloud,
+            kept_right,
+            solved=device,
+            asked=total[1].sum((0, 1)),
+            asked_right=total[1, 1].sum(0),
+            gains=np.array([1.0, 0.0, -1.0]),
+            by_gain=np.stack([wins, total.sum((0, 1, 2)) - wins - losses, losses], -1),
+            groups=cut.groups,
+        )
+
+    return counts
+
+
+def _of_qualities(split: Split, cut: _Cut, limit: int) -> _Counting:
+    """Where a judge gives what lies between right and wrong."""
+    kept = np.where(split.wants, 0.0, split.device)
+    solved = split.device_solved.astype(np.float64)
+    values = (np.ones(len(split)), split.device, split.cloud, kept, solved)
+    sums = [cut.sums(column) for column in values]
+    levels, gains = _levels(split.cloud - split.device, limit)
+    asked = np.stack([split.wants, split.wants * split.cloud])
+
+    def counts(weights: Weights) -> Counts:
+        prompts, device, cloud, kept_right, right = (np.ascontiguousarray((part @ weights).T) for part in sums)
+        total, total_right = asked @ weights
+        return Counts(
+            prompts, device, cloud, kept_right, right, total, total_right, gains, (levels @ weights).T, cut.groups
+        )
+
+    return counts
+
+
+def _levels(gain: Floats, limit: int) -> tuple[Any, Floats]:
+    """Prompts by what the cloud is better by, greatest first; at most so many levels, each at its mean."""
+    values, place = np.unique(-gain, return_inverse=True)
+    place = place.reshape(-1) * min(limit, len(values)) // len(values)
+    count = np.bincount(place)
+    cut = _Cut(place, len(count), np.arange(len(count)))
+    return cut.sums(np.ones(len(gain))), np.bincount(place, weights=gain) / count
+
+
+def _spent(cut: _Cut, kept: Floats, sent: Floats, whole: Floats) -> Callable[[Weights], tuple[Floats, Floats]]:
+    more, totals, n = cut.sums(sent - kept), np.stack([kept, whole]), len(kept)
+
+    def found(weights: Weights) -> tuple[Floats, Floats]:
+        start, alone = totals @ weights / n
+        steps = (more @ weights).T.cumsum(-1)
+        return np.concatenate([start[:, None], start[:, None] + steps / n], -1), alone
+
+    return found
 
 
 def _groups(edges: Ints, starts: Ints, ends: Ints) -> Ints:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.counting import costs
+from selfroute.evaluation.counting import costs, work
 from selfroute.evaluation.counting.columns import read_columns
 from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.counting.split import Split, splits_of
+from selfroute.network.link import Network
 from selfroute.prices import Prices
 
 __all__ = ["Scores", "read_scores"]
@@ -62,9 +63,8 @@ def read_scores(path: Path, *, strategy: str | None = None, prices: Prices | Non
 
 def _of_records(path: Path, strategy: str | None, prices: Prices | None) -> Scores:
     columns = read_columns(path)
-    number = _chosen(path, strategy, columns.strategies)
     splits = splits_of(columns, seed=0, where=str(path)).splits
-    split = splits[number]
+    split = splits[_chosen(path, strategy, tuple(split.label for split in splits))]
     known = ~np.isnan(split.score)
     if not known.any():
         scored = [s.name for s in splits if not np.isnan(s.score).all()]
@@ -80,7 +80,10 @@ def _of_records(path: Path, strategy: str | None, prices: Prices | None) -> Scor
 
 
 def _usd(split: Split, prices: Prices | None) -> tuple[Floats | None, Floats | None]:
-    return costs.usd(split, prices) if prices is not None and costs.kept_and_sent(split) else (None, None)
+    """If kept, and if sent."""
+    if prices is None or not work.is_known(split):
+        return None, None
+    return costs.usd(work.kept(split), prices), costs.usd(work.sent(split, Network()), prices)
 
 
 def _of_log(path: Path, strategy: str | None) -> Scores:

@@ -9,18 +9,13 @@ from itertools import groupby
 from string import Template
 from typing import Any
 
-from selfroute.evaluation.counting.summary import Curves
-from selfroute.evaluation.records import Sample
-from selfroute.evaluation.report.figures import (
-    cost_svg,
-    curve_svg,
-    has_costs,
-    leader,
-    legend_mark,
-    reliability_svg,
-    shown,
-)
+from selfroute.evaluation.counting.curves import Curves
+from selfroute.evaluation.records import Key, Sample
+from selfroute.evaluation.report.axes import axes_section
+from selfroute.evaluation.report.choice import has_costs, leader, shown
+from selfroute.evaluation.report.html import code, definitions, sentence, table, table_line
 from selfroute.evaluation.report.picks import KINDS, Pick
+from selfroute.evaluation.report.svg import cost_svg, curve_svg, legend, legend_mark, reliability_svg
 from selfroute.evaluation.report.words import (
     Deployment,
     best,
@@ -28,6 +23,8 @@ from selfroute.evaluation.report.words import (
     fixed_point,
     headline,
     interval,
+    is_matched,
+    label,
     money,
     percent,
     price,
@@ -76,7 +73,7 @@ def report_html(
     summary: Mapping[str, Any],
     drawn: Curves,
     picked: Sequence[Pick],
-    texts: Mapping[tuple[str, str], Sample],
+    texts: Mapping[Key, Sample],
     *,
     about: Mapping[str, Any],
 ) -> str:
@@ -92,21 +89,22 @@ def report_html(
     seen = shown(drawn, share)
     return page.substitute(
         title=escape(f"Device and cloud on {summary['task'] or 'your task'}"),
-        lead=f'<p class="lead">{_sentence(first)}</p>'
-        + "".join(f"<p>{_sentence(s)}</p>" for s in rest)
+        lead=f'<p class="lead">{sentence(first)}</p>'
+        + "".join(f"<p>{sentence(s)}</p>" for s in rest)
         + _excluded(summary),
         deploy=_deploy_table(summary, drawn),
         figure=curve_svg(seen, share=share),
-        legend=_legend(seen, share, bounds=True),
+        legend=_key(seen, share, bounds=True),
         figure_note=_figure_note(seen, drawn),
         cost=_cost(summary, seen),
+        axes=axes_section(summary, drawn.charts),
         matched=_matched_table(summary),
         comparisons=_comparisons(summary),
         raw=_raw_table(summary),
         decision=_decision(summary, seen),
         transcripts=_transcripts(picked, texts),
-        glossary=_definitions(GLOSSARY),
-        origin=_definitions(_origin(summary, about)),
+        glossary=definitions(GLOSSARY),
+        origin=definitions(_origin(summary, about)),
     )
 
 
@@ -114,6 +112,12 @@ def _figure_note(seen: Curves, drawn: Curves) -> str:
     note = "Lines: accuracy when the share is varied, with pointwise 95 % bands. Marks: each strategy as run."
     left_out = len(drawn.lines) - len(seen.lines)
     return f"{note} {left_out} strategies that are lower at the share are in the table only." if left_out else note
+
+
+def _key(drawn: Curves, share: float, *, bounds: bool) -> str:
+    first = leader(drawn, share)
+    own = [(legend_mark(i, fixed=s.fixed, first=i == first), s.name) for i, s in enumerate(drawn.lines)]
+    return legend(own, bounds=bounds)
 
 
 # --- what to deploy --------------------------------------------------------------------------------------------
@@ -133,7 +137,7 @@ def _deploy_table(summary: Mapping[str, Any], drawn: Curves) -> str:
     )
     return (
         f'<div class="scroll"><table class="deploy"><thead><tr>{head}</tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div><p class="faint">{_code(note)}</p>'
+        f'<tbody>{"".join(lines)}</tbody></table></div><p class="faint">{code(note)}</p>'
     )
 
 
@@ -151,15 +155,9 @@ def _deploy_line(row: Deployment, *, priced: bool, is_target: bool) -> str:
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def _code(text: str) -> str:
-    """Escaped, with `code` marked as such."""
-    parts = escape(text).split("`")
-    return "".join(f"<code>{part}</code>" if i % 2 else part for i, part in enumerate(parts))
-
-
 def _cost(summary: Mapping[str, Any], seen: Curves) -> str:
     if not has_costs(seen):
-        return f"<p>{_code(_NO_COSTS)}</p>"
+        return f"<p>{code(_NO_COSTS)}</p>"
     prices = summary["prices"]
     told = (
         f"Prices of {prices['as_of']} ({prices['source'] or 'no source given'}): "
@@ -167,7 +165,7 @@ def _cost(summary: Mapping[str, Any], seen: Curves) -> str:
         f"its device writes before it decides."
     )
     share = summary["call_share_target"]
-    figure = cost_svg(seen, share=share) + _legend(seen, share, bounds=False)
+    figure = cost_svg(seen, share=share) + _key(seen, share, bounds=False)
     return f"<figure>{figure}<figcaption>{escape(told)}</figcaption></figure>"
 
 
@@ -184,7 +182,7 @@ def _decision(summary: Mapping[str, Any], seen: Curves) -> str:
     """Reliability of the best strategy's score, and of its decision where solve rates were sampled."""
     top = best(summary)
     number = next((i for i, line in enumerate(seen.lines) if line.name == top["name"]), 0)
-    parts = []
+    parts: list[str] = []
     if len(top["reliability"]) > 1:
         parts.append(_reliability(top, number))
     if top["solve_rate"] is not None:
@@ -227,28 +225,11 @@ def _rule(compared: Sequence[Mapping[str, float]]) -> str:
     )
 
 
-def _sentence(text: str) -> str:
-    """Escaped, and with no line break between a number and its per cent sign."""
-    return escape(text).replace(" %", "&nbsp;%")
-
-
 def _excluded(summary: Mapping[str, Any]) -> str:
     count = summary["n_excluded"]
     if not count:
         return ""
     return f"<p>{count} more prompts are left out: a side or the verifier failed on them for at least one strategy.</p>"
-
-
-def _legend(drawn: Curves, share: float, *, bounds: bool) -> str:
-    line = '<svg width="36" height="16" aria-hidden="true"><path d="M1 8H35" style="stroke:var({});{}"/></svg>'
-    lines = [
-        (line.format("--ink", "stroke-width:1.2"), "oracle, reference device"),
-        (line.format("--faint", "stroke-dasharray:5 4"), "random, reference device"),
-    ]
-    first = leader(drawn, share)
-    own = [(legend_mark(i, fixed=s.fixed, first=i == first), s.name) for i, s in enumerate(drawn.lines)]
-    items = "".join(f"<li>{sign} {escape(name)}</li>" for sign, name in own + (lines if bounds else []))
-    return f'<ul class="legend">{items}</ul>'
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -290,18 +271,20 @@ def _matched_table(summary: Mapping[str, Any]) -> str:
         *_optional(summary),
     ]
     entries = sorted(
-        (e for e in summary["strategies"] if not e["fixed"]), key=lambda e: e["overall_accuracy"], reverse=True
+        (e for e in summary["strategies"] if is_matched(e)), key=lambda e: e["overall_accuracy"], reverse=True
     )
     empty = [""] * (len(columns) - 7)
-    lines = [_line("oracle", percent(summary["oracle_accuracy"]), "", "1.00", *[""] * 4, *empty)]
+    lines = [table_line("oracle", percent(summary["oracle_accuracy"]), "", "1.00", *[""] * 4, *empty)]
     lines += [_cells(entry, columns, is_best=i == 0) for i, entry in enumerate(entries)]
     lines.append(
-        _line("random", percent(summary["random_accuracy"]), "", "0.00", "0.50", "50.0 %", "80.0 %", "0.50", *empty)
+        table_line(
+            "random", percent(summary["random_accuracy"]), "", "0.00", "0.50", "50.0 %", "80.0 %", "0.50", *empty
+        )
     )
     refused = sorted({e["apgr_refused"] for e in entries if e["apgr_refused"]})
     notes = [f"Oracle and random split between the cloud and the reference device ({summary['reference']})."]
     notes += [f"APGR and CPT are not given: {reason}." for reason in refused]
-    return _table([name for name, _ in columns], lines, " ".join(notes))
+    return table([name for name, _ in columns], lines, " ".join(notes))
 
 
 def _optional(summary: Mapping[str, Any]) -> list[Column]:
@@ -337,26 +320,13 @@ def _raw_table(summary: Mapping[str, Any]) -> str:
         ("errors", lambda e: str(e["errors"])),
     ]
     lines = [_cells(entry, columns, is_best=False) for entry in summary["strategies"]]
-    return _table(
+    return table(
         [name for name, _ in columns], lines, "Each strategy's own decisions, no share imposed. Tokens are per request."
     )
 
 
 def _cells(entry: Mapping[str, Any], columns: Sequence[Column], *, is_best: bool) -> str:
-    cells = "".join(f"<td>{cell(entry)}</td>" for _, cell in columns)
-    kind = "best" if is_best else "own"
-    return f'<tr class="{kind}"><td>{escape(entry["name"])}</td>{cells}</tr>'
-
-
-def _line(name: str, *cells: str) -> str:
-    return f'<tr class="bound"><td>{name}</td>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _table(names: Sequence[str], lines: Sequence[str], note: str) -> str:
-    """A table of many columns, which may scroll, and below it a note, which does not."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("strategy", *names))
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="scroll wide">{table}</div><p class="faint">{escape(note)}</p>'
+    return table_line(label(entry), *(cell(entry) for _, cell in columns), kind="best" if is_best else "own")
 
 
 def _comparisons(summary: Mapping[str, Any]) -> str:
@@ -364,10 +334,10 @@ def _comparisons(summary: Mapping[str, Any]) -> str:
     top = best(summary)["name"]
     own = [c for c in summary["comparisons"] if top in (c["a"], c["b"])]
     others = [c for c in summary["comparisons"] if c not in own]
-    told = "".join(f"<p>{_sentence(versus(c))}</p>" for c in own)
+    told = "".join(f"<p>{sentence(versus(c))}</p>" for c in own)
     if not others:
         return told
-    rest = "".join(f"<p>{_sentence(versus(c))}</p>" for c in others[:_MOST_PAIRS])
+    rest = "".join(f"<p>{sentence(versus(c))}</p>" for c in others[:_MOST_PAIRS])
     more = f"<p>{len(others) - _MOST_PAIRS} more are in summary.json.</p>" if len(others) > _MOST_PAIRS else ""
     return f"{told}<details><summary>The other {len(others)} pairs</summary>{rest}{more}</details>"
 
@@ -375,7 +345,7 @@ def _comparisons(summary: Mapping[str, Any]) -> str:
 # --- prompts to read -------------------------------------------------------------------------------------------
 
 
-def _transcripts(picked: Sequence[Pick], texts: Mapping[tuple[str, str], Sample]) -> str:
+def _transcripts(picked: Sequence[Pick], texts: Mapping[Key, Sample]) -> str:
     """What was written for the picked prompts, by kind."""
     by_kind = {kind: list(found) for kind, found in groupby(picked, key=lambda p: p.kind)}
     name = picked[0].strategy if picked else "the best strategy"
@@ -386,7 +356,7 @@ def _transcripts(picked: Sequence[Pick], texts: Mapping[tuple[str, str], Sample]
     for kind in KINDS:
         found = by_kind.get(kind, [])
         count = f" ({found[0].count} of {found[0].n})" if found else ""
-        body = "".join(_transcript(p, texts.get((p.strategy, p.id))) for p in found) or "<p>None.</p>"
+        body = "".join(_transcript(p, texts.get(p.key)) for p in found) or "<p>None.</p>"
         parts.append(f"<article><h3>{escape(kind)}{count}</h3>{body}</article>")
     return "".join(parts)
 
@@ -435,7 +405,3 @@ def _origin(summary: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, s
         "strategies": "\n".join(f"{name} = {what}" for name, what in identity.get("strategies", {}).items()),
         "files": "records.jsonl (facts), samples.jsonl (texts), summary.json (every number here), run.json",
     }
-
-
-def _definitions(terms: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms.items())

@@ -9,6 +9,7 @@ import numpy as np
 
 from selfroute.evaluation.counting.metrics import Bools, Floats, calls_at
 from selfroute.evaluation.counting.split import Shared, Split
+from selfroute.evaluation.records import Key
 
 __all__ = ["KINDS", "Pick", "pick"]
 
@@ -28,6 +29,7 @@ class Pick:
     count: int
     n: int
     strategy: str
+    point: float | None
     id: str
     sent: bool
     device_correct: bool
@@ -35,27 +37,41 @@ class Pick:
     score: float | None
     solve_rate: float | None
 
+    @property
+    def key(self) -> Key:
+        """Of its record."""
+        return self.strategy, self.point, self.id
+
 
 # Which prompts, which first (highest), and how many.
 _Rule = tuple[Callable[[Split, Bools], Bools], Callable[[Split], Floats], int]
 
 KINDS: dict[str, _Rule] = {
-    "Kept, and should have been sent": (lambda s, sent: ~sent & ~s.device & s.cloud, lambda s: -s.filled, 3),
-    "Sent, and need not have been": (lambda s, sent: sent & s.device, lambda s: s.filled, 3),
-    "Hardest: neither side solves it": (lambda s, sent: ~s.device & ~s.cloud, lambda s: _hardness(s), 3),
-    "Solved on the device": (lambda s, sent: ~sent & s.device, lambda s: np.zeros(len(s)), 1),
-    "Sent, and the cloud solved it": (lambda s, sent: sent & s.cloud & ~s.device, lambda s: np.zeros(len(s)), 1),
+    "Kept, and should have been sent": (
+        lambda s, sent: ~sent & ~s.device_solved & s.cloud_solved,
+        lambda s: -s.filled,
+        3,
+    ),
+    "Sent, and need not have been": (lambda s, sent: sent & s.device_solved, lambda s: s.filled, 3),
+    "Hardest: neither side solves it": (lambda s, sent: ~s.device_solved & ~s.cloud_solved, lambda s: _hardness(s), 3),
+    "Solved on the device": (lambda s, sent: ~sent & s.device_solved, lambda s: np.zeros(len(s)), 1),
+    "Sent, and the cloud solved it": (
+        lambda s, sent: sent & s.cloud_solved & ~s.device_solved,
+        lambda s: np.zeros(len(s)),
+        1,
+    ),
 }
 
 
-def pick(shared: Shared, strategy: str, *, share: float) -> list[Pick]:
+def pick(shared: Shared, strategy: str, *, share: float, point: float | None = None) -> list[Pick]:
     """A few prompts of each kind, the clearest cases first and then in the order of ids, so that nobody picks them.
 
     Args:
-        strategy: whose decisions are read, at the share; a fixed one's as run.
+        strategy: whose decisions are read: at the share, or as run if it is not compared there.
+        point: of its knob.
     """
-    split = next(s for s in shared.splits if s.name == strategy)
-    sent = split.wants if split.fixed else split.sent(calls_at(share, len(split)))
+    split = next(s for s in shared.splits if (s.name, s.point) == (strategy, point))
+    sent = split.sent(calls_at(share, len(split))) if split.matched else split.wants
     return [found for kind in KINDS for found in _of_kind(kind, split, sent, shared.ids)]
 
 
@@ -70,10 +86,11 @@ def _of_kind(kind: str, split: Split, sent: Bools, ids: tuple[str, ...]) -> list
             count=len(chosen),
             n=len(split),
             strategy=split.name,
+            point=split.point,
             id=ids[i],
             sent=bool(sent[i]),
-            device_correct=bool(split.device[i]),
-            cloud_correct=bool(split.cloud[i]),
+            device_correct=bool(split.device_solved[i]),
+            cloud_correct=bool(split.cloud_solved[i]),
             score=_known(split.score[i]),
             solve_rate=_known(rates[i]),
         )

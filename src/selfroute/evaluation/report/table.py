@@ -9,7 +9,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from selfroute.evaluation.report.words import best, fixed_point, interval, share_of
+from selfroute.evaluation.report.words import best, fixed_point, interval, is_matched, label, share_of
 
 __all__ = ["summary_table"]
 
@@ -18,7 +18,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     """One line per strategy, best first, between the bounds: random and oracle at the same share. Shares in percent.
 
     It fits 80 columns. "as run" is before shares are matched; strategies that never or always send have no figure at
-    the share.
+    the share, nor have those that are compared along other resources.
     """
     share = share_of(summary)
     table = Table(
@@ -29,46 +29,16 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         box=SIMPLE,
     )
     table.add_column("strategy", overflow="fold")
-    for column in (
-        "calls\nas run",
-        "right\nas run",
-        f"right\nat {share}",
-        "95 %\ninterval",
-        "kept,\nright",
-        "oracle\ngain",
-        "APGR",
-    ):
-        table.add_column(column, justify="right", no_wrap=True)
-    at = _share(summary["call_share_target"])
-    oracle = _share(summary["oracle_accuracy"])
-    random = _share(summary["random_accuracy"])
-    table.add_row(
-        Text("oracle", style="dim"),
-        at,
-        "",
-        oracle,
-        "",
-        "",
-        "1.00",
-        "",
-        style="dim",
-        end_section=True,
-    )
-    top = best(summary)["name"]
+    names = ("calls\nas run", "right\nas run", f"right\nat {share}", "95 %\ninterval", "kept,\nright", "oracle\ngain")
+    for name in (*names, "APGR"):
+        table.add_column(name, justify="right", no_wrap=True)
+    at, oracle, random = (_share(summary[name]) for name in ("call_share_target", "oracle_accuracy", "random_accuracy"))
+    table.add_row(Text("oracle", style="dim"), at, "", oracle, "", "", "1.00", "", style="dim", end_section=True)
+    top = best(summary)
     for entry in sorted(summary["strategies"], key=_rank):
-        table.add_row(*_cells(entry), style="bold" if entry["name"] == top and not entry["fixed"] else None)
+        table.add_row(*_cells(entry), style="bold" if entry is top and not entry["fixed"] else None)
     table.add_section()
-    table.add_row(
-        Text("random", style="dim"),
-        at,
-        "",
-        random,
-        "",
-        "",
-        "0.00",
-        "0.500",
-        style="dim",
-    )
+    table.add_row(Text("random", style="dim"), at, "", random, "", "", "0.00", "0.500", style="dim")
     return table
 
 
@@ -78,13 +48,14 @@ def _share(value: float | None) -> str:
 
 
 def _rank(entry: Mapping[str, Any]) -> tuple[bool, float]:
-    return entry["fixed"], -entry["raw_overall_accuracy" if entry["fixed"] else "overall_accuracy"]
+    matched = is_matched(entry)
+    return not matched, -entry["overall_accuracy" if matched else "raw_overall_accuracy"]
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
-    raw = [entry["name"], _share(entry["raw_call_share"]), _share(entry["raw_overall_accuracy"])]
+    raw = [label(entry), _share(entry["raw_call_share"]), _share(entry["raw_overall_accuracy"])]
     kept = _share(entry["conditional_local_accuracy"])
-    if entry["fixed"]:
+    if not is_matched(entry):
         return [*raw, "–", "", kept, "–", "–"]
     return [
         *raw,

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from selfroute.evaluation.counting.curves import Curves, Line
 from selfroute.evaluation.counting.metrics import Floats
-from selfroute.evaluation.counting.summary import Curves, Line
 
 __all__ = [
     "Deployment",
@@ -18,6 +18,8 @@ __all__ = [
     "fixed_point",
     "headline",
     "interval",
+    "is_matched",
+    "label",
     "money",
     "percent",
     "price",
@@ -57,10 +59,22 @@ def share_of(summary: Mapping[str, Any]) -> str:
     return f"{100 * summary['call_share_target']:g} %"
 
 
+def is_matched(entry: Entry) -> bool:
+    """Whether a strategy is compared at a call share: it chooses between prompts, and is no point of a knob."""
+    return not entry["fixed"] and entry["matched_by"] is not None
+
+
+def label(entry: Entry) -> str:
+    """A strategy's name, with the point where there is one; as `Split.label`."""
+    return str(entry["name"]) if entry["point"] is None else f"{entry['name']} @ {entry['point']:g}"
+
+
 def best(summary: Mapping[str, Any]) -> Entry:
-    """The strategy of highest accuracy at the share, of those that choose between prompts."""
+    """The strategy of highest accuracy at the share; where none is compared there, the best one as run that chooses."""
     entries: list[Entry] = summary["strategies"]
-    return max((e for e in entries if not e["fixed"]), key=lambda e: e["overall_accuracy"], default=entries[0])
+    if matched := [entry for entry in entries if is_matched(entry)]:
+        return max(matched, key=lambda entry: entry["overall_accuracy"])
+    return max((e for e in entries if not e["fixed"]), key=lambda e: e["raw_overall_accuracy"], default=entries[0])
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -73,6 +87,10 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     )
     if top["fixed"]:
         return [f"No strategy here chooses between device and cloud (n = {n}{task} prompts).", levels]
+    if not is_matched(top):
+        band = interval(top["ci95"]["raw_overall_accuracy"], scale=100, digits=1)
+        right = percent(top["raw_overall_accuracy"])
+        return [f"{label(top)} answers {right} of {n}{task} prompts right (95 % interval {band}).", levels]
     hurt = (
         ["Calling the cloud hurts here: it gets fewer prompts right than the device. Keep requests on the device."]
         if summary["cloud_accuracy"] < summary["device_accuracy"]
