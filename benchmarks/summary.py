@@ -1,21 +1,24 @@
 """How long and how much memory it takes to count a large records file.
 
-    python benchmarks/summary.py [--rows 100000] [--strategies 20]
+    python benchmarks/summary.py [--rows 100000] [--strategies 20] [--against CHECKOUT] [--times 1]
 
 Writes records of that size, then counts them in a process of its own as `selfroute report` does: read and check every
-line, all numbers with 1,000 bootstrap samples, figures and report.
+line, all numbers with 1,000 bootstrap samples, figures and report. With another checkout of this repository the same
+records are counted by both in turn, and the ratio of their processor times is told.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -28,6 +31,8 @@ def main() -> None:
     parser.add_argument("--strategies", type=int, default=20)
     parser.add_argument("--count", type=Path, metavar="FOLDER", help="count what an earlier call wrote there")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="only write the records, there")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="count with that code as well")
+    parser.add_argument("--times", type=int, default=1, help="how often each counts")
     options = parser.parse_args()
     if options.count is not None:
         count(options.count)
@@ -40,7 +45,22 @@ def main() -> None:
         write(Path(folder), rows=options.rows, strategies=options.strategies)
         size = (Path(folder) / "records.jsonl").stat().st_size / 1e6
         print(f"{options.rows:,} rows x {options.strategies} strategies, {size:,.0f} MB of records")
-        subprocess.run([sys.executable, __file__, "--count", folder], check=True)
+        checkouts = [Path(__file__).resolve().parents[1], *([options.against.resolve()] if options.against else [])]
+        spent = [[in_checkout(checkout, folder) for checkout in checkouts] for _ in range(options.times)]
+        if options.against:
+            ratios = sorted(own / other for own, other in spent)
+            told = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            print(f"processor time here over there: {told} (n = {options.times}, median {median(ratios):.2f})")
+
+
+def in_checkout(checkout: Path, folder: str) -> float:
+    """Processor seconds in which a checkout's code counts a folder."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    paths = os.pathsep.join([str(checkout / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, str(checkout / "benchmarks" / "summary.py"), "--count", folder]
+    subprocess.run(command, check=True, cwd=checkout, env=os.environ | {"PYTHONPATH": paths})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def write(folder: Path, *, rows: int, strategies: int) -> None:
