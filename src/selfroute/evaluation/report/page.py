@@ -32,7 +32,7 @@ from selfroute.evaluation.report.words import (
     versus,
 )
 
-__all__ = ["GLOSSARY", "report_html"]
+__all__ = ["GLOSSARY", "report_html", "style"]
 
 _LONGEST_TEXT = 1500
 _MOST_PAIRS = 40
@@ -83,11 +83,12 @@ def report_html(
         picked, texts: prompts to read, and what was written for them.
         about: the content of `run.json`.
     """
-    page = Template(files("selfroute.evaluation.report").joinpath("report.html").read_text(encoding="utf-8"))
+    page = Template(_asset("report.html"))
     first, *rest = headline(summary)
     share = summary["call_share_target"]
     seen = shown(drawn, share)
     return page.substitute(
+        style=style(),
         title=escape(f"Device and cloud on {summary['task'] or 'your task'}"),
         lead=f'<p class="lead">{sentence(first)}</p>'
         + "".join(f"<p>{sentence(s)}</p>" for s in rest)
@@ -106,6 +107,15 @@ def report_html(
         glossary=definitions(GLOSSARY),
         origin=definitions(_origin(summary, about)),
     )
+
+
+def style() -> str:
+    """The style sheet of every report."""
+    return _asset("style.css")
+
+
+def _asset(name: str) -> str:
+    return files("selfroute.evaluation.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _figure_note(seen: Curves, drawn: Curves) -> str:
