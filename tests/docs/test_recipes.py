@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from selfroute.config import EvaluateRecipe, TrainRecipe, WarmupRecipe, build, load_values, make_task, parse_overrides
+from selfroute.config import (
+    EvaluateRecipe,
+    PlaceRecipe,
+    TrainRecipe,
+    WarmupRecipe,
+    build,
+    load_recipe,
+    load_values,
+    make_task,
+    parse_overrides,
+)
 from selfroute.serving import load_serve_recipe, make_service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +45,7 @@ def test_a_serving_recipe_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) 
     make_service(load_serve_recipe(path))
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] != "serve"], ids=str)
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] not in ("serve", "placement")], ids=str)
 def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     program, command, named, *overrides = command_of(path)
@@ -47,3 +57,11 @@ def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.Monkey
         pytest.skip("needs ../shared/data")  # the rest of the recipe is right
     assert make_task(recipe.task, seed=recipe.seed).template
     assert set(parse_overrides(overrides)) <= set(values), "the command shows keys that the recipe leaves out"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] == "placement"], ids=str)
+def test_the_command_of_a_placement_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program, command, named, *overrides = command_of(path)
+    assert (program, command, Path(named)) == ("selfroute", "place", path)
+    assert load_recipe(PlaceRecipe, named, overrides) == load_recipe(PlaceRecipe, named)

@@ -32,6 +32,9 @@ from selfroute.assemble.pieces import (
     remembered,
     template_of,
 )
+from selfroute.assemble.placing import (
+    place_recipe,
+)
 from selfroute.assemble.training import (
     ModelFiles,
     ask_ahead,
@@ -56,6 +59,7 @@ __all__ = [
     "make_policies",
     "model_files",
     "open_bench",
+    "place_recipe",
     "quiet_libraries",
     "record_rows",
     "remembered",

@@ -21,9 +21,11 @@ from selfroute.tasks.base import Task
 __all__ = [
     "BACKENDS",
     "BACKEND_EXAMPLES",
+    "CLUSTERS",
     "DRAWN_TASKS",
     "LEARNED",
     "LEDGERS",
+    "LOADS",
     "SCORED",
     "STRATEGIES",
     "TASKS",
@@ -112,6 +114,19 @@ LEARNED: dict[str, str] = {
 }
 # Strategies whose score is not fitted; their threshold is set on train rows.
 SCORED = frozenset({"prompt_length", "mean_logprob", "min_logprob", "entropy", "self_consistency", "self_verification"})
+# Networks of a cluster, and where the load of a mixture model's experts comes from.
+CLUSTERS: dict[str, str] = {
+    "fat_tree": "selfroute.planning.cluster:fat_tree",
+    "dragonfly": "selfroute.planning.cluster:dragonfly",
+    "edges": "selfroute.planning.cluster:edge_list",
+    "matrix": "selfroute.planning.cluster:matrix",
+}
+LOADS: dict[str, str] = {
+    "generated": "selfroute.planning.load:generated_load",
+    "sglang": "selfroute.planning.dumps:read_sglang",
+    "vllm": "selfroute.planning.dumps:read_vllm",
+    "measured": "selfroute.planning.routers:load_measured",
+}
 LEDGERS: dict[str, str] = {
     "memory": "selfroute.budget.memory:MemoryLedger",
     "sqlite": "selfroute.budget.sqlite:SQLiteLedger",
@@ -244,25 +259,30 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, where: str) -> Ca
     return factory
 
 
-def construct(factory: Callable[..., Any], options: Mapping[str, Any], where: str) -> Any:
-    """Call a factory with options from a recipe.
+def construct(
+    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
+) -> Any:
+    """Call a factory with options from a recipe beside what the program gives it.
 
     Raises:
         ConfigError: an option is unknown, missing, or of the wrong type.
     """
-    return _installed(_bind(factory, options, where), where)
+    return _installed(_bind(factory, options, where, given=given), where)
 
 
-def _bind(factory: Callable[..., Any], options: Mapping[str, Any], where: str) -> partial[Any]:
+def _bind(
+    factory: Callable[..., Any], options: Mapping[str, Any], where: str, *, given: Mapping[str, Any] | None = None
+) -> partial[Any]:
     """The factory with its arguments, all checked."""
-    parameters = inspect.signature(factory).parameters
+    given = given or {}
+    parameters = {name: p for name, p in inspect.signature(factory).parameters.items() if name not in given}
     check_keys(options, parameters, where)
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}: option '{name}' is missing; write {{{where.split('.')[-1]}: {{{name}: …}}}}")
     hints = _hints(factory)
     converted = {k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()}
-    return partial(factory, **converted)
+    return partial(factory, **given, **converted)
 
 
 def _installed(make: partial[Any], where: str) -> Any:
@@ -291,6 +311,8 @@ def _not_installed(error: ModuleNotFoundError, what: str) -> ConfigError:
         "reasoning_gym": "tasks",
         "math_verify": "eval",
         "matplotlib": "eval",
+        "numpy": "eval",
+        "scipy": "eval",
     }
     return ConfigError(
         f"{what} needs '{missing}', which is not installed; pip install 'selfroute[{extra.get(missing, 'train')}]'"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfroute.errors import ConfigError
-from selfroute.planning.shapes import Link, check_number
+from selfroute.planning.shapes import Link, Unit, check_number
 
 __all__ = ["Cluster", "dragonfly", "edge_list", "fat_tree", "matrix", "with_ranks"]
 
@@ -44,10 +44,12 @@ class Cluster:
         return len(self.server)
 
     @property
-    def servers(self) -> int:
-        return int(self.server.max()) + 1
+    def units(self) -> list[Unit]:
+        """What costs are known in."""
+        hops: list[Unit] = [] if self.hops is None else ["hops"]
+        return hops if self.latency_s is None else [*hops, "seconds"]
 
-    def costs(self, unit: str, bytes_per_token: float) -> Floats:
+    def costs(self, unit: Unit, bytes_per_token: float) -> Floats:
         """Cost of a token's way from rank to rank, in hops or in seconds without queueing.
 
         Raises:
@@ -57,8 +59,7 @@ class Cluster:
             return self.hops
         if unit == "seconds" and self.latency_s is not None and self.s_per_byte is not None:
             return np.asarray(self.latency_s + bytes_per_token * self.s_per_byte)
-        known = "hops" if self.hops is not None else "seconds"
-        raise ConfigError(f"unit: {self.about} gives no {unit}; write unit: {known}")
+        raise ConfigError(f"unit: {self.about} gives no {unit}; write unit: {self.units[0]}")
 
 
 def with_ranks(cluster: Cluster, per_server: int, link: Link) -> Cluster:
@@ -274,18 +275,16 @@ def _read_links(path: Path) -> tuple[list[str], list[list[Any]]]:
     return [str(name) for name in ranks], [[str(one[0]), str(one[1]), *one[2:]] for one in links]
 
 
-def matrix(*, path: Path, unit: Literal["hops", "seconds"] = "hops", per_server: int = 1) -> Cluster:
+def matrix(*, path: Path, unit: Unit = "hops") -> Cluster:
     """Costs between expert-parallel ranks from a JSON file: `{"rank_cost_matrix": [[0, 1], [1, 0]]}` or the bare array.
 
     The file is that of SGLang's open proposal for `--eplb-topology`.
 
     Args:
         unit: of the costs; seconds are those of one token.
-        per_server: ranks in each server, for the methods that ask for it.
 
     Raises:
-        ConfigError: not square, a negative cost or one that is no number, a diagonal that is not 0, or ranks that do
-            not divide over servers.
+        ConfigError: not square, a negative cost or one that is no number, or a diagonal that is not 0.
     """
     values = _read_json(path, "cluster.matrix")
     if isinstance(values, dict):
@@ -295,15 +294,13 @@ def matrix(*, path: Path, unit: Literal["hops", "seconds"] = "hops", per_server:
     rows = values if isinstance(values, list) else []
     if not rows or any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
         raise ConfigError(f"cluster.matrix: {path} is not a square array of numbers, one row per rank")
-    for i, j in ((i, j) for i in range(len(rows)) for j in range(len(rows))):
-        check_number(f"cluster.matrix: cost [{i}][{j}]", rows[i][j], low=0.0)
-        if i == j and rows[i][j] != 0:
-            raise ConfigError(f"cluster.matrix: cost [{i}][{i}] is {rows[i][i]}, but a rank is at no cost from itself")
-    check_number("cluster.matrix: per_server", per_server, low=1)
-    if len(rows) % per_server:
-        raise ConfigError(f"cluster.matrix: {len(rows)} ranks do not divide over servers of {per_server}")
+    for i, row in enumerate(rows):
+        for j, cost in enumerate(row):
+            check_number(f"cluster.matrix: cost [{i}][{j}]", cost, low=0.0)
+        if row[i] != 0:
+            raise ConfigError(f"cluster.matrix: cost [{i}][{i}] is {row[i]}, but a rank is at no cost from itself")
     costs, about = np.array(rows, dtype=float), f"costs between {len(rows)} ranks of {path.name}"
-    server = np.arange(len(rows)) // per_server
+    server = np.arange(len(rows))
     if unit == "hops":
         return Cluster(about, costs, None, None, server)
     return Cluster(about, None, costs, np.zeros_like(costs), server)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfroute.errors import ConfigError
-from selfroute.planning.load import Load
+from selfroute.planning.load import Load, needed
 from selfroute.planning.shapes import Mixture
 
 __all__ = ["read_sglang", "read_vllm"]
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 # --- SGLang ------------------------------------------------------------------------------------------------------
 
 
-def read_sglang(path: Path, mixture: Mixture) -> Load:
+def read_sglang(path: Path, *, mixture: Mixture | None) -> Load:
     """Counts of SGLang's expert distribution recorder.
 
     Args:
@@ -33,7 +33,7 @@ def read_sglang(path: Path, mixture: Mixture) -> Load:
         ConfigError: a file that is missing, cut off or something else; rows that are not the model's hidden layers; or
             dense layers that are counted, and mixture layers that are not.
     """
-    key = f"load.sglang: {path}"
+    mixture, key = needed(mixture), f"load.sglang: {path}"
     if path.is_dir():
         return Load(_per_pass(path, mixture), f"SGLang's recorder, {path.name}, by source")
     values = _json(path, key) if path.suffix == ".json" else _torch(path, key)
@@ -88,13 +88,13 @@ def _refuse_received(by_rank: Floats, folder: Path) -> None:
 # --- vLLM --------------------------------------------------------------------------------------------------------
 
 
-def read_vllm(path: Path, mixture: Mixture) -> Load:
+def read_vllm(path: Path, *, mixture: Mixture | None) -> Load:
     """Statistics of vLLM's pull request 41141: a line of `eplb_load_meta`, then lines of `eplb_load_stats`.
 
     Raises:
         ConfigError: a file that is missing, cut off or something else, or of another shape than the model.
     """
-    key = f"load.vllm: {path}"
+    mixture, key = needed(mixture), f"load.vllm: {path}"
     records = list(_json_lines(path, key))
     meta = [one for one in records if one.get("record_type") == "eplb_load_meta"]
     stats = [one for one in records if one.get("record_type") == "eplb_load_stats"]

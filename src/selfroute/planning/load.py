@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from selfroute.errors import ConfigError
 from selfroute.planning.shapes import Mixture
 
-__all__ = ["Load", "generated_load"]
+__all__ = ["Load", "generated_load", "needed"]
 
 Floats = NDArray[np.float64]
 
@@ -22,10 +22,12 @@ class Load:
     Attributes:
         visits: shape (sources, layers, experts); one source where nobody knows where tokens started.
         about: where the counts come from, in words.
+        mixture: of the model that they were measured on; None where the counts alone are known.
     """
 
     visits: Floats
     about: str
+    mixture: Mixture | None = None
 
     def per_token(self, mixture: Mixture) -> Floats:
         """Visits per token, same shape: each layer sums to `top_k` over sources and experts.
@@ -56,8 +58,19 @@ class Load:
         return np.asarray(mixture.top_k * self.visits / total[None, :, None])
 
 
+def needed(mixture: Mixture | None) -> Mixture:
+    """The model that a recipe describes, where the load does not tell.
+
+    Raises:
+        ConfigError: it describes none.
+    """
+    if mixture is None:
+        raise ConfigError("model: is missing; write model: {layers: …, experts: …, top_k: …}")
+    return mixture
+
+
 def generated_load(
-    mixture: Mixture, *, sources: int = 1, concentration: float = 0.5, own: float = 0.0, seed: int = 0
+    mixture: Mixture | None, *, sources: int = 1, concentration: float = 0.5, own: float = 0.0, seed: int = 0
 ) -> Load:
     """Dirichlet shares of every layer's visits; sources have a part of them in common.
 
@@ -69,6 +82,7 @@ def generated_load(
     Raises:
         ConfigError: a value outside its range.
     """
+    mixture = needed(mixture)
     if sources < 1:
         raise ConfigError(f"load.generated: sources: {sources} must be at least 1")
     if not concentration > 0:

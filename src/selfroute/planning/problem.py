@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from selfroute.errors import ConfigError
 from selfroute.planning.cluster import Cluster
 from selfroute.planning.load import Load
-from selfroute.planning.shapes import Mixture
+from selfroute.planning.shapes import Mixture, Unit
 
 __all__ = [
     "Bools",
@@ -25,7 +25,6 @@ __all__ = [
     "Plan",
     "Problem",
     "Slots",
-    "Unit",
     "check_cap",
     "check_slots",
     "even_homes",
@@ -36,12 +35,12 @@ __all__ = [
     "one_rank",
     "single",
     "sources_problem",
+    "with_uniform_load",
 ]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Unit = Literal["hops", "seconds"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from selfroute.backends.transformers import load_model
 from selfroute.errors import ConfigError
 from selfroute.planning.load import Load
+from selfroute.planning.prompts import read_prompts
 from selfroute.planning.shapes import Mixture
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["count_choices", "measured_load", "mixture_of"]
+__all__ = ["count_choices", "load_measured", "measured_load", "mixture_of"]
 
 _MOST_TOKENS = 2048  # of one prompt
 _BATCH = 16
@@ -47,6 +51,28 @@ def measured_load(
         for prompts in sources
     ]  # fmt: skip
     return Load(np.stack([np.asarray(counts) for counts in counted]), about)
+
+
+def load_measured(
+    *, model: str, prompts: tuple[Path, ...], strategy: str | None = None, mixture: Mixture | None
+) -> Load:
+    """Load a mixture model and count what its routers choose.
+
+    Args:
+        model: folder or hub repository of any mixture model of transformers.
+        prompts: one file or evaluation folder for each source, see `selfroute.planning.prompts.read_prompts`.
+        strategy: of evaluation folders: only what this strategy sent to the cloud.
+        mixture: in place of what the model's configuration tells; None takes that.
+
+    Raises:
+        ConfigError: there is no such model, or there are no prompts.
+    """
+    sources = [read_prompts(path, strategy=strategy) for path in prompts]
+    loaded, tokenizer = load_model(model)
+    which = f" that {strategy} sent to the cloud" if strategy else ""
+    told = f"measured: routers of {Path(model).name} on {sum(map(len, sources))} prompts{which}"
+    measured = measured_load(loaded, tokenizer, sources, about=told)
+    return replace(measured, mixture=mixture or mixture_of(loaded))
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], model: PreTrainedModel) -> dict[str, Any]:

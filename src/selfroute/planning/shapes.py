@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from selfroute.errors import ConfigError
 
-__all__ = ["Link", "Mixture", "check_number"]
+__all__ = ["Link", "Mixture", "Unit", "check_number"]
+
+Unit = Literal["hops", "seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

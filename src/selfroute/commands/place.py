@@ -1,0 +1,52 @@
+"""The command that plans the cluster behind the cloud."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfroute.commands.terminal import example, progress
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(
+        epilog=example(
+            "selfroute place recipes/placement/r1.yaml",
+            "selfroute place recipes/placement/slots.yaml load.generated.own=1 out=out/own",
+            "selfroute place recipes/placement/cap.yaml cap=1.02",
+        )
+    )(place)
+
+
+def place(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; examples are in recipes/placement/.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, e.g. unit=seconds slots.redundant=32."),
+    ] = None,
+) -> None:
+    """Place the experts of a mixture model on the ranks of a cluster."""
+    from rich.console import Console
+
+    from selfroute import assemble, config
+
+    loaded = config.load_recipe(config.PlaceRecipe, recipe, overrides or [])
+    command = shlex.join(["selfroute", "place", str(recipe), *(overrides or [])])
+    with progress("placing") as on_progress:
+        summary = assemble.place_recipe(loaded, command=command, on_progress=on_progress)
+
+    from selfroute.planning.report.table import plan_table
+    from selfroute.planning.report.words import headline
+
+    Console().print(plan_table(summary))
+    for sentence in headline(summary):
+        typer.echo(sentence)
+    for name in summary["files"]:
+        typer.echo(f"written: {loaded.out / name}")
+    typer.echo(f"report: {loaded.out / 'report.html'}")

@@ -1,0 +1,1 @@
+"""A placement for people: sentences, a table for the terminal, one page with figures."""
