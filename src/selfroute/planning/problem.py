@@ -335,5 +335,6 @@ def make_plan(method: str, problem: Problem, assign: Bools, bound: float | None,
 
 def with_uniform_load(problem: Problem) -> Problem:
     """The same problem, as if every expert were chosen alike: the paper's unweighted ILP."""
-    visits = np.broadcast_to(problem.visits.mean(axis=2, keepdims=True), problem.visits.shape)
+    each = (problem.visits.sum(axis=2, keepdims=True) / problem.experts).round(12)  # sums differ in their last digit
+    visits = np.broadcast_to(each, problem.visits.shape)
     return replace(problem, visits=visits, cost=_costs(visits, problem.way))

@@ -70,7 +70,7 @@ def _nearest(problem: Problem, layer: int) -> tuple[Bools, float | None]:
     way = np.broadcast_to(problem.way[:, min(layer, problem.way.shape[1] - 1)], (len(visits), problem.ranks))
     slots, copies_wanted = problem.slots.layer, problem.experts + problem.slots.redundant
     parts, bound = _facilities(visits, way, slots, copies_wanted)
-    tilt = 1e-6 / max(float(problem.cost[layer].max()), 1e-300)
+    tilt = 1e-6 / (float(problem.cost[layer].max()) or 1.0)
     first = assign_layer(tilt * problem.cost[layer] - parts, slots)
     held = first[:, None] == np.arange(problem.ranks)
     _fill(held, visits, way, slots, copies_wanted)

@@ -76,7 +76,7 @@ def flow(problem: Problem) -> tuple[Bools, float]:
     from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
     tails, heads, room = _arcs(problem)
-    scale = _LARGEST_COST / max(float(problem.cost.max()), 1e-300)
+    scale = _LARGEST_COST / (float(problem.cost.max()) or 1.0)
     placing = np.rint(problem.cost * scale).astype(np.int64).ravel()
     costs = np.concatenate([placing, np.zeros(len(tails) - len(placing), dtype=np.int64)])
     network = SimpleMinCostFlow()

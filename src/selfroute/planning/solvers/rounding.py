@@ -30,7 +30,7 @@ def rounding(problem: Problem) -> tuple[Bools, float | None]:
         return copies(problem)
     parts, bound = _relaxed(problem)
     # Among placements that keep as much together, the cheaper.
-    tilt = 1e-6 / max(float(problem.cost.max()), 1e-300)
+    tilt = 1e-6 / (float(problem.cost.max()) or 1.0)
     at = np.stack([assign_layer(tilt * c - p, problem.slots.layer) for c, p in zip(problem.cost, parts, strict=True)])
     return single(within_limits(problem, at), problem.ranks), bound
 
