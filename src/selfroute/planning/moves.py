@@ -39,7 +39,7 @@ def replan(method: str, problem: Problem, before: Bools, *, price: float = 0.0) 
     if problem.slots.redundant:
         return free
     start = time.process_time()
-    dearer = max(price, _TIE * float(problem.cost.max())) * ~before
+    dearer = max(price, _TIE * (float(problem.cost.max()) or 1.0)) * ~before
     assign, _ = METHODS[method](replace(problem, cost=problem.cost + dearer))
     plan = make_plan(method, problem, assign, free.bound, cpu_s=free.cpu_s + time.process_time() - start)
     # Swaps and rounding promise nothing of ties.
