@@ -27,9 +27,11 @@ class Network:
         bytes_per_token: of the text on the wire.
         device_prompt_tokens_per_s, device_tokens_per_s: speed of reading and of writing on the device.
         cloud_prompt_tokens_per_s, cloud_tokens_per_s: the same of the cloud.
+        cloud_extra_s_per_token: what the cloud's own network adds to each token that it writes, such as
+            `network_s_per_token` of `selfroute place`.
 
     Raises:
-        ConfigError: a value is not above 0 (a round trip may be 0).
+        ConfigError: a value is not above 0 (a round trip and the extra may be 0).
     """
 
     rtt_s: float = 0.05
@@ -40,11 +42,13 @@ class Network:
     device_tokens_per_s: float = 30.0
     cloud_prompt_tokens_per_s: float = 5000.0
     cloud_tokens_per_s: float = 80.0
+    cloud_extra_s_per_token: float = 0.0
 
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            if not (math.isfinite(value) and (value > 0 or (value == 0 and option.name == "rtt_s"))):
+            may_be_zero = option.name in ("rtt_s", "cloud_extra_s_per_token")
+            if not (math.isfinite(value) and (value > 0 or (value == 0 and may_be_zero))):
                 raise ConfigError(f"network.{option.name}: {value} is not a positive number")
 
     def bytes_of(self, tokens: Floats) -> Floats:
@@ -66,7 +70,8 @@ class Network:
         import numpy as np  # here: whoever only states a link needs none
 
         start = calls * self.rtt_s + up * _S_PER_BYTE / self.uplink_mbps + read / self.cloud_prompt_tokens_per_s
-        return start + np.maximum(written / self.cloud_tokens_per_s, down * _S_PER_BYTE / self.downlink_mbps)
+        writing = written * (1 / self.cloud_tokens_per_s + self.cloud_extra_s_per_token)
+        return start + np.maximum(writing, down * _S_PER_BYTE / self.downlink_mbps)
 
 
 _S_PER_BYTE = 8e-6  # at one megabit per second

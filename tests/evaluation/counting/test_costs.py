@@ -48,6 +48,14 @@ def test_latency_by_hand() -> None:
     assert sent == pytest.approx((100 / 100 + 10 / 10) + 0.1 + 80 * 5 * 8 / 1e6 + 80 / 800 + receiving)
 
 
+def test_what_the_clouds_own_network_adds_is_paid_for_each_token_it_writes() -> None:
+    (kept, sent), (slow_kept, slow) = (
+        costs.latency_s(split(WORK), Network(cloud_extra_s_per_token=extra)) for extra in (0.0, 0.5)
+    )
+    assert slow - sent == pytest.approx(60 * 0.5)
+    assert slow_kept == kept, "the device does not wait for it"
+
+
 def test_records_without_tokens_have_no_costs() -> None:
     assert work.is_known(split(WORK))
     assert not work.is_known(split(WORK, WORK | {"attempt_tokens": None}))
@@ -89,7 +97,7 @@ def test_a_missing_price_table_is_named(tmp_path: Path) -> None:
         load_prices(tmp_path / "no.yaml", device=["device"], cloud=["cloud"])
 
 
-@pytest.mark.parametrize("values", [{"uplink_mbps": 0}, {"rtt_s": -0.1}, {"device_tokens_per_s": float("nan")}])
+@pytest.mark.parametrize("values", [{"uplink_mbps": 0}, {"rtt_s": -0.1}, {"cloud_extra_s_per_token": -1}])
 def test_a_network_that_cannot_be_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"network\.\w+: .* is not a positive number"):
         Network(**values)
