@@ -27,8 +27,8 @@ def deepseek(layers: int = 3) -> PreTrainedModel:
     """Its first layer is dense; its routers choose one of four groups before they choose experts."""
     config = transformers.DeepseekV3Config(
         **_COMMON | {"num_hidden_layers": layers}, n_routed_experts=EXPERTS, n_shared_experts=1, n_group=4,
-        topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1, q_lora_rank=None, kv_lora_rank=8, qk_rope_head_dim=8,
-        qk_nope_head_dim=8, v_head_dim=8,
+        topk_group=1, moe_intermediate_size=32, first_k_dense_replace=1, q_lora_rank=None, kv_lora_rank=8,
+        qk_rope_head_dim=8, qk_nope_head_dim=8, v_head_dim=8,
     )  # fmt: skip
     return made(transformers.DeepseekV3ForCausalLM, config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ __all__ = ["bars_svg", "pareto_svg"]
 _WIDTH = 900
 _ROW, _TOP, _NAMES, _GAP = 26, 34, 110, 26
 _HEIGHT, _LEFT, _RIGHT, _BOTTOM = 380, 74, 24, 52
+_LINE = 13  # of a label
 
 Entry = Mapping[str, Any]
 
@@ -65,25 +67,40 @@ def pareto_svg(points: Sequence[Mapping[str, Any]], unit: str, others: Sequence[
         others: methods to show beside the curve.
         over: `all` or `layer`, what the busiest rank is of.
     """
-    name = "busiest_total" if over == "all" else "busiest"
-    marks = [(entry[name] / entry["mean"], entry["objective"], entry["method"]) for entry in others]
+    of = "busiest_total" if over == "all" else "busiest"
+    marks = [(entry[of] / entry["mean"], entry["objective"], entry["method"]) for entry in others]
     line = [(point["busiest"], point["objective"]) for point in points]
     xs, ys = ([at[i] for at in [*line, *marks]] for i in (0, 1))
-    x, y = _scale(xs, _LEFT, _WIDTH - _RIGHT - 90), _scale(ys, _HEIGHT - _BOTTOM, 20)
+    x, y = _scale(xs, _LEFT, _WIDTH - _RIGHT - 90), _scale(ys, _HEIGHT - _BOTTOM, 30)
     form = seconds if unit == "seconds" else amount
     parts = _axes(xs, ys, x, y, form, "all layers" if over == "all" else "a layer")
+    parts.append(
+        f'<text x="{_LEFT - 8}" y="16" fill="var(--ink)">{"time" if unit == "seconds" else unit} per token</text>'
+    )
     path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)
     parts.append(f'<polyline points="{path}" style="fill:none;stroke:var(--c0);stroke-width:2.5"/>')
     for point, (a, b) in zip(points, line, strict=True):
         told = "no cap" if point["cap"] is None else f"cap {point['cap']:g}"
         label = f"{told}: {form(b)}, busiest {a:.2f}"
         parts.append(f'<g><title>{label}</title><circle cx="{x(a):.1f}" cy="{y(b):.1f}" r="4.5" fill="var(--c0)"/></g>')
-    for a, b, method in marks:
-        parts.append(
-            f'<path transform="translate({x(a):.1f} {y(b):.1f})" d="M-4.5-4.5h9v9h-9z" style="fill:var(--c1)"/>'
-            f'<text x="{x(a) + 9:.1f}" y="{y(b) + 4:.1f}" fill="var(--ink)">{escape(method)}</text>'
-        )
+    for a, b, _ in marks:
+        at = f"translate({x(a):.1f} {y(b):.1f})"
+        parts.append(f'<path transform="{at}" d="M-4.5-4.5h9v9h-9z" style="fill:var(--c1)"/>')
+    for a, b, name in _apart([(x(a), y(b), name) for a, b, name in marks]):
+        parts.append(f'<text x="{a + 9:.1f}" y="{b - 6:.1f}" fill="var(--ink)">{escape(name)}</text>')
     return _svg("Cost against the load of the busiest rank", parts, _HEIGHT)
+
+
+def _apart(labels: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Labels from the lowest up, each raised above those that it would cover."""
+    placed: list[tuple[float, float, str]] = []
+    for x, y, name in sorted(labels, key=lambda label: -label[1]):
+        while any(
+            abs(y - other) < _LINE and x < at + 7 * len(text) and at < x + 7 * len(name) for at, other, text in placed
+        ):
+            y -= _LINE  # fmt: skip
+        placed.append((x, y, name))
+    return placed
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
@@ -102,23 +119,27 @@ def _axes(
     over: str,
 ) -> list[str]:
     parts = []
-    for value in _five(min(ys), max(ys)):
+    for value in _round_numbers(min(ys), max(ys)):
         parts.append(
             f'<path d="M{_LEFT} {y(value):.1f}H{_WIDTH - _RIGHT}" style="stroke:var(--rule)"/>'
             f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="var(--faint)">{form(value)}</text>'
         )
-    for value in _five(min(xs), max(xs)):
+    for value in _round_numbers(min(xs), max(xs)):
         at = f'x="{x(value):.1f}" y="{_HEIGHT - 30}"'
-        parts.append(f'<text {at} text-anchor="middle" fill="var(--faint)">{value:.2f}</text>')
+        parts.append(f'<text {at} text-anchor="middle" fill="var(--faint)">{value:g}</text>')
     label = f"load of the busiest rank of {over}, as a multiple of the mean"
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 8}" text-anchor="middle" fill="var(--ink)">{label}</text>')
     return parts
 
 
-def _five(low: float, high: float) -> list[float]:
-    """From low to high in equal steps; one value if they are the same."""
-    return [low] if low == high else [low + (high - low) * i / 4 for i in range(5)]
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, about five; one value if they are the same."""
+    if low == high:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= 6)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _svg(label: str, parts: Sequence[str], height: float) -> str:

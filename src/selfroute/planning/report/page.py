@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -113,10 +112,14 @@ def _origin(summary: Mapping[str, Any]) -> dict[str, str]:
         "versions": ", ".join(f"{name} {value}" for name, value in summary.get("versions", {}).items()),
         "network": summary["cluster"],
         "load": summary["load"],
-        "model": json.dumps(summary["model"]),
-        "slots": json.dumps(summary["slots"]),
+        "model": _listed(summary["model"]),
+        "slots": _listed(summary["slots"]),
         "files": "plan.json (every number here, and the placement), " + ", ".join(summary["files"]),
     }
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
 
 
 def _definitions(terms: Mapping[str, str]) -> str:
