@@ -14,9 +14,13 @@ from selfroute.planning.prompts import read_prompts
 def evaluation(folder: Path) -> Path:
     """What `selfroute evaluate` leaves: two strategies on three rows, of which each sends another."""
     folder.mkdir()
+    answers = {"2": "an answer"}
     sent = {"a": {"1"}, "b": {"2", "3"}}
     rows = [(strategy, str(i)) for strategy in sent for i in (1, 2, 3)]
-    texts = [{"strategy": s, "id": i, "question": f"question {i}", "gold": "x"} for s, i in rows]
+    texts = [
+        {"strategy": s, "id": i, "question": f"question {i}", "gold": "x", "cloud_text": answers.get(i, "")}
+        for s, i in rows
+    ]
     facts = [{"strategy": s, "id": i, "source": "cloud" if i in sent[s] else "device"} for s, i in rows]
     for name, values in (("samples.jsonl", texts), ("records.jsonl", facts)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in values), encoding="utf-8")
@@ -37,8 +41,8 @@ def test_json_lines_have_a_field(tmp_path: Path) -> None:
 
 def test_an_evaluation_tells_what_went_to_the_cloud(tmp_path: Path) -> None:
     folder = evaluation(tmp_path / "run")
-    assert read_prompts(folder) == ["question 1", "question 2", "question 3"]
-    assert read_prompts(folder, strategy="b") == ["question 2", "question 3"]
+    assert read_prompts(folder) == ["question 1", "question 2\nan answer", "question 3"]
+    assert read_prompts(folder, strategy="b") == ["question 2\nan answer", "question 3"]
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def read_prompts(path: Path, *, strategy: str | None = None) -> list[str]:
 
     Args:
         path: text with a prompt on every line; `.jsonl` with a field `prompt`, `question` or `text`; or a folder that
-            `selfroute evaluate` wrote.
+            `selfroute evaluate` wrote, whose prompts come with the cloud's answers.
         strategy: of an evaluation: only the requests that this strategy sent to the cloud; None takes all requests.
 
     Raises:
@@ -40,17 +40,21 @@ def read_prompts(path: Path, *, strategy: str | None = None) -> list[str]:
 
 
 def _evaluated(folder: Path, strategy: str | None) -> Iterator[str]:
-    """The questions of an evaluation, each once."""
-    questions = {str(row["id"]): _prompt(row, folder) for row in _lines(folder / "samples.jsonl")}
+    """The questions of an evaluation, each once, and what the cloud wrote: it passes its own words too."""
+    texts: dict[str, str] = {}
+    for row in _lines(folder / "samples.jsonl"):
+        answer = row.get("cloud_text", "")
+        if answer or str(row["id"]) not in texts:
+            texts[str(row["id"])] = "\n".join([_prompt(row, folder), answer]).rstrip("\n")
     if strategy is None:
-        yield from questions.values()
+        yield from texts.values()
         return
     records = list(_lines(folder / "records.jsonl"))
     names = sorted({str(row["strategy"]) for row in records})
     if strategy not in names:
         raise ConfigError(f"load.measured: strategy: '{strategy}' is not in '{folder}'; known: {', '.join(names)}")
     sent = {str(row["id"]) for row in records if row["strategy"] == strategy and row["source"] == "cloud"}
-    yield from (question for number, question in questions.items() if number in sent)
+    yield from (text for number, text in texts.items() if number in sent)
 
 
 def _prompt(values: Any, path: Path) -> str:
