@@ -23,6 +23,7 @@ from selfroute.config import (
     TASKS,
     EvaluateRecipe,
     LoraOptions,
+    PlaceRecipe,
     TrainRecipe,
     WarmupRecipe,
     build,
@@ -76,7 +77,9 @@ def shell_lines(page: Path) -> list[list[str]]:
 
 
 def recipe_kind(values: dict[str, object]) -> type:
-    """Training recipes name an algorithm."""
+    """Training recipes name an algorithm, placements a problem."""
+    if "problem" in values:
+        return PlaceRecipe
     if "algorithm" not in values:
         return EvaluateRecipe
     return WarmupRecipe if values["algorithm"] == "warm_up" else TrainRecipe
@@ -210,6 +213,20 @@ def test_every_option_of_training_is_explained() -> None:
 
 def test_every_option_of_evaluation_is_explained() -> None:
     assert {f.name for f in dataclasses.fields(EvaluateRecipe)} == rows(DOCS / "evaluation.md", "Running it")
+
+
+def test_every_option_and_number_of_a_placement_is_explained(tmp_path: Path) -> None:
+    from selfroute import assemble
+
+    page = DOCS / "placement.md"
+    assert {f.name for f in dataclasses.fields(PlaceRecipe)} == rows(page, "Options")
+    values = yaml.safe_load((ROOT / "recipes/placement/toy.yaml").read_text(encoding="utf-8"))
+    recipe = build(PlaceRecipe, values | {"out": str(tmp_path), "pareto": []}, where="toy.yaml")
+    plan = assemble.place_recipe(recipe)
+    as_given = {"problem", "unit", "cluster", "load", "ranks", "model", "slots", "cap", "cap_over", "split", "recipe"}
+    about = {"command", "versions", "commit", "hardware", "reference", "methods"}
+    assert set(plan) - as_given - about == rows(page, "Metrics")
+    assert set(plan["methods"][0]) <= rows(page, "Metrics")
 
 
 def test_the_defaults_of_training_are_right() -> None:

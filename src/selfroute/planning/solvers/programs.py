@@ -103,7 +103,7 @@ def milp(problem: Problem) -> tuple[Bools, float]:
         integrality=np.ones(problem.cost.size),
         bounds=optimize.Bounds(0, 1),
         constraints=[optimize.LinearConstraint(rows.equal, 1, 1), optimize.LinearConstraint(rows.most, ub=rows.room)],
-        options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-9},
+        options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-7},
     )
     if found.x is None:
         raise ConfigError(_nothing_fits(problem))
