@@ -4,8 +4,8 @@
     python benchmarks/placement/traffic.py
 
 The models have the embedded pair's vocabulary and learn two domains in seconds: Countdown, as the evaluation's cloud
-answered it, and the prose of the licence. Loads are then measured from their routers. Requests are split in halves: plans are
-made on one half and judged on the other. Writes traffic.md and traffic.json.
+answered it, and the prose of the licence. Loads are then measured from their routers. Requests are split in halves:
+plans are made on one half and judged on the other. Writes traffic.md and traffic.json.
 """
 
 from __future__ import annotations
