@@ -95,7 +95,16 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["export", "--help"], ["tasks"], ["strategies"], ["backends"], ["env"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["export", "--help"],
+        ["place", "--help"],
+        ["tasks"],
+        ["strategies"],
+        ["backends"],
+        ["env"],
+    ],
 )
 def test_light_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = f"""

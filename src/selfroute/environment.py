@@ -13,7 +13,8 @@ from pathlib import Path
 
 __all__ = ["commit", "hardware", "has_fast_bf16", "provenance", "release_memory", "versions"]
 
-PACKAGES = ("selfroute", "torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "numpy")
+PACKAGES = ("selfroute", "torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "numpy",
+            "scipy", "ortools")  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -29,8 +29,9 @@ __all__ = ["app", "main"]
 
 # Commands that go on where they were, and what to add to the same line for that.
 RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
-LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "matplotlib", "math-verify",
-             "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray")  # fmt: skip
+LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "scipy", "matplotlib",
+             "math-verify", "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray",
+             "ortools")  # fmt: skip
 
 
 class _Group(TyperGroup):

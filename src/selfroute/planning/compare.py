@@ -94,18 +94,27 @@ def compare(
     on_progress(0, steps, method)
     plan = solve(method, problem) if before is None else replan(method, problem, before, price=move_price)
     plans = [plan, *([] if before is None else [make_plan(TODAY, problem, before, None, cpu_s=0.0)])]
-    left_out = {}
-    for number, name in enumerate(names, start=1):
-        on_progress(number, steps, name)
-        try:
-            plans.append(solve(name, problem))
-        except ConfigError as error:
-            left_out[name] = str(error)
+    beside, left_out = _solved(problem, names, lambda i, name: on_progress(1 + i, steps, name))
+    plans += beside
     rows = [_row(problems, one, before) for one in plans]
     known = {one.method for one in plans}
     points = _pareto(problem, caps, lambda i, cap: on_progress(1 + len(names) + i, steps, f"cap {cap:g}"))
     on_progress(steps, steps, "")
     return Comparison(rows, next((r for r in _REFERENCES if r in known), method), left_out, points)
+
+
+def _solved(
+    problem: Problem, names: Sequence[str], on_method: Callable[[int, str], None]
+) -> tuple[list[Plan], dict[str, str]]:
+    """Plans of the methods that can take the problem, and the reasons of those that cannot."""
+    plans, left_out = [], {}
+    for number, name in enumerate(names):
+        on_method(number, name)
+        try:
+            plans.append(solve(name, problem))
+        except ConfigError as error:
+            left_out[name] = str(error)
+    return plans, left_out
 
 
 def _row(problems: Mapping[str, Problem], plan: Plan, before: Bools | None) -> Row:

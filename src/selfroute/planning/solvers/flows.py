@@ -11,9 +11,8 @@ from selfroute.planning.problem import Bools, Floats, Ints, Problem, objective, 
 
 __all__ = ["assign_layer", "assignment", "flow", "has_flow", "refuse_caps"]
 
-# OR-tools counts in whole numbers and multiplies costs by the number of nodes: this leaves it far from its limit, and
-# rounds each cost by half a billionth of the largest.
-_LARGEST_COST = 1e9
+# OR-tools counts in whole numbers, and multiplies costs by the number of nodes: the product stays below 2 ** 63.
+_LARGEST_PRODUCT = 1e16
 
 
 def has_flow() -> bool:
@@ -76,7 +75,7 @@ def flow(problem: Problem) -> tuple[Bools, float]:
     from ortools.graph.python.min_cost_flow import SimpleMinCostFlow
 
     tails, heads, room = _arcs(problem)
-    scale = _LARGEST_COST / (float(problem.cost.max()) or 1.0)
+    scale = _LARGEST_PRODUCT / int(heads.max() + 1) / (float(problem.cost.max()) or 1.0)
     placing = np.rint(problem.cost * scale).astype(np.int64).ravel()
     costs = np.concatenate([placing, np.zeros(len(tails) - len(placing), dtype=np.int64)])
     network = SimpleMinCostFlow()

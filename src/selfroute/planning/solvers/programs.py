@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +102,34 @@ def milp(problem: Problem) -> tuple[Bools, float]:
             "which says how far from the bound it is"
         )
     rows = constraints(problem)
-    found = optimize.milp(
-        problem.cost.ravel(),
-        integrality=np.ones(problem.cost.size),
-        bounds=optimize.Bounds(0, 1),
-        constraints=[optimize.LinearConstraint(rows.equal, 1, 1), optimize.LinearConstraint(rows.most, ub=rows.room)],
-        options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-7},
-    )
+    with _silenced():
+        found = optimize.milp(
+            problem.cost.ravel(),
+            integrality=np.ones(problem.cost.size),
+            bounds=optimize.Bounds(0, 1),
+            constraints=[
+                optimize.LinearConstraint(rows.equal, 1, 1),
+                optimize.LinearConstraint(rows.most, ub=rows.room),
+            ],
+            options={"time_limit": TIME_LIMIT_S, "mip_rel_gap": 1e-7},
+        )
     if found.x is None:
         raise ConfigError(_nothing_fits(problem))
     return found.x.reshape(problem.cost.shape) > 0.5, float(found.mip_dual_bound)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep lines of HiGHS's own debugging, which no option turns off, out of the terminal."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _nothing_fits(problem: Problem) -> str:
