@@ -29,6 +29,7 @@ from selfroute.planning.solvers import best_method, solve
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
+NOTHING = 1e-9  # of a part: what different orders of adding up leave
 PAPER_S = {"unweighted": 1186, "loads": 1398}  # arXiv 2508.09229, R1 on 256 GPUs, another machine
 TOY = Mixture(layers=4, experts=16, top_k=2)
 MOE = Mixture(layers=27, experts=64, top_k=6, dense=(0,), hidden_size=2048)
@@ -256,7 +257,7 @@ def balance(plan: Plan) -> dict[str, float]:
 
 def cell(name: str, value: Any) -> str:
     if isinstance(value, list):
-        scaled = [100 * v for v in value] if name in PERCENT else value
+        scaled = [100 * v if abs(v) > NOTHING else 0.0 for v in value] if name in PERCENT else value
         spread = stdev(scaled) if len(scaled) > 1 else 0.0
         unit = " %" if name in PERCENT else ""
         return f"{form(mean(scaled))} ± {form(spread)}{unit}" if name not in EACH else ", ".join(map(form, scaled))
@@ -265,7 +266,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, bool | str):
         return str(value)
     if name in PERCENT:
-        value = 0.0 if abs(value) < 1e-9 else value
+        value = value if abs(value) > NOTHING else 0.0
         return f"{100 * value:.2g} %" if 0 < abs(value) < 1e-3 else f"{100 * value:.2f} %"
     return form(value)
 
