@@ -83,6 +83,8 @@ def test_the_first_sentence_is_the_result(summary: dict[str, Any]) -> None:
     assert re.match(r"assignment costs [\d.]+ hops per token, [\d.]+ % fewer hops than linear, and nothing", told[0])
     assert "no slack" in told[3]
     assert headline(summary | {"flat": True})[0].startswith("Nothing can be saved")
+    best = min(summary["methods"], key=lambda entry: entry["busiest"])
+    assert f"balance: {best['method']} has the lowest load" in headline(summary | {"flat": True})[0]
     assert headline(summary | {"gap": 0.0123})[0].endswith("at most 1.23 % above the least possible.")
     assert headline(summary | {"gap": None})[0].endswith("without a bound.")
     assert "9.0 % more time than" in headline(summary | {"unit": "seconds", "saved": -0.09})[0]

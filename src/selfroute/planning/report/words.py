@@ -43,7 +43,7 @@ def _result(summary: Summary) -> str:
         return (
             f"Nothing can be saved: every placement costs {cost} per token. Seen from all sources together every rank "
             "is equally far, and the sources are alike; only sources that differ, an asymmetric network or redundant "
-            "copies would change that."
+            f"copies would change that. What is left to choose by is balance: {_best_balanced(summary)}."
         )
     proof = _proof(summary)
     reference = summary["reference"]
@@ -53,6 +53,13 @@ def _result(summary: Summary) -> str:
     less = "more" if saved < 0 else "less" if unit == "seconds" else "fewer"
     than = f"{share(abs(saved))} {less} {'time' if unit == 'seconds' else unit}"
     return f"{summary['method']} costs {cost} per token, {than} than {reference}, {proof}."
+
+
+def _best_balanced(summary: Summary) -> str:
+    best = min(summary["methods"], key=lambda entry: float(entry["busiest"]))
+    return (
+        f"{best['method']} has the lowest load on the busiest rank of a layer, {ratio(best, 'busiest')} times the mean"
+    )
 
 
 def _proof(summary: Summary) -> str:
