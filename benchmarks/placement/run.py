@@ -286,6 +286,16 @@ PARTS: dict[str, Callable[[], Rows]] = {
 }  # fmt: skip
 
 
+def as_json(results: dict[str, Any]) -> str:
+    """A line per row."""
+    parts = []
+    for name, part in results.items():
+        rows = ",\n".join(f"   {json.dumps(row, ensure_ascii=False)}" for row in part["rows"])
+        about = json.dumps({key: value for key, value in part.items() if key != "rows"}, ensure_ascii=False)
+        parts.append(f' {json.dumps(name)}: {about[:-1]}, "rows": [\n{rows}\n ]}}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
 def page(results: dict[str, Any]) -> str:
     return "\n".join(lines(results)) + "\n"
 
@@ -322,7 +332,7 @@ def main() -> None:
         command = shlex.join(["python", "benchmarks/placement/run.py", *sys.argv[1:]])
         results[name] = {"command": command, **environment.provenance(), "rows": PARTS[name]()}
         results = {part: results[part] for part in PARTS if part in results}
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        file.write_text(as_json(results), encoding="utf-8")
         (HERE / "results.md").write_text(page(results), encoding="utf-8")
 
 
