@@ -379,6 +379,22 @@ def test_the_task_of_the_testing_page_keeps_the_contract() -> None:
 
 
 def test_the_page_names_every_case() -> None:
-    from selfroute.testing import BACKEND_CASES
+    from selfroute.testing import BACKEND_CASES, STRATEGY_CASES
 
-    assert re.findall(r"^\| `(\w+)` \|", TESTING.read_text(encoding="utf-8"), re.MULTILINE) == list(BACKEND_CASES)
+    named = re.findall(r"^\| `(\w+)` \|", TESTING.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named == [*BACKEND_CASES, *STRATEGY_CASES]
+
+
+async def test_the_strategy_of_the_testing_page_keeps_the_contract() -> None:
+    await example("class LongOnes")["test_long_ones"]()
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    """Every file and room that the page walks through; a page of two screens, not more."""
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    source = ROOT / "src" / "selfroute"
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:/|\.py))`", text))
+    rooms = (source, source / "evaluation" / "counting", source / "train" / "rl" / "objectives")
+    assert [name for name in sorted(named) if not any((room / name).exists() for room in rooms)] == []
+    assert len(named) > 50
+    assert len(text.splitlines()) <= 120
