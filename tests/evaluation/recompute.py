@@ -165,7 +165,10 @@ class Recount:
             row["cloud_answer_tokens"],
         )
         up = prompt * bits / w["uplink_mbps"] + prompt / w["cloud_prompt_tokens_per_s"]
-        down = max(written / w["cloud_tokens_per_s"], written * bits / w["downlink_mbps"])
+        down = max(
+            written / w["cloud_tokens_per_s"] + written * w["cloud_extra_s_per_token"],
+            written * bits / w["downlink_mbps"],
+        )
         return on_device("attempt") + w["rtt_s"] + up + down
 
     @cached_property
@@ -312,7 +315,8 @@ class Recount:
         if axis == "seconds":
             on_device = device[0] / w["device_prompt_tokens_per_s"] + device[1] / w["device_tokens_per_s"]
             up = sizes[0] * 8e-6 / w["uplink_mbps"] + cloud[0] / w["cloud_prompt_tokens_per_s"]
-            down = max(cloud[1] / w["cloud_tokens_per_s"], sizes[1] * 8e-6 / w["downlink_mbps"])
+            writing = cloud[1] / w["cloud_tokens_per_s"] + cloud[1] * w["cloud_extra_s_per_token"]
+            down = max(writing, sizes[1] * 8e-6 / w["downlink_mbps"])
             return float(on_device + calls * w["rtt_s"] + up + down)
         if axis == "usd":
             prices = self.summary["prices"]["prices"]

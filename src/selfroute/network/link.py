@@ -70,7 +70,7 @@ class Network:
         import numpy as np  # here: whoever only states a link needs none
 
         start = calls * self.rtt_s + up * _S_PER_BYTE / self.uplink_mbps + read / self.cloud_prompt_tokens_per_s
-        writing = written * (1 / self.cloud_tokens_per_s + self.cloud_extra_s_per_token)
+        writing = written / self.cloud_tokens_per_s + written * self.cloud_extra_s_per_token
         return start + np.maximum(writing, down * _S_PER_BYTE / self.downlink_mbps)
 
 
