@@ -263,3 +263,13 @@ def test_bits_written_as_numbers_give_the_same_numbers(summary: dict[str, Any]) 
         replace(r, device_correct=float(r.device_correct or 0), cloud_correct=float(r.cloud_correct or 0)) for r in ALL
     ]
     assert summarise(as_numbers, share=0.3, seed=3, task="toy", resamples=200) == summary
+
+
+def test_what_both_wrote_is_graded_or_left_out() -> None:
+    rows = [
+        replace(r, strategy="together", joint=i > 0, source="both" if i else "device", correct=None if i < 2 else 1.0)
+        for i, r in enumerate(made("sees", n=20))
+    ]
+    result = summarise([*made("sees", n=20), *rows], share=0.3, seed=0, resamples=20)
+    assert (result["n"], result["n_excluded"]) == (18, 2)
+    assert entry(result, "together")["raw_overall_accuracy"] == 1.0

@@ -45,13 +45,15 @@ class View:
         sent = split.sent(calls)
         known = work.is_known(split)
         kept, away = work.kept(split), work.sent(split, network)
-        priced = prices is not None and (known or split.joint)
-        ran = costs.usd(work.as_run(split, network), prices.prices) if priced and prices else split.numbers["usd"]
-        means = {"usd_per_1000": 1000 * ran}
-        kept_usd = sent_usd = latency = None
-        if known and prices:
+        ran, kept_usd, sent_usd, latency = split.numbers["usd"], None, None, None
+        at_share: dict[str, Floats] = {}
+        if prices and known:
             kept_usd, sent_usd = costs.usd(kept, prices.prices), costs.usd(away, prices.prices)
-            means["usd_per_1000_at_share"] = 1000 * np.where(sent, sent_usd, kept_usd)
+            ran = np.where(split.wants, sent_usd, kept_usd)
+            at_share["usd_per_1000_at_share"] = 1000 * np.where(sent, sent_usd, kept_usd)
+        elif prices and split.joint:
+            ran = costs.usd(work.as_run(split, network), prices.prices)
+        means = {"usd_per_1000": 1000 * ran} | at_share
         if known:
             latency = np.where(sent, costs.latency_s(away, network), costs.latency_s(kept, network))
             means["device_tokens_handed_off_at_share"] = np.where(sent, split.numbers["attempt_tokens"], 0.0)

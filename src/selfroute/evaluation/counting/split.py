@@ -113,7 +113,9 @@ def splits_of(columns: Columns, *, seed: int, where: str = "") -> Shared:
     place = columns.places()
     prefix = f"{where}: " if where else ""
     _check_same_rows(columns, place, prefix)
-    usable = columns.graded[place]
+    served = ~np.isnan(columns.qualities["correct"])[place]
+    # Where both may write one answer, what they wrote has to be graded on every row.
+    usable = columns.graded[place] & (served | ~columns.joint[place].any(1, keepdims=True))
     shared = usable.all(0) if len(usable) else np.zeros(0, dtype=bool)
     if not shared.any():
         empty = [name for (name, _), known in zip(columns.settings, usable, strict=True) if not known.any()]
