@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.grading import Outcome, grade, is_formatted, judge
+from selfroute.grading import Outcome, answerer, grade, is_formatted, judge
 from selfroute.tasks.base import Row
-from selfroute.types import Reason, Segment, Source, Trace, Usage
+from selfroute.types import Part, Reason, Segment, Source, Trace, Usage
 from selfroute.verify.base import Verdict
 
 ROW = Row("r1", "What is 40 + 2?", "42")
@@ -63,6 +63,29 @@ def test_a_cloud_failure_is_kept_beside_the_device_answer() -> None:
     outcome = grade(Echo(), ROW, trace("42", wants_cloud=True, error="cloud did not answer"))
     assert outcome.cloud_correct is None and outcome.device_correct is True
     assert outcome.error == "cloud did not answer"
+
+
+@pytest.mark.parametrize(
+    ("segments", "decided_after", "expected"),
+    [
+        ([("device", "answer")], 0, "device"),
+        ([("device", "attempt"), ("cloud", "answer")], 1, "cloud"),
+        ([("device", "attempt"), ("cloud", "void"), ("device", "answer")], 1, "device"),
+        ([("device", "answer"), ("cloud", "answer"), ("device", "answer")], 0, None),
+        ([("cloud", "probe"), ("device", "answer")], 0, None),
+        ([("device", "answer")], None, None),
+        ([("cloud", "answer")], None, None),
+    ],
+)
+def test_an_answer_is_put_down_to_one_side_only_where_it_is_its_own(
+    segments: list[tuple[Source, Part]], decided_after: int | None, expected: Source | None
+) -> None:
+    written = tuple(Segment(source=source, model="m", part=part, text="42") for source, part in segments)
+    found = Trace(strategy="s", wants_cloud=False, reason="judged", segments=written, decided_after=decided_after)
+    assert answerer(found) == expected
+    outcome = grade(Echo(), ROW, found)
+    known = {side for side, right in (("device", outcome.device_correct), ("cloud", outcome.cloud_correct)) if right}
+    assert known == ({expected} - {None}) and outcome.correct is True
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.evaluation.recompute import main as recompute
 from tests.evaluation.world import (
     TEMPLATE,
     Counting,
@@ -305,3 +306,21 @@ async def test_a_cloud_that_saw_the_attempt_is_judged_by_what_it_said_then(tmp_p
     summary = await run(tmp_path, entrants(strategies, FunctionBackend("small", asks), cloud), cloud=cloud)
     right = {entry["name"]: entry["raw_overall_accuracy"] for entry in summary["strategies"]}
     assert right == {"self_route": 1.0, "with_attempt": 0.0}
+
+
+async def test_a_judge_may_say_how_good_an_answer_is(tmp_path: Path) -> None:
+    class Judged(Numbers):
+        """A right answer is worth 1, a wrong one of an even prompt 0.75, of an odd one 0."""
+
+        def verify(self, row: Row, completion: str) -> Verdict:
+            if super().verify(row, completion).correct:
+                return Verdict(True)
+            return Verdict(True, quality=0.75) if int(row.gold) % 2 == 0 else Verdict(False)
+
+    summary = await run(tmp_path, task=Judged(), axes=("calls", "cloud_tokens"))
+    wrong = [i for i in range(N) if not device_solves(i)]
+    assert summary["device_accuracy"] == pytest.approx((24 + 0.75 * sum(i % 2 == 0 for i in wrong)) / N)
+    records = {r.key: r for r in read_records(tmp_path / "records.jsonl")}
+    assert records["always_device", None, "n004"].device_correct == 0.75
+    assert '"device_correct": true' in (tmp_path / "records.jsonl").read_text()
+    assert recompute(tmp_path) == []

@@ -195,15 +195,17 @@ def world(device: Backend, cloud: Backend) -> list[Entrant]:
     return entrants(toys, device, cloud)
 
 
-class Counting:
+class Counting(Backend):
     """Counts the calls of a backend."""
 
+    inner: Backend
+
     def __init__(self, backend: Backend) -> None:
-        self.backend, self.name, self.calls = backend, backend.name, 0
+        self.inner, self.name, self.calls = backend, backend.name, 0
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Any:
         self.calls += 1
-        return self.backend.stream(messages, sampling)
+        return self.inner.stream(messages, sampling)
 
 
 async def run(out: Path, who: list[Entrant] | None = None, **options: Any) -> dict[str, Any]:

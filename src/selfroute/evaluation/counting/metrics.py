@@ -2,8 +2,8 @@
 
 Conventions. `device` and `cloud` are arrays of shape (n,): how good the answer is that this side gives, or would give,
 in [0, 1]; right or wrong is 1 or 0, and an accuracy is a mean. Where yes or no is needed, an answer is right from
-`SOLVED` on. A share is cloud calls / requests, in [0, 1]. `weights` counts how often each prompt occurs, shape (n,)
-or (B, n) for B bootstrap samples, and defaults to once each; results have its leading shape. Accuracies are
+`SOLVED` on, as everywhere. A share is cloud calls / requests, in [0, 1]. `weights` counts how often each prompt occurs,
+shape (n,) or (B, n) for B bootstrap samples, and defaults to once each; results have its leading shape. Accuracies are
 fractions, not per cent.
 
 APGR and CPT are those of RouteLLM (arXiv 2406.18665, section 2), on the exact curve with one point per prompt in
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from selfroute.errors import ConfigError
+from selfroute.verify.base import SOLVED
 
 __all__ = [
     "MIN_LEAD",
@@ -65,9 +66,6 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Quality = Bools | Floats
-
-SOLVED = 0.5
-"""The least quality of an answer that counts as right where only right or wrong is asked."""
 
 MIN_LEAD = 0.02
 """The cloud must lead the device by at least this accuracy for APGR and CPT, which divide by the lead."""
