@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -15,23 +16,28 @@ from hypothesis import strategies as st
 
 from selfroute.assemble import evaluating, training
 from selfroute.config import (
-    BACKEND_EXAMPLES,
+    ALGORITHMS,
     BACKENDS,
+    CLUSTERS,
+    LEDGERS,
+    LOADS,
     STRATEGIES,
     TASKS,
+    Entry,
     EvaluateRecipe,
     ReportOptions,
     Spec,
+    Table,
     TraceOptions,
     TrainRecipe,
     WarmupRecipe,
+    at,
     build,
     load_recipe,
     make_backend,
     make_task,
     parse_overrides,
     parse_spec,
-    resolve,
     to_values,
 )
 from selfroute.errors import ConfigError
@@ -219,18 +225,61 @@ def test_an_unknown_backend_names_the_nearest() -> None:
         make_backend(Spec("opnai"), where="cloud")
 
 
-@pytest.mark.parametrize("table", [TASKS, BACKENDS, STRATEGIES])
-def test_every_name_leads_to_a_factory(table: dict[str, str]) -> None:
-    for name in table:
-        factory = resolve(table, name, kind="thing", where="test")
-        assert callable(factory)
-        assert (factory.__doc__ or "").strip(), "the lists of the command line show the first sentence"
+TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS]
+every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 
 
-def test_every_backend_has_an_example_that_parses() -> None:
-    assert list(BACKEND_EXAMPLES) == list(BACKENDS)
-    for name, example in BACKEND_EXAMPLES.items():
-        assert parse_spec(yaml.safe_load(example), "device").name == name
+@every_table
+def test_every_entry_leads_to_a_factory_and_says_what_it_is(table: Table[Entry]) -> None:
+    for name, entry in table.items():
+        assert entry.name == name
+        assert callable(table.resolve(name, where="test"))
+        assert entry.described() and "\n" not in entry.described()
+        assert parse_spec(yaml.safe_load(entry.written), "device").name == name
+
+
+@every_table
+def test_every_place_of_an_entry_is_there(table: Table[Entry]) -> None:
+    for entry in table.values():
+        values = [getattr(entry, field.name) for field in dataclasses.fields(entry)]
+        for place in (value for value in values if isinstance(value, str) and value.startswith("selfroute.")):
+            assert callable(at(place)), place
+
+
+@every_table
+def test_an_unknown_name_gets_the_nearest(table: Table[Entry]) -> None:
+    name = next(iter(table))
+    with pytest.raises(ConfigError, match=rf"there: unknown {table.kind} '{name}x'; did you mean '{name}'\?; known: "):
+        table.find(f"{name}x", where="there")
+
+
+@every_table
+def test_every_extra_of_an_entry_can_be_installed(table: Table[Entry]) -> None:
+    extras = set(metadata("selfroute").get_all("Provides-Extra") or [])
+    assert {entry.extra for entry in table.values()} <= extras
+
+
+def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LEDGERS, "toy", Entry(name="toy", place="nowhere_at_all:Toy", extra="redis"))
+    with pytest.raises(ConfigError, match=r"^ledger 'toy' needs 'nowhere_at_all'.*'selfroute\[redis\]'$"):
+        LEDGERS.resolve("toy", where="ledger")
+
+
+def test_the_example_of_a_strategy_has_its_options() -> None:
+    for name, entry in STRATEGIES.items():
+        given = parse_spec(yaml.safe_load(entry.written), "strategy").options
+        if entry.options is not None:
+            build(at(entry.options), given, where=name)
+        else:
+            inspect.signature(STRATEGIES.resolve(name, where="x")).bind(**given)
+
+
+def test_what_is_fitted_can_be_kept_and_read() -> None:
+    from selfroute.train.fit.scorer import FITTED
+
+    kept = {name for name, entry in STRATEGIES.items() if entry.fit == "selfroute.train.fit.scorer:fit_scorer"}
+    assert kept == set(FITTED)
+    assert all(entry.reads for entry in STRATEGIES.values() if entry.fitted)
 
 
 # --- what recipes promise, the rooms below keep ---

@@ -103,6 +103,7 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
         ["tasks"],
         ["strategies"],
         ["backends"],
+        ["algorithms"],
         ["env"],
     ],
 )

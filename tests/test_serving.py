@@ -12,16 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
+import yaml
 from tests.gateway.live import running
 from typer.testing import CliRunner
 
 from selfroute.commands.main import app
-from selfroute.config import LEARNED, SCORED, STRATEGIES
+from selfroute.config import STRATEGIES, parse_spec
 from selfroute.errors import ConfigError
 from selfroute.serving import ShareFollower, build_recipe, load_serve_recipe, make_gateway, make_service
 
@@ -163,13 +165,14 @@ def scorers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_every_strategy_can_be_served(
     name: str, recorded: dict[str, Any], scorers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options: dict[str, Any] = {"share": 0.5} if name == "random_offload" else {}
-    if name in LEARNED or name in SCORED:
-        options["threshold"] = 0.5
-    if name in LEARNED:
-        options["scorer"] = scorers[LEARNED[name]]
-    if name == "encoder_router":
-        monkeypatch.setattr("selfroute.train.fit.encoder.EncoderScorer.load", lambda folder: lambda question: 0.0)
+    entry = STRATEGIES[name]
+    options = dict(parse_spec(yaml.safe_load(entry.written), "strategy").options)
+    if entry.fitted:
+        assert entry.reads is not None
+        options["scorer"] = scorers[entry.reads]
+        # An encoder's score is a folder of weights, and reads questions as any other of them.
+        stored = "selfroute.scores.scorers:Scorer.load"
+        monkeypatch.setitem(STRATEGIES, name, replace(entry, stored=stored))
     spec = {name: options} if options else name
     gateway = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
     strategy = gateway.service.strategy

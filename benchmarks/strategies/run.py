@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from selfroute.config import SCORED, parse_overrides
+from selfroute.config import STRATEGIES, parse_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "recipes/countdown/strategies.yaml"
@@ -33,7 +33,8 @@ PROMPT = ("prompt_length", "prompt_router", "tfidf_ridge", "embedding_knn", "emb
 AFTER = ("answer_features", "quality_gap", "answer_blend", "frugal_cascade", "mean_logprob", "min_logprob", "entropy",
          "self_consistency", "self_verification")  # fmt: skip
 DURING = ("before_gapg", "self_route")
-UNFITTED = SCORED | {"random_offload", *DURING}
+UNFITTED = {name for name, entry in STRATEGIES.items() if entry.reads and not entry.fitted}
+UNFITTED |= {"random_offload", *DURING}
 Summary = Mapping[str, Any]
 Figure = Callable[[Mapping[str, Any], int], float | None]
 

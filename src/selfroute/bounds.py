@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from selfroute.errors import ConfigError
 
-__all__ = ["Bounds", "Count", "NotNegative", "Positive", "Rate", "Share", "Whole", "check_fields"]
+__all__ = ["Bounds", "Choice", "Count", "NotNegative", "Positive", "Rate", "Share", "Whole", "check_fields", "suggest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,32 @@ class Bounds:
         if self.high == float("inf"):
             return f"{'above' if self.exclusive else 'at least'} {self.low:g}"
         return f"between {self.low:g} and {self.high:g}" + (", both excluded" if self.exclusive else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Names of a table, asked for when one is checked: a table may grow."""
+
+    names: Callable[[], Iterable[str]]
+
+    def check(self, name: str, value: str) -> None:
+        """See that a name is among them.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        known = list(self.names())
+        if value not in known:
+            raise ConfigError(f"{name}: '{value}' is not one of {', '.join(known)}{suggest(value, known)}")
+
+    def __str__(self) -> str:
+        return ", ".join(f"`{name}`" for name in self.names())
+
+
+def suggest(key: Any, known: Iterable[Any]) -> str:
+    """`; did you mean 'x'?` with the nearest name, or nothing."""
+    near = difflib.get_close_matches(str(key), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 Share = Annotated[float, Bounds(0, 1, exclusive=True, hint="; 0.3 lets 30 % of the requests go to the cloud")]

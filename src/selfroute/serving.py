@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import inspect
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 from selfroute.backends.base import Backend
 from selfroute.config import (
+    BACKENDS,
     STRATEGIES,
     Bounds,
     BudgetOptions,
@@ -28,15 +28,13 @@ from selfroute.config import (
     NotNegative,
     Positive,
     Spec,
+    asked_for,
     build,
-    construct,
-    is_scored,
     load_values,
     make_budget,
+    make_strategy,
     parse_overrides,
     prepare_backend,
-    resolve,
-    scored_options,
     suggest,
     to_values,
 )
@@ -65,8 +63,6 @@ __all__ = [
     "worker",
 ]
 
-# Models that are ready as soon as they are named; the others load behind an open port.
-_LIGHT = frozenset({"openai", "recorded"})
 _WORKER = "SELFROUTE_WORKER"  # how a worker process learns what to serve
 EMBEDDED_DEVICE, EMBEDDED_CLOUD = Spec("embedded", "device-gapg"), Spec("embedded", "cloud")
 SELF_ROUTE = Spec("self_route")
@@ -224,13 +220,12 @@ def make_service(recipe: ServeRecipe) -> Service:
     cloud = None
     if recipe.cloud is not None:
         cloud = _guard(recipe.cloud, "cloud", recipe, recipe.wait.cloud_first_token_s)
-    elif recipe.strategy.name == "self_route":
-        recipe = replace(recipe, strategy=Spec("always_device"))
-    embedded_device = recipe.device.name == "embedded"
-    embedded_cloud = recipe.cloud is not None and recipe.cloud.name == "embedded"
-    both = embedded_device and (embedded_cloud or recipe.cloud is None)
-    wrap = embedded_device if recipe.prompt.wrap is None else recipe.prompt.wrap
-    tags = recipe.prompt.cloud_tags or ("strip" if embedded_cloud else "keep")
+    # Both models have been found by now, so their names are in the table.
+    plain_device = BACKENDS[recipe.device.name].template_only
+    plain_cloud = recipe.cloud is not None and BACKENDS[recipe.cloud.name].template_only
+    both = plain_device and (plain_cloud or recipe.cloud is None)
+    wrap = plain_device if recipe.prompt.wrap is None else recipe.prompt.wrap
+    tags = recipe.prompt.cloud_tags or ("strip" if plain_cloud else "keep")
     turns = recipe.prompt.turns or ("last" if both else "all")
     strategy = _strategy(recipe)
     check_sides(strategy, Sides(device=device, cloud=cloud))
@@ -265,7 +260,7 @@ def _guard(spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | No
 def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
     """A light model at once, as its faults should show before the port opens; a heavy one when it is loaded."""
     load = prepare_backend(spec, where=role)
-    if spec.name not in _LIGHT:
+    if BACKENDS[spec.name].in_process:
         return load
     backend = load()
     backend.check()
@@ -273,19 +268,14 @@ def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
 
 
 def _strategy(recipe: ServeRecipe) -> Strategy:
-    name = recipe.strategy.name
-    factory = resolve(STRATEGIES, name, kind="strategy", where="strategy")
-    if recipe.strategy.value is not None:
-        raise ConfigError(f"strategy: '{name}: {recipe.strategy.value}' has no option name; write {{{name}: {{…}}}}")
-    options = dict(recipe.strategy.options)
-    if is_scored(name):
-        options = scored_options(name, options, where=f"strategy.{name}")
-    if recipe.handoff.context != "prompt":
-        if "context" not in inspect.signature(factory).parameters:
-            raise ConfigError(f"handoff.context: '{name}' makes no attempt before it asks the cloud; use prompt")
-        options["context"] = recipe.handoff.context
-    made: Strategy = factory(**options) if is_scored(name) else construct(factory, options, f"strategy.{name}")
-    return made
+    spec, context = recipe.strategy, {"context": recipe.handoff.context}
+    if recipe.cloud is None and spec.name in STRATEGIES and (alone := STRATEGIES[spec.name].without_cloud):
+        spec = Spec(alone)
+    if recipe.handoff.context == "prompt":
+        return make_strategy(spec)
+    if not asked_for(STRATEGIES.resolve(spec.name, where="strategy"), context):
+        raise ConfigError(f"handoff.context: '{spec.name}' makes no attempt before it asks the cloud; use prompt")
+    return make_strategy(replace(spec, options={**spec.options, **context}))
 
 
 def make_gateway(

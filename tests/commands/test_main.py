@@ -183,7 +183,8 @@ def test_interrupted_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     line = [command, {"train": GAPG, "evaluate": EVALUATE}[command], "seed=3"]
-    monkeypatch.setattr(assemble, f"{command}_recipe", interrupt)
+    place = {"train": "selfroute.assemble.training", "evaluate": "selfroute.assemble"}[command]
+    monkeypatch.setattr(f"{place}.{command}_recipe", interrupt)
     monkeypatch.setattr(sys, "argv", ["selfroute", *line])
     result = invoke(*line)
     assert result.exit_code == 130

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
 from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
-from selfroute.config import LEARNED, SCORED, STRATEGIES, resolve
+from selfroute.config import STRATEGIES, StrategyEntry, asked_for, at
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
 from selfroute.strategies.always import AlwaysDevice
@@ -31,8 +31,6 @@ __all__ = [
 ]
 
 _THRESHOLD_ROWS = 200
-# Load a model of transformers.
-_ENCODERS = ("embedding_knn", "embedding_logistic", "embedding_mlp", "matrix_factorization", "encoder_router")
 
 
 def make_policies(
@@ -68,12 +66,12 @@ def check_baselines(names: Iterable[str]) -> None:
     """Refuse an unknown strategy before any model is loaded.
 
     Raises:
-        ConfigError: a name is not in `STRATEGIES`, or is self_route, which needs a policy.
+        ConfigError: a name is not in `STRATEGIES`, or is of a strategy that needs a policy.
     """
     for name in names:
-        if name == "self_route":
-            raise ConfigError("strategies: self_route needs a device model; write policies: {self_route: <model>}")
-        resolve(STRATEGIES, name, kind="strategy", where="strategies")
+        STRATEGIES.resolve(name, where="strategies")
+        if STRATEGIES[name].policy:
+            raise ConfigError(f"strategies: {name} needs a device model; write policies: {{{name}: <model>}}")
 
 
 async def make_baselines(
@@ -101,23 +99,24 @@ async def make_baselines(
         concurrency: requests in flight.
         on_progress: called with steps done and in all: answers to train rows, and fits.
     """
-    taught = LEARNED.keys() | SCORED
+    entries = {name: STRATEGIES.find(name, where="strategies") for name in names}
+    learned = [entry for entry in entries.values() if entry.fitted]
+    scored = [entry for entry in entries.values() if entry.reads is not None and not entry.fitted]
     train: list[Row] = []
-    if taught & set(names):
+    if learned or scored:
         train = list(rows) if folds is not None else first_rows(task, "train", router_rows)
-    learned, scored = LEARNED.keys() & set(names), SCORED & set(names)
     total = 2 * len(train) * bool(learned) + len(learned) + len(scored) * len(train[:_THRESHOLD_ROWS])
     work = _Preparation(task, train, sampling, concurrency, total, on_progress)
     examples = await work.examples(sides) if learned else None
     strategies: list[Strategy] = []
     for name in names:
-        factory = resolve(STRATEGIES, name, kind="strategy", where="strategies")
-        options: dict[str, Any] = {"share": share, "seed": seed} if name == "random_offload" else {}
-        if name in LEARNED:
-            fit = partial(_fit, name, seed=seed, encoder=encoder, embedding=embedding)
+        factory, entry = STRATEGIES.resolve(name, where="strategies"), entries[name]
+        options = asked_for(factory, {"share": share, "seed": seed})
+        if entry.fitted:
+            fit = partial(_fit, entry, seed=seed, encoder=encoder, embedding=embedding)
             options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
             work.advance()
-        elif name in SCORED:
+        elif entry.reads is not None:
             probe = factory(threshold=math.inf)
             options = {"threshold": await work.threshold(probe, sides, share)}
         strategies.append(factory(**options))
@@ -198,17 +197,13 @@ class _Preparation:
         return threshold_at([score for score in scores if score is not None], share)
 
 
-def _fit(name: str, examples: Any, *, seed: int, encoder: str, embedding: str) -> Any:
-    """The fitted score of one strategy."""
-    if name in _ENCODERS:
+def _fit(entry: StrategyEntry, examples: Any, **given: Any) -> Any:
+    """The fitted score of one strategy; `fit` of its entry gets what it asks for."""
+    if entry.pretrained:
         quiet_libraries()
-    if name == "encoder_router":
-        from selfroute.train.fit.encoder import fit_encoder
-
-        return fit_encoder(examples, encoder=encoder, seed=seed)
-    from selfroute.train.fit.scorer import fit_scorer
-
-    return fit_scorer(name, examples, seed=seed, embedding=embedding)
+    assert entry.fit is not None
+    fit = at(entry.fit)
+    return fit(**asked_for(fit, {"kind": entry.name, "examples": examples, **given}))
 
 
 def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files
 from selfroute.backends.base import find_capability
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
-from selfroute.config import Spec, TrainRecipe, make_task, prepare_backend
+from selfroute.config import BACKENDS, Spec, TrainRecipe, make_task, prepare_backend
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
@@ -22,7 +22,6 @@ __all__ = ["DryRun", "dry_run"]
 
 MOST_PROMPTS = 512  # measured for the longest one
 CHARACTERS_PER_TOKEN = 3.0  # where no tokenizer is within reach; English has about four
-LOCAL_CLOUDS = ("transformers", "llama_cpp", "smollm2", "embedded")  # building one would load its weights
 WRITTEN = "checkpoint/, checkpoints/, metrics.jsonl, rollouts.jsonl, config.yaml, run.json"
 
 
@@ -122,7 +121,7 @@ def _cloud(spec: Spec, notes: list[str]) -> str:
     """The cloud in words, built as far as it can be without weights and calls."""
     load = prepare_backend(spec, where="cloud")
     name = f"{spec.name}:{spec.value}" if spec.value else spec.name
-    if spec.name in LOCAL_CLOUDS:
+    if BACKENDS[spec.name].in_process:
         return f"{name}, not loaded"
     backend = load()
     if (endpoint := find_capability(backend, OpenAICompatibleBackend)) is None:

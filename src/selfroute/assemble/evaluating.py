@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from selfroute.assemble.baselines import check_baselines, make_baselines, make_policies
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
 from selfroute.backends.base import Backend
-from selfroute.config import EvaluateRecipe, ReportOptions, Spec, build, make_task, parse_overrides, to_values
+from selfroute.config import (
+    BACKENDS,
+    STRATEGIES,
+    EvaluateRecipe,
+    ReportOptions,
+    Spec,
+    build,
+    make_task,
+    parse_overrides,
+    to_values,
+)
 from selfroute.errors import ConfigError
 from selfroute.prices import Price
 from selfroute.strategies.base import Sides
@@ -91,8 +101,9 @@ async def open_bench(
     from selfroute.evaluation.bench import Bench, Entrant
 
     check_baselines(recipe.strategies)
-    if recipe.device.name == "recorded" and "self_consistency" in recipe.strategies:
-        raise ConfigError("strategies: self_consistency asks the device several times; a recording holds one answer")
+    asking = next((name for name in recipe.strategies if STRATEGIES[name].asks_again), None)
+    if asking is not None and recipe.device.name in BACKENDS and BACKENDS[recipe.device.name].replays:
+        raise ConfigError(f"strategies: {asking} asks the device several times; a recording holds one answer")
     task, rows = _task_and_rows(recipe)
     seed = recipe.seed if recipe.temperature else None
     sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfroute.assemble.pieces import quiet_libraries, template_of
-from selfroute.config import TrainRecipe, build, load_values, make_task
+from selfroute.assemble.pieces import named_files, quiet_libraries, template_of
+from selfroute.config import algorithm_of, at, build, load_values, make_task
 from selfroute.errors import ConfigError
 from selfroute.prompts import TEMPLATES, PromptTemplate
 
@@ -51,13 +51,10 @@ def export_source(model: str) -> ExportSource:
     Raises:
         ConfigError: there is no model.
     """
-    if model.startswith("embedded:"):
-        from selfroute.backends.embedded import asset_path
-
-        name = model.removeprefix("embedded:")
-        folder = asset_path(name)
-        system = "" if name == "cloud" else _system(TEMPLATES["think"])
-        return ExportSource(name, folder, folder.parent / "tokenizer", system)
+    named = named_files(model) if ":" in model else None
+    if named is not None:
+        system = "" if named.template is None else _system(TEMPLATES[named.template])
+        return ExportSource(model.partition(":")[2], Path(named.model), Path(named.tokenizer), system)
     path = Path(model).expanduser()
     if not path.is_dir():
         raise ConfigError(
@@ -84,14 +81,14 @@ def _training(run: Path | None) -> tuple[str, int]:
     if recipe is None or not recipe.is_file():
         return "", ANSWER_TOKENS
     values = load_values(recipe)
-    if values.get("algorithm") == "warm_up":
-        return _system(TEMPLATES["think"]), ANSWER_TOKENS
+    algorithm = algorithm_of(values)
     try:
-        loaded = build(TrainRecipe, values, where=str(recipe))
+        loaded = build(at(algorithm.options), values, where=str(recipe))
         template = template_of(make_task(loaded.task))
     except ConfigError:  # of another version, or its data are elsewhere: the model is whole all the same
         return "", ANSWER_TOKENS
-    return _system(template, offer_handoff=loaded.method.offer_handoff), loaded.max_new_tokens
+    system = _system(template, offer_handoff=algorithm.offers_handoff)
+    return system, getattr(loaded, "max_new_tokens", ANSWER_TOKENS)
 
 
 def load_source(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selfroute.backends.base import Backend
-from selfroute.config import Spec, make_backend, suggest
+from selfroute.backends.files import ModelFiles
+from selfroute.config import BACKENDS, Spec, at, make_backend, suggest
 from selfroute.errors import ConfigError
 from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.tasks.base import Row, Task
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "closing",
     "first_rows",
+    "named_files",
     "price_table",
     "quiet_libraries",
     "remembered",
@@ -64,6 +67,20 @@ def first_rows(task: Task, split: str, limit: int | None) -> list[Row]:
     return rows
 
 
+def named_files(model: str) -> ModelFiles | None:
+    """The files of a model that is written as the tables have it, `smollm2` or `embedded:device`; None for other text.
+
+    Raises:
+        ConfigError: it is written so, and there is no such model.
+    """
+    name, _, value = model.partition(":")
+    if name not in BACKENDS or (place := BACKENDS[name].files) is None:
+        return None
+    find: Callable[..., ModelFiles] = at(place)
+    given = (value,) if value else ()
+    return find(*given) if len(signature(find).parameters) == len(given) else None
+
+
 def remembered(spec: Spec, cache: Path, *, where: str, requests_per_minute: float | None = None) -> Backend:
     """A model whose answers are kept in `cache` and never asked for twice.
 
@@ -73,7 +90,7 @@ def remembered(spec: Spec, cache: Path, *, where: str, requests_per_minute: floa
     from selfroute.backends.cache import AnswerCache, cached
 
     backend = make_backend(spec, where=where)
-    if requests_per_minute is not None and spec.name == "openai":
+    if requests_per_minute is not None and BACKENDS[spec.name].remote:
         from selfroute.backends.rate_limited import RateLimited
 
         backend = RateLimited(backend, requests_per_minute=requests_per_minute)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from selfroute import environment
-from selfroute.config import CLUSTERS, LOADS, PlaceRecipe, Spec, construct, resolve, suggest, to_values
+from selfroute.config import CLUSTERS, LOADS, Entry, PlaceRecipe, Spec, Table, construct, suggest, to_values
 from selfroute.errors import ConfigError, SelfRouteError
 
 if TYPE_CHECKING:
@@ -94,15 +94,15 @@ def _check_names(key: str, names: tuple[str, ...], known: Mapping[str, Any]) -> 
             raise ConfigError(f"{key}: '{name}' is not one of {', '.join(known)}{suggest(name, known)}")
 
 
-def _made(table: Mapping[str, str], spec: Spec, key: str, **given: Any) -> Any:
+def _made(table: Table[Entry], spec: Spec, key: str, **given: Any) -> Any:
     """What a spec names in a table; factories take of `given` what they know."""
-    factory = resolve(table, spec.name, kind=key, where=key)
+    factory = table.resolve(spec.name, where=key)
     takes = inspect.signature(factory).parameters
     options = dict(spec.options) | ({"path": spec.value} if spec.value is not None else {})
     if "seed" in options:
         given.pop("seed", None)
     given = {name: value for name, value in given.items() if name in takes}
-    return construct(factory, options, f"{key}.{spec.name}", given=given)
+    return construct(factory, options, f"{key}.{spec.name}", table[spec.name], given=given)
 
 
 def _load(recipe: PlaceRecipe) -> tuple[Load, Mixture]:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from selfroute.assemble.pieces import first_rows, price_table, quiet_libraries, remembered, template_of
+from selfroute.assemble.pieces import first_rows, named_files, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
+from selfroute.backends.files import ModelFiles
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import TrainRecipe, WarmupRecipe, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
@@ -31,31 +32,19 @@ ROWS_AHEAD = 256  # asked for at once before training
 ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
-class ModelFiles(NamedTuple):
-    """Where weights and tokenizer of a model lie: a folder, a GGUF file, or a repository of the hub."""
-
-    model: str
-    tokenizer: str
-
-
 def model_files(model: str) -> ModelFiles:
     """The places of a trainable model: `embedded:name`, `smollm2`, a folder, a GGUF file, or a hub repository.
 
     Raises:
         ConfigError: a folder that holds no model, a path that does not exist, or a GGUF file that cannot be unpacked.
     """
-    if model == "smollm2":
-        from selfroute.backends.llama_cpp import find_smollm2
-
-        model = str(find_smollm2())
+    named = named_files(model)
+    if named is not None and not is_gguf(named.model):
+        return named
+    model = model if named is None else named.model
     if is_gguf(model):
         file = str(check_gguf(model))
         return ModelFiles(file, file)
-    if model.startswith("embedded:"):
-        from selfroute.backends.embedded import asset_path
-
-        folder = asset_path(model.removeprefix("embedded:"))
-        return ModelFiles(str(folder), str(folder.parent / "tokenizer"))
     path = Path(model).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise ConfigError(f"model: '{model}' is not a model folder: it holds no config.json; name one that does")
@@ -119,8 +108,7 @@ def train_recipe(
     template_of(task)
     first_rows(task, "train", 1)
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
-    model, tokenizer = model_files(recipe.model)
-    # Task tuning never offers the hand-off, so it needs no cloud.
+    files = model_files(recipe.model)
     needs_cloud = recipe.method.offer_handoff
     if needs_cloud:
         prepare_backend(recipe.cloud, where="cloud")
@@ -130,8 +118,8 @@ def train_recipe(
     quiet_libraries()
     train(
         task=task,
-        model=model,
-        tokenizer=tokenizer,
+        model=files.model,
+        tokenizer=files.tokenizer,
         open_cloud=(lambda: _open_cloud(recipe, task, on_progress)) if needs_cloud else None,
         options=recipe,
         loop=recipe,

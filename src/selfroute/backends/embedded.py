@@ -9,10 +9,11 @@ from typing import Any
 
 from selfroute.backends.base import Backend
 from selfroute.backends.best_of import BestOfN
+from selfroute.backends.files import ModelFiles
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
 
-__all__ = ["accepts_own_check", "asset_path", "embedded", "provenance"]
+__all__ = ["accepts_own_check", "asset_path", "embedded", "embedded_files", "provenance"]
 
 _FOLDERS = {"device": "device", "device-gapg": "device_gapg", "cloud": "cloud"}
 # Answers that the cloud may write for one prompt; the others write one.
@@ -54,6 +55,16 @@ def asset_path(name: str, *, root: str | Path | None = None) -> Path:
     if name not in _FOLDERS:
         raise ConfigError(f"no embedded model '{name}'; known: {', '.join(_FOLDERS)}")
     return _root(root) / _FOLDERS[name]
+
+
+def embedded_files(name: str) -> ModelFiles:
+    """The files of an embedded model; the cloud was trained without a system prompt.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    folder = asset_path(name)
+    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), None if name == "cloud" else "think")
 
 
 def provenance(name: str, *, root: Path | None = None) -> dict[str, Any]:

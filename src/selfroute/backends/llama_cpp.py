@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.request import ProxyHandler, build_opener
 
+from selfroute.backends.files import ModelFiles
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.types import Delta, Message, Sampling
 
-__all__ = ["LlamaCppBackend", "check_file", "find_smollm2", "smollm2"]
+__all__ = ["LlamaCppBackend", "check_file", "find_smollm2", "smollm2", "smollm2_files"]
 
 _MAGIC = b"GGUF"
 _CACHE_MIB = 256  # for prompts of finished answers; llama.cpp's own default is 8 GiB
@@ -162,6 +163,16 @@ def find_smollm2() -> Path:
         return Path(hf_hub_download(_HUB, _HUB_FILE))
     except Exception as error:  # offline, no such file, no access: the next step is the same
         raise missing from error
+
+
+def smollm2_files() -> ModelFiles:
+    """The GGUF file of SmolLM2-135M-Instruct, which holds weights and tokenizer.
+
+    Raises:
+        ConfigError: as `find_smollm2`.
+    """
+    file = str(find_smollm2())
+    return ModelFiles(file, file)
 
 
 def _lacks(address: str) -> tuple[str, ...]:

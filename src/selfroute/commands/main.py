@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -24,6 +24,9 @@ from selfroute.commands.terminal import example as _example
 from selfroute.commands.terminal import progress as _progress
 from selfroute.commands.terminal import training_view
 from selfroute.errors import ConfigError, SelfRouteError
+
+if TYPE_CHECKING:
+    from selfroute.config import Entry
 
 __all__ = ["app", "main"]
 
@@ -130,30 +133,28 @@ def train(
     processes: Annotated[int, typer.Option(min=1, help="That --dry-run predicts for.")] = 1,
 ) -> None:
     """Train a device model, or make one from nothing, as a recipe says."""
-    from selfroute import assemble, config
+    from selfroute import config
 
     arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
     values = config.load_values(recipe, arguments)
+    algorithm = config.algorithm_of(values)
     if dry_run:
         _dry_run(recipe, values, processes)
         return
+    loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
     with training_view() as on_progress:
-        if values.get("algorithm") == "warm_up":
-            warmup = config.build(config.WarmupRecipe, values, where=str(recipe))
-            out = assemble.warm_up_recipe(warmup, on_progress=on_progress)
-        else:
-            loaded = config.build(config.TrainRecipe, values, where=str(recipe))
-            out = assemble.train_recipe(loaded, on_progress=on_progress)
+        out = config.at(algorithm.place)(loaded, on_progress=on_progress)
     typer.echo(f"trained model: {out}")
 
 
 def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
-    from selfroute import assemble, config
+    from selfroute import config
 
-    if values.get("algorithm") == "warm_up":
-        raise ConfigError("--dry-run: a warm-up makes its own small model; start it without this option")
-    loaded = config.build(config.TrainRecipe, values, where=str(recipe))
-    found = assemble.dry_run(loaded, beside=recipe.parent, processes=processes)
+    algorithm = config.algorithm_of(values)
+    if algorithm.no_dry_run:
+        raise ConfigError(f"--dry-run: {algorithm.no_dry_run}; start it without this option")
+    loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
+    found = config.at(algorithm.dry_run)(loaded, beside=recipe.parent, processes=processes)
     shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in found.facts:
         shown.add_row(f"[bold]{name}[/bold]", value)
@@ -261,7 +262,7 @@ def tasks(
     if check is None:
         if options:
             raise ConfigError(f"'{options[0]}': options need a task to check; write selfroute tasks --check NAME …")
-        _list(config.TASKS, "task")
+        _list(config.TASKS)
         return
     from selfroute.commands.check import rates_in_lines
     from selfroute.tasks.check import check as check_task
@@ -282,7 +283,7 @@ def strategies() -> None:
     """List the ways to split work between device and cloud."""
     from selfroute import config
 
-    _list(config.STRATEGIES, "strategy")
+    _list(config.STRATEGIES)
 
 
 @app.command(epilog=_example("selfroute backends"))
@@ -290,7 +291,15 @@ def backends() -> None:
     """List the kinds of models, with how to write them in a recipe."""
     from selfroute import config
 
-    _list(config.BACKENDS, "backend", config.BACKEND_EXAMPLES)
+    _list(config.BACKENDS, examples=True)
+
+
+@app.command(epilog=_example("selfroute algorithms"))
+def algorithms() -> None:
+    """List the ways to train."""
+    from selfroute import config
+
+    _list(config.ALGORITHMS)
 
 
 @app.command(epilog=_example("selfroute env"))
@@ -333,14 +342,10 @@ def _task_spec(name: str, options: list[str] | None) -> Any:
     return config.Spec(spec.name, spec.value, {**spec.options, **config.parse_overrides(options or [])})
 
 
-def _list(table: Mapping[str, str], kind: str, examples: Mapping[str, str] | None = None) -> None:
-    from selfroute import config
-
+def _list(entries: Mapping[str, Entry], *, examples: bool = False) -> None:
     shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name in table:
-        factory = config.resolve(table, name, kind=kind, where=kind)
-        summary = (factory.__doc__ or "").strip().split("\n\n")[0]
-        shown.add_row(f"[bold]{name}[/bold]", " ".join(summary.split()), *([examples[name]] if examples else []))
+    for name, entry in entries.items():
+        shown.add_row(f"[bold]{name}[/bold]", entry.described(), *([entry.written] if examples else []))
     Console().print(shown)
 
 

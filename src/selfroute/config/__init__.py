@@ -2,31 +2,23 @@
 
 A recipe is a YAML file plus `key=value` arguments of the command line. It is checked against a frozen dataclass
 before any work starts: unknown keys, wrong types and values outside their range are `ConfigError`s that name the
-key, the value and the next step. Names of tasks, backends and strategies are plain dicts from a name to the
-place of its factory, which is imported when it is first asked for.
+key, the value and the next step. What a recipe can name stands in `tables`, an entry each.
 """
 
 from __future__ import annotations
 
-from selfroute.bounds import Bounds, Count, NotNegative, Positive
+from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive
+from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry, at
 from selfroute.config.names import (
-    BACKEND_EXAMPLES,
-    BACKENDS,
-    CLUSTERS,
-    DRAWN_TASKS,
-    LEARNED,
-    LEDGERS,
-    LOADS,
-    SCORED,
-    STRATEGIES,
-    TASKS,
+    algorithm_of,
+    asked_for,
     construct,
     make_backend,
     make_budget,
     make_ledger,
+    make_strategy,
     make_task,
     prepare_backend,
-    resolve,
 )
 from selfroute.config.recipes import (
     BudgetOptions,
@@ -41,7 +33,7 @@ from selfroute.config.recipes import (
     UsdLimits,
     WarmupRecipe,
 )
-from selfroute.config.scored import is_scored, scored_options
+from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, STRATEGIES, TASKS
 from selfroute.config.values import (
     Spec,
     build,
@@ -54,20 +46,21 @@ from selfroute.config.values import (
 )
 
 __all__ = [
+    "ALGORITHMS",
     "BACKENDS",
-    "BACKEND_EXAMPLES",
     "CLUSTERS",
-    "DRAWN_TASKS",
-    "LEARNED",
     "LEDGERS",
     "LOADS",
-    "SCORED",
     "STRATEGIES",
     "TASKS",
+    "AlgorithmEntry",
+    "BackendEntry",
     "Bounds",
     "BudgetOptions",
+    "Choice",
     "Count",
     "CountLimits",
+    "Entry",
     "EvaluateRecipe",
     "LoraOptions",
     "NotNegative",
@@ -76,24 +69,28 @@ __all__ = [
     "ReportOptions",
     "SlotOptions",
     "Spec",
+    "StrategyEntry",
+    "Table",
+    "TaskEntry",
     "TraceOptions",
     "TrainRecipe",
     "UsdLimits",
     "WarmupRecipe",
+    "algorithm_of",
+    "asked_for",
+    "at",
     "build",
     "construct",
-    "is_scored",
     "load_recipe",
     "load_values",
     "make_backend",
     "make_budget",
     "make_ledger",
+    "make_strategy",
     "make_task",
     "parse_overrides",
     "parse_spec",
     "prepare_backend",
-    "resolve",
-    "scored_options",
     "suggest",
     "to_values",
 ]

@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfroute.bounds import Count, Positive
-from selfroute.config.names import LEARNED, SCORED
+from selfroute.config.entries import StrategyEntry, at
 from selfroute.config.values import build
 from selfroute.errors import ConfigError
 
-__all__ = ["is_scored", "scored_options"]
+__all__ = ["FittedOptions", "SampledOptions", "ScoreOptions", "strategy_options"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Score:
+class ScoreOptions:
+    """A score that is not fitted.
+
+    Attributes:
+        threshold: least score that goes to the cloud; `selfroute calibrate` finds it for a share or a cost.
+    """
+
     threshold: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _FittedScore(_Score):
+class FittedOptions:
+    """A score that was fitted.
+
+    Attributes:
+        threshold: least score that goes to the cloud; `selfroute calibrate` finds it for a share or a cost.
+        scorer: what the fitted score's `save` wrote.
+    """
+
+    threshold: float
     scorer: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SampledScore(_Score):
+class SampledOptions:
+    """A score of further answers.
+
+    Attributes:
+        threshold: least score that goes to the cloud; `selfroute calibrate` finds it for a share or a cost.
+        samples: further answers of the device.
+        temperature: of these.
+    """
+
+    threshold: float
     samples: Count = 5
     temperature: Positive = 0.7
 
 
-def is_scored(name: str) -> bool:
-    """Whether a strategy sends what scores at or above a threshold."""
-    return name in LEARNED or name in SCORED
-
-
-def scored_options(name: str, options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """What the factory of a scored strategy takes, fitted scores read from their files.
+def strategy_options(entry: StrategyEntry, options: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """What the factory of a strategy takes, checked against the dataclass of its options, a fitted score read from its
+    file.
 
     Raises:
         ConfigError: an option is unknown, missing or wrong, or the file holds no such score.
     """
-    if name in LEARNED:
-        fitted = build(_FittedScore, options, where=where)
-        return {"threshold": fitted.threshold, "score": _load(name, fitted.scorer, where)}
-    if name == "self_consistency":
-        sampled = build(_SampledScore, options, where=where)
-        return {"threshold": sampled.threshold, "samples": sampled.samples, "temperature": sampled.temperature}
-    return {"threshold": build(_Score, options, where=where).threshold}
+    assert entry.options is not None
+    built = build(at(entry.options), options, where=where)
+    values = {field.name: getattr(built, field.name) for field in dataclasses.fields(built)}
+    if entry.fitted:
+        values["score"] = _stored_score(entry, values.pop("scorer"), where)
+    return values
 
 
-def _load(name: str, path: Path, where: str) -> Any:
-    if name == "encoder_router":
-        from selfroute.train.fit.encoder import EncoderScorer
-
-        return EncoderScorer.load(path)
-    from selfroute.scores.scorers import Scorer
-
-    scorer = Scorer.load(path)
-    if scorer.reads_answers and LEARNED[name] == "question":
-        raise ConfigError(f"{where}: scorer: '{path}' judges the device's answer; use it with {scorer.kind}")
-    return scorer
+def _stored_score(entry: StrategyEntry, path: Path, where: str) -> Any:
+    score = at(entry.stored)(path)
+    if score.reads_answers and entry.reads == "question":
+        raise ConfigError(f"{where}: scorer: '{path}' judges the device's answer; use it with {score.kind}")
+    return score

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,11 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 
-from selfroute.bounds import Bounds
+from selfroute.bounds import Bounds, Choice, suggest
 from selfroute.errors import ConfigError
 
 __all__ = [
-    "Bounds",
     "Spec",
     "build",
     "check_keys",
@@ -38,7 +36,7 @@ class Spec:
     """A named thing with options, as written in YAML: `name`, `name:value` or `{name: value or options}`.
 
     Attributes:
-        name: a key of `TASKS` or `BACKENDS`.
+        name: of an entry in `selfroute.config.tables`.
         value: the one value of the short forms, e.g. a path; None if there is none.
         options: keyword options of the long form.
     """
@@ -152,16 +150,14 @@ def convert(value: Any, hint: Any, name: str) -> Any:
     if origin is Annotated:
         converted = convert(value, arguments[0], name)
         for extra in arguments[1:]:
-            if isinstance(extra, Bounds):
+            if isinstance(extra, Bounds | Choice):
                 extra.check(name, converted)
         return converted
     if origin in (Union, types.UnionType):
         return _convert_union(value, arguments, name)
     if origin is Literal:
         if value not in arguments:
-            raise ConfigError(
-                f"{name}: '{value}' is not one of {', '.join(map(str, arguments))}{suggest(value, arguments)}"
-            )
+            raise _unlisted(value, arguments, name)
         return value
     if origin is not None and inspect.isclass(origin):
         return _convert_container(value, origin, arguments, name)
@@ -278,12 +274,6 @@ def to_values(value: Any) -> Any:
 # --- Messages --------------------------------------------------------------------------------------------------------
 
 
-def suggest(key: Any, known: Iterable[Any]) -> str:
-    """`; did you mean 'x'?` with the nearest name, or nothing."""
-    near = difflib.get_close_matches(str(key), [str(k) for k in known], n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else ""
-
-
 def check_keys(values: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     known = list(known)
     for key in values:
@@ -297,6 +287,10 @@ def _first_field(cls: Any) -> str:
 
 def _wrong(value: Any, expected: str, name: str) -> ConfigError:
     return ConfigError(f"{name}: {value!r} is not {expected}")
+
+
+def _unlisted(value: Any, known: Sequence[Any], name: str) -> ConfigError:
+    return ConfigError(f"{name}: '{value}' is not one of {', '.join(map(str, known))}{suggest(value, known)}")
 
 
 def _kind(value: Any) -> str:

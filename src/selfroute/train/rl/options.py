@@ -1,6 +1,6 @@
 """The options of reinforcement learning: sections of a recipe, which go whole to what reads them.
 
-To add an option, add a field here, read it where it acts, and explain it in docs/gapg.md.
+To add an option, add a field here, explain it in the docstring, and read it where it acts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from selfroute.bounds import Bounds, Count, NotNegative, Positive, Share, Whole, check_fields
+from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive, Share, Whole, check_fields
 from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
 
 __all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "Method"]
 
-Algorithm = Literal["gapg", "dr_grpo", "grpo", "task_tuning", "gapg_no_filter", "dr_grpo_filter", "grpo_filter"]
 Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
 
 
@@ -25,12 +24,14 @@ class Method:
     """A row of seams.
 
     Attributes:
+        summary: what it is, in a sentence.
         objective: "group" is the paper's estimator, "trl" leaves TRL's advantages and loss alone.
         prompt_filter: whether prompts are filtered by the share, unless the recipe says otherwise.
         offer_handoff: whether the device may ask.
         trl: settings of TRL's config that belong to it.
     """
 
+    summary: str
     objective: Literal["group", "trl"]
     prompt_filter: bool = False
     offer_handoff: bool = True
@@ -41,13 +42,28 @@ DR_GRPO = {"loss_type": "dr_grpo", "scale_rewards": "none"}
 GRPO = {"loss_type": "grpo", "scale_rewards": "group"}
 # The paper's method and its baselines.
 ALGORITHMS: dict[str, Method] = {
-    "gapg": Method(objective="group", prompt_filter=True, trl=DR_GRPO),
-    "dr_grpo": Method(objective="trl", trl=DR_GRPO),
-    "grpo": Method(objective="trl", trl=GRPO),
-    "task_tuning": Method(objective="trl", offer_handoff=False, trl=GRPO),
+    "gapg": Method(
+        summary="GAPG: the group estimator, no division, prompts filtered by the share.",
+        objective="group",
+        prompt_filter=True,
+        trl=DR_GRPO,
+    ),
+    "dr_grpo": Method(summary="Dr. GRPO: collaboration-aware tuning in V3 of the paper.", objective="trl", trl=DR_GRPO),
+    "grpo": Method(
+        summary="GRPO, which divides by the deviation: collaboration-aware tuning in V1 of the paper.",
+        objective="trl",
+        trl=GRPO,
+    ),
+    "task_tuning": Method(
+        summary="GRPO on the device's own answers; it never asks the cloud.",
+        objective="trl",
+        offer_handoff=False,
+        trl=GRPO,
+    ),
 }
 # Names of version 0.1 that said the filter too: algorithm and prompt_filter.
 OLD_NAMES = {"gapg_no_filter": ("gapg", False), "dr_grpo_filter": ("dr_grpo", True), "grpo_filter": ("grpo", True)}
+Algorithm = Annotated[str, Choice(lambda: (*ALGORITHMS, *OLD_NAMES))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +106,7 @@ class GAPGOptions:
     """The options of GAPG and of the methods it is compared with.
 
     Attributes:
-        algorithm: a key of `ALGORITHMS`, or one of `OLD_NAMES`.
+        algorithm: how to train, a name of `selfroute algorithms`; version 0.1's names that said the filter are read.
         prompt_filter: whether prompts are filtered by the share; None leaves it to the algorithm.
         share: wanted call share; the method's cloud-device ratio is share / (1 - share).
         reward: α_a, α_c and α_f, and the price of a hand-off's tokens.

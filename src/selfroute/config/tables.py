@@ -1,0 +1,216 @@
+"""The tables: every strategy, task, backend, algorithm and ledger that a recipe can name.
+
+To add one, write it in a file of its own and add its entry here; commands, recipes, the gateway, the evaluation and
+the reference pages read these tables and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry
+from selfroute.train.rl.options import ALGORITHMS as METHODS
+
+__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "STRATEGIES", "TASKS"]
+
+TASKS = Table(
+    "task",
+    TaskEntry(name="countdown", place="selfroute.tasks.countdown:Countdown", drawn=True),
+    TaskEntry(name="gsm8k", place="selfroute.tasks.gsm8k:GSM8K"),
+    TaskEntry(name="math", place="selfroute.tasks.hendrycks_math:HendrycksMath", extra="eval"),
+    TaskEntry(name="mmlu", place="selfroute.tasks.mmlu:MMLU"),
+    TaskEntry(name="humaneval", place="selfroute.tasks.code:HumanEval"),
+    TaskEntry(name="output_prediction", place="selfroute.tasks.code:OutputPrediction"),
+    TaskEntry(
+        name="reasoning_gym",
+        place="selfroute.tasks.reasoning_gym:ReasoningGym",
+        example="reasoning_gym:leg_counting",
+        extra="tasks",
+        drawn=True,
+    ),
+    TaskEntry(
+        name="jsonl",
+        place="selfroute.tasks.jsonl:JsonLines",
+        example="{jsonl: {path: my-data, verifier: numeric}}",
+        extra="eval",
+    ),
+    TaskEntry(
+        name="recorded",
+        place="selfroute.tasks.recorded:Recorded",
+        example="{recorded: {answers: [device.jsonl, cloud.jsonl]}}",
+        extra="eval",
+    ),
+)
+
+BACKENDS = Table(
+    "backend",
+    BackendEntry(
+        name="embedded",
+        place="selfroute.backends.embedded:embedded",
+        example="embedded:device",
+        check="selfroute.backends.embedded:asset_path",
+        files="selfroute.backends.embedded:embedded_files",
+        in_process=True,
+        template_only=True,
+    ),
+    BackendEntry(
+        name="transformers",
+        place="selfroute.backends.transformers:TransformersBackend.load",
+        example="transformers:path/or/repository",
+        check="selfroute.backends.transformers:check_folder",
+        in_process=True,
+    ),
+    BackendEntry(
+        name="llama_cpp",
+        place="selfroute.backends.llama_cpp:LlamaCppBackend",
+        example="llama_cpp:path/to/model.gguf",
+        check="selfroute.backends.llama_cpp:check_file",
+        extra="llamacpp",
+        in_process=True,
+    ),
+    BackendEntry(
+        name="smollm2",
+        place="selfroute.backends.llama_cpp:smollm2",
+        files="selfroute.backends.llama_cpp:smollm2_files",
+        extra="llamacpp",
+        in_process=True,
+    ),
+    BackendEntry(
+        name="openai",
+        place="selfroute.backends.openai_compatible:OpenAICompatibleBackend",
+        example="{openai: {base_url: http://127.0.0.1:8080/v1, model: name, api_key_env: NAME}}",
+        remote=True,
+    ),
+    BackendEntry(
+        name="recorded",
+        place="selfroute.backends.recorded:RecordedBackend",
+        example="recorded:answers.jsonl",
+        replays=True,
+    ),
+)
+
+
+def _scored(name: str, reads: Literal["question", "answer"], **facts: Any) -> StrategyEntry:
+    """A strategy of the catalogue whose score is not fitted; its threshold is set on train rows."""
+    facts = {
+        "options": "selfroute.config.scored:ScoreOptions",
+        "example": f"{{{name}: {{threshold: 0.5}}}}",
+        "place": f"selfroute.strategies.catalogue:{name}",
+    } | facts
+    return StrategyEntry(name=name, reads=reads, **facts)
+
+
+def _fitted(name: str, reads: Literal["question", "answer"], **facts: Any) -> StrategyEntry:
+    """A strategy of the catalogue whose score is fitted on train rows."""
+    facts = {
+        "options": "selfroute.config.scored:FittedOptions",
+        "example": f"{{{name}: {{threshold: 0.5, scorer: {name}.npz}}}}",
+        "fit": "selfroute.train.fit.scorer:fit_scorer",
+    } | facts
+    return _scored(name, reads, **facts)
+
+
+STRATEGIES = Table(
+    "strategy",
+    StrategyEntry(name="always_device", place="selfroute.strategies.always:AlwaysDevice"),
+    StrategyEntry(name="always_cloud", place="selfroute.strategies.always:AlwaysCloud"),
+    StrategyEntry(
+        name="random_offload",
+        place="selfroute.strategies.random_offload:RandomOffload",
+        example="{random_offload: {share: 0.3}}",
+    ),
+    _scored("prompt_length", "question"),
+    _fitted("prompt_router", "question", place="selfroute.strategies.prompt_router:PromptRouter"),
+    _fitted("tfidf_ridge", "question"),
+    _fitted("embedding_knn", "question", pretrained=True),
+    _fitted("embedding_logistic", "question", pretrained=True),
+    _fitted("embedding_mlp", "question", pretrained=True),
+    _fitted("matrix_factorization", "question", pretrained=True),
+    _fitted(
+        "encoder_router",
+        "question",
+        example="{encoder_router: {threshold: 0.5, scorer: encoder_router}}",
+        fit="selfroute.train.fit.encoder:fit_encoder",
+        stored="selfroute.train.fit.encoder:EncoderScorer.load",
+        pretrained=True,
+    ),
+    _fitted("answer_features", "answer"),
+    _fitted("quality_gap", "answer"),
+    _fitted("answer_blend", "answer"),
+    _fitted("frugal_cascade", "answer"),
+    _scored("mean_logprob", "answer"),
+    _scored("min_logprob", "answer"),
+    _scored("entropy", "answer"),
+    _scored(
+        "self_consistency",
+        "answer",
+        options="selfroute.config.scored:SampledOptions",
+        example="{self_consistency: {threshold: 0.5, samples: 5}}",
+        asks_again=True,
+    ),
+    _scored("self_verification", "answer"),
+    StrategyEntry(
+        name="self_route",
+        place="selfroute.strategies.self_route:SelfRoute",
+        policy=True,
+        without_cloud="always_device",
+    ),
+)
+
+ALGORITHMS = Table(
+    "algorithm",
+    *(
+        AlgorithmEntry(name=name, summary=method.summary, offers_handoff=method.offer_handoff)
+        for name, method in METHODS.items()
+    ),
+    AlgorithmEntry(
+        name="warm_up",
+        place="selfroute.assemble.training:warm_up_recipe",
+        summary="Make a small model from nothing, by imitating written searches.",
+        options="selfroute.config.recipes:WarmupRecipe",
+        no_dry_run="a warm-up makes its own small model",
+    ),
+)
+
+LEDGERS = Table(
+    "ledger",
+    Entry(
+        name="memory",
+        place="selfroute.budget.memory:MemoryLedger",
+        summary="In this process alone, forgotten at its end.",
+    ),
+    Entry(
+        name="sqlite",
+        place="selfroute.budget.sqlite:SQLiteLedger",
+        example="sqlite:FILE",
+        summary="A file that the processes of one machine share.",
+    ),
+    Entry(
+        name="redis",
+        place="selfroute.budget.redis:RedisLedger",
+        example="{redis: {url_env: REDIS_URL}}",
+        summary="A Redis server that several machines share.",
+        extra="redis",
+    ),
+)
+
+CLUSTERS = Table(
+    "cluster",
+    Entry(
+        name="fat_tree",
+        place="selfroute.planning.cluster:fat_tree",
+        example="{fat_tree: {servers: 32}}",
+        extra="eval",
+    ),
+    Entry(name="dragonfly", place="selfroute.planning.cluster:dragonfly", extra="eval"),
+    Entry(name="edges", place="selfroute.planning.cluster:edge_list", extra="eval"),
+    Entry(name="matrix", place="selfroute.planning.cluster:matrix", extra="eval"),
+)
+
+LOADS = Table(
+    "load",
+    Entry(name="generated", place="selfroute.planning.load:generated_load", extra="eval"),
+    Entry(name="sglang", place="selfroute.planning.dumps:read_sglang", extra="eval"),
+    Entry(name="vllm", place="selfroute.planning.dumps:read_vllm", extra="eval"),
+    Entry(name="measured", place="selfroute.planning.routers:load_measured"),
+)
