@@ -29,7 +29,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from selfroute.assemble import export_source, first_rows, load_source, quiet_libraries, template_of
+from selfroute.assemble.exporting import export_source, load_source
+from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
 from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
 from selfroute.backends.transformers import TransformersBackend

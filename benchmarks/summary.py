@@ -88,7 +88,7 @@ def write(folder: Path, *, rows: int, strategies: int) -> None:
 
 
 def count(folder: Path) -> None:
-    from selfroute.assemble import report_folder
+    from selfroute.assemble.evaluating import report_folder
 
     began = time.perf_counter()
     report_folder(folder, ["prices=recipes/prices.yaml"])

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from selfroute.config import Bounds, Spec, to_values
+from selfroute.config.serving import ServeRecipe
 from selfroute.gateway.errors import CODES
 from selfroute.gateway.exchange import HEADERS, REASONS
 from selfroute.gateway.metrics import METRICS
-from selfroute.serving import ServeRecipe
 
 _WORDS = {
     int: "whole number",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from selfroute.assemble import DryRun, dry_run
+from selfroute.assemble.dry_run import DryRun, dry_run
 from selfroute.commands.main import app
 from selfroute.config import TrainRecipe, build, load_values
 

@@ -85,7 +85,7 @@ def test_the_light_rooms_load_nothing_heavy() -> None:
         "grading",
         "rewards.hierarchical",
         "config",
-        "assemble",
+        *(f"assemble.{part}" for part in ("dry_run", "evaluating", "exporting", "placing", "serving", "training")),
         "commands.main",
         "testing",
     ]

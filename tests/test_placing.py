@@ -12,7 +12,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from selfroute import assemble
+from selfroute.assemble.placing import place_recipe
 from selfroute.commands.main import app
 from selfroute.config import PlaceRecipe, build, load_recipe
 from selfroute.errors import ConfigError
@@ -32,7 +32,7 @@ SMALL: dict[str, Any] = {
 
 def place(folder: Path, **changes: Any) -> dict[str, Any]:
     recipe = build(PlaceRecipe, {**SMALL, "out": str(folder / "out"), **changes}, where="a test's recipe")
-    return assemble.place_recipe(recipe)
+    return place_recipe(recipe)
 
 
 def strict(text: str) -> Any:
@@ -61,7 +61,7 @@ def test_the_papers_recipe_takes_a_flow_and_no_engine(tmp_path: Path) -> None:
         PlaceRecipe, ROOT / "recipes/placement/paper.yaml", [f"out={tmp_path}", "model.layers=6", "model.dense=[]"]
     )
     best = "flow" if has_flow() else "lp"
-    plan = assemble.place_recipe(recipe)
+    plan = place_recipe(recipe)
     assert (plan["method"], plan["files"]) == (best, [])
     assert plan["slots"] == {"layer": 16, "total": 60, "redundant": 0, "equal": False}
 

@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from selfroute.assemble import ask_ahead, evaluate_recipe, remembered, train_recipe
+from selfroute.assemble.evaluating import evaluate_recipe
+from selfroute.assemble.pieces import remembered
+from selfroute.assemble.training import ask_ahead, train_recipe
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.rewards.hierarchical import Hierarchical

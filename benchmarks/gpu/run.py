@@ -25,7 +25,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfroute import assemble
+from selfroute.assemble.evaluating import evaluate_recipe
+from selfroute.assemble.pieces import quiet_libraries
+from selfroute.assemble.training import model_files, train_recipe
 from selfroute.config import EvaluateRecipe, TrainRecipe, build, parse_overrides
 from selfroute.environment import provenance
 from selfroute.handoff import HANDOFF_TEXT
@@ -195,7 +197,7 @@ def warm_up(settings: Settings, sums: Sequence[Sum], *, rows: int = 16, learning
         return folder
     torch.manual_seed(settings.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = assemble.model_files(model_file())
+    place = model_files(model_file())
     words, network = load_tokenizer(place.tokenizer), load_network(place.model)
     torch.nn.Module.to(network, device)
     network.train()
@@ -255,7 +257,7 @@ def train(settings: Settings, warm: Path, *, on_gpu: bool) -> Path:
         shares = (numbers.get(f"rollouts/{name}", 0.0) for name in ("device_correct", "call_share"))
         print("GAPG {}/{}  device right {:.0%}, asks {:.0%}".format(step, steps, *shares), flush=True)
 
-    return assemble.train_recipe(build(TrainRecipe, values, where="train"), on_progress=on_progress)
+    return train_recipe(build(TrainRecipe, values, where="train"), on_progress=on_progress)
 
 
 def evaluate(settings: Settings, warm: Path, trained: Path) -> dict[str, Any]:
@@ -274,7 +276,7 @@ def evaluate(settings: Settings, warm: Path, trained: Path) -> dict[str, Any]:
         "out": str(settings.out / "evaluated"),
     }
     recipe = build(EvaluateRecipe, values, where="evaluate")
-    return asyncio.run(assemble.evaluate_recipe(recipe, command="python benchmarks/gpu/run.py"))
+    return asyncio.run(evaluate_recipe(recipe, command="python benchmarks/gpu/run.py"))
 
 
 FIGURES = {
@@ -321,7 +323,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = build(Settings, parse_overrides(arguments), where="benchmarks/gpu/run.py")
     import torch
 
-    assemble.quiet_libraries()
+    quiet_libraries()
     on_gpu = torch.cuda.is_available()
     gpu = torch.cuda.get_device_name() if on_gpu else "no GPU"
     sums = write_inputs(settings)

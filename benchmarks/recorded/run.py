@@ -37,7 +37,7 @@ NAMES = {
 
 def run(name: str, overrides: list[str]) -> None:
     """Evaluate one pair into `out/recorded/NAME`."""
-    from selfroute.assemble import evaluate_recipe
+    from selfroute.assemble.evaluating import evaluate_recipe
     from selfroute.config import EvaluateRecipe, load_recipe
 
     recipe = load_recipe(EvaluateRecipe, f"recipes/recorded/{name}.yaml", overrides)

@@ -18,8 +18,9 @@ import httpx2 as httpx
 import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
+from selfroute.assemble.serving import make_gateway
 from selfroute.config import Spec, make_task
-from selfroute.serving import build_recipe, make_gateway
+from selfroute.config.serving import build_serve_recipe
 
 QUESTIONS = 12
 RECIPE = {
@@ -37,7 +38,7 @@ def main() -> None:
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    recipe = build_recipe(RECIPE, where="dashboard")
+    recipe = build_serve_recipe(RECIPE, where="dashboard")
     server = uvicorn.Server(uvicorn.Config(make_gateway(recipe), log_level="warning", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()

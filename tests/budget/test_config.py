@@ -85,7 +85,8 @@ def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
 
 def test_the_gateway_reads_it() -> None:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install 'selfroute[serve]'")
-    from selfroute.serving import ServeRecipe, make_service
+    from selfroute.assemble.serving import make_service
+    from selfroute.config.serving import ServeRecipe
 
     cloud = {"openai": {"base_url": "http://127.0.0.1:1/v1", "model": "m", "api_key_env": None}}
     values = {

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from selfroute import assemble
+from selfroute.assemble.evaluating import record_rows
+from selfroute.assemble.pieces import first_rows, template_of
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.recorded import RecordedBackend
 from selfroute.commands.main import app
@@ -183,7 +184,7 @@ def test_interrupted_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     line = [command, {"train": GAPG, "evaluate": EVALUATE}[command], "seed=3"]
-    place = {"train": "selfroute.assemble.training", "evaluate": "selfroute.assemble"}[command]
+    place = {"train": "selfroute.assemble.training", "evaluate": "selfroute.assemble.evaluating"}[command]
     monkeypatch.setattr(f"{place}.{command}_recipe", interrupt)
     monkeypatch.setattr(sys, "argv", ["selfroute", *line])
     result = invoke(*line)
@@ -194,10 +195,10 @@ def test_interrupted_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyP
 
 async def test_record_writes_answers_that_replay(tmp_path: Path) -> None:
     task = make_task(Spec("countdown"), seed=1, limit=5)
-    rows = assemble.first_rows(task, "test", 5)
+    rows = first_rows(task, "test", 5)
     out, seen = tmp_path / "answers.jsonl", []
     backend = FunctionBackend("echo", lambda messages, sampling: f"<answer>{messages[-1].content[:9]}</answer>")
-    failed = await assemble.record_rows(
+    failed = await record_rows(
         backend, task, rows, out, as_device=False, concurrency=2, max_tokens=64, on_progress=lambda *at: seen.append(at)
     )
     assert failed == []
@@ -208,7 +209,7 @@ async def test_record_writes_answers_that_replay(tmp_path: Path) -> None:
 def test_record_from_the_command_line(tmp_path: Path) -> None:
     source, out = tmp_path / "source.jsonl", tmp_path / "again.jsonl"
     task = make_task(Spec("countdown"), limit=2)
-    template = assemble.template_of(task)
+    template = template_of(task)
     prompts = [template.conversation(row.question)[0].content for row in task.rows("test")]
     source.write_text("".join(json.dumps({"prompt": prompt, "text": "no"}) + "\n" for prompt in prompts))
     line = ["record", "countdown", "limit=2", "--backend", f"recorded:{source}", "--out", str(out)]
@@ -231,7 +232,7 @@ def recordings(folder: Path, limit: int) -> tuple[str, str]:
     from selfroute.handoff import HANDOFF_TEXT
 
     task = make_task(Spec("countdown"), seed=3, limit=2 * limit)
-    template = assemble.template_of(task)
+    template = template_of(task)
     device, cloud = [], []
     for number, row in enumerate([*islice(task.rows("test"), limit), *task.rows("train")]):
         conversation, gold = template.conversation(row.question), f"<think></think>{task.gold_completion(row)}"

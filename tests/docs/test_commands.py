@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from selfroute.commands.main import app
 from selfroute.commands.serve import _file_and_overrides
 from selfroute.config import EvaluateRecipe, PlaceRecipe, TrainRecipe, WarmupRecipe, build, load_values
-from selfroute.serving import load_serve_recipe
+from selfroute.config.serving import load_serve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -216,13 +216,13 @@ def test_every_option_of_evaluation_is_explained() -> None:
 
 
 def test_every_option_and_number_of_a_placement_is_explained(tmp_path: Path) -> None:
-    from selfroute import assemble
+    from selfroute.assemble.placing import place_recipe
 
     page = DOCS / "placement.md"
     assert {f.name for f in dataclasses.fields(PlaceRecipe)} == rows(page, "Options")
     values = yaml.safe_load((ROOT / "recipes/placement/toy.yaml").read_text(encoding="utf-8"))
     recipe = build(PlaceRecipe, values | {"out": str(tmp_path), "pareto": []}, where="toy.yaml")
-    plan = assemble.place_recipe(recipe)
+    plan = place_recipe(recipe)
     as_given = {"problem", "unit", "cluster", "load", "ranks", "model", "slots", "cap", "cap_over", "split", "recipe"}
     about = {"command", "versions", "commit", "hardware", "reference", "methods"}
     assert set(plan) - as_given - about == rows(page, "Metrics")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from selfroute.assemble.serving import make_service
 from selfroute.config import (
     EvaluateRecipe,
     PlaceRecipe,
@@ -18,7 +19,7 @@ from selfroute.config import (
     make_task,
     parse_overrides,
 )
-from selfroute.serving import load_serve_recipe, make_service
+from selfroute.config.serving import load_serve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 # The price table is read by recipes and is none; tests/evaluation/counting/test_costs.py reads it.

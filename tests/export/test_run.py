@@ -13,7 +13,7 @@ from gguf import GGUFReader
 from tests.export.tiny import model, tokenizer
 from typer.testing import CliRunner
 
-from selfroute.assemble import export_source
+from selfroute.assemble.exporting import export_source
 from selfroute.commands.main import app
 from selfroute.errors import SelfRouteError
 from selfroute.export import gguf_file

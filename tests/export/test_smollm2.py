@@ -55,7 +55,7 @@ def test_smollm2_answers_the_same(tmp_path: Path) -> None:
 def test_the_embedded_device_answers_the_same(tmp_path: Path) -> None:
     """After training; before it the warm-up's even chances are near ties, which rounding decides."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install 'selfroute[llamacpp]'")
-    from selfroute.assemble import export_model
+    from selfroute.assemble.exporting import export_model
     from selfroute.prompts import TEMPLATES
     from selfroute.tasks.countdown import Countdown
 

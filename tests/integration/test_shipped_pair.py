@@ -13,13 +13,14 @@ import pytest
 from tests.gateway.live import running
 from typer.testing import CliRunner
 
+from selfroute.assemble.serving import make_gateway
 from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.embedded import asset_path, embedded, provenance
 from selfroute.commands.main import app
+from selfroute.config.serving import load_serve_recipe
 from selfroute.grading import judge
 from selfroute.handoff import parse
 from selfroute.prompts import TEMPLATES
-from selfroute.serving import load_serve_recipe, make_gateway
 from selfroute.tasks.base import Row
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Message, Sampling

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.train.small_run import TOKENIZER, Stop, run, small_model, stop_after, weights
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from selfroute.assemble import model_files
+from selfroute.assemble.training import model_files
 from selfroute.backends.transformers import TransformersBackend, check_folder
 from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError

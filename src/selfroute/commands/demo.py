@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from selfroute.assemble import evaluate_recipe, train_recipe
+from selfroute.assemble.evaluating import evaluate_recipe
+from selfroute.assemble.training import train_recipe
 from selfroute.commands.terminal import in_words, training_view
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
 from selfroute.environment import has_fast_bf16, release_memory

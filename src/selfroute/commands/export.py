@@ -49,10 +49,10 @@ def export(
     from rich.console import Console
     from rich.table import Table
 
-    from selfroute import assemble
+    from selfroute.assemble.exporting import export_model
 
     with progress("exporting") as on_progress:
-        made = assemble.export_model(
+        made = export_model(
             model, out, formats=_listed(format, "--format", "hf,gguf"), types=_listed(type, "--type", "f16,q8_0"),
             name=name, system=system, max_tokens=max_tokens, force=force, on_progress=on_progress,
         )  # fmt: skip

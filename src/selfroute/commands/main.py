@@ -183,7 +183,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare ways of splitting work between device and cloud at the same call share."""
-    from selfroute import assemble, config
+    from selfroute import config
+    from selfroute.assemble.evaluating import evaluate_recipe
 
     arguments = [*(overrides or []), *([f"engine={engine}"] if engine else [])]
     loaded = config.load_recipe(config.EvaluateRecipe, recipe, arguments)
@@ -194,7 +195,7 @@ def evaluate(
         _progress("counting") as on_count,
     ):
         steps = {"on_prepare": on_prepare, "on_progress": on_progress, "on_count": on_count}
-        summary = asyncio.run(assemble.evaluate_recipe(loaded, command=command, **steps))
+        summary = asyncio.run(evaluate_recipe(loaded, command=command, **steps))
 
     from selfroute.evaluation.report.table import summary_table
 
@@ -225,7 +226,9 @@ def record(
     completion_usd: Annotated[float | None, typer.Option(min=0, help="USD per million completion tokens.")] = None,
 ) -> None:
     """Store a model's answers to a task, to be replayed as `recorded:FILE`."""
-    from selfroute import assemble, config
+    from selfroute import config
+    from selfroute.assemble.evaluating import record_rows
+    from selfroute.assemble.pieces import first_rows
 
     made = config.make_task(_task_spec(task, options))
     model = config.make_backend(_spec(backend, "--backend"), where="--backend")
@@ -234,10 +237,10 @@ def record(
         from selfroute.prices import Price
 
         price = Price(prompt_usd=prompt_usd or 0.0, completion_usd=completion_usd or 0.0)
-    rows = assemble.first_rows(made, split, limit)
+    rows = first_rows(made, split, limit)
     with _progress("recording") as on_progress:
         failed = asyncio.run(
-            assemble.record_rows(
+            record_rows(
                 model, made, rows, out, as_device=as_device, concurrency=concurrency, max_tokens=max_tokens,
                 on_progress=on_progress, price=price,
             )

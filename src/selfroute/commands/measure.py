@@ -135,11 +135,11 @@ def report(
     """Count finished records anew, e.g. at another share or with other prices, without asking any model."""
     from rich.console import Console
 
-    from selfroute import assemble
+    from selfroute.assemble.evaluating import report_folder
     from selfroute.evaluation.report.table import summary_table
 
     command = shlex.join(["selfroute", "report", str(folder), *(overrides or [])])
     with progress("counting") as on_progress:
-        summary = assemble.report_folder(folder, overrides or [], command=command, on_progress=on_progress)
+        summary = report_folder(folder, overrides or [], command=command, on_progress=on_progress)
     Console().print(summary_table(summary))
     typer.echo(f"report: {folder / 'report.html'}")

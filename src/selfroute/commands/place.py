@@ -34,12 +34,13 @@ def place(
     """Place the experts of a mixture model on the ranks of a cluster."""
     from rich.console import Console
 
-    from selfroute import assemble, config
+    from selfroute import config
+    from selfroute.assemble.placing import place_recipe
 
     loaded = config.load_recipe(config.PlaceRecipe, recipe, overrides or [])
     command = shlex.join(["selfroute", "place", str(recipe), *(overrides or [])])
     with progress("placing") as on_progress:
-        summary = assemble.place_recipe(loaded, command=command, on_progress=on_progress)
+        summary = place_recipe(loaded, command=command, on_progress=on_progress)
 
     from selfroute.planning.report.table import plan_table
     from selfroute.planning.report.words import headline

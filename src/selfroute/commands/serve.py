@@ -14,8 +14,8 @@ from rich.console import Console
 from selfroute.errors import ConfigError, SelfRouteError
 
 if TYPE_CHECKING:
+    from selfroute.config.serving import ServeRecipe
     from selfroute.gateway.service import Service
-    from selfroute.serving import ServeRecipe
     from selfroute.types import Message, Trace
 
 __all__ = ["EXAMPLES", "ask", "chat", "cloud", "key", "serve"]
@@ -58,12 +58,13 @@ def serve(
     config: Arguments = None, host: Host = None, port: Port = None, workers: Workers = None, check: Check = False
 ) -> None:
     """Serve a pair of models as an OpenAI-compatible endpoint; without a file, the embedded pair."""
-    from selfroute import serving
+    from selfroute.assemble.serving import serve_recipe
+    from selfroute.config.serving import load_serve_recipe
 
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port), ("workers", workers)) if v is not None]
-    recipe = serving.load_serve_recipe(file, overrides)
-    serving.serve(recipe, file=file, overrides=overrides, say=_say, check=check)
+    recipe = load_serve_recipe(file, overrides)
+    serve_recipe(recipe, file=file, overrides=overrides, say=_say, check=check)
 
 
 def cloud(
@@ -74,13 +75,14 @@ def cloud(
     check: Check = False,
 ) -> None:
     """Serve one model alone as an OpenAI-compatible endpoint, e.g. as the cloud of another process."""
-    from selfroute import serving
+    from selfroute.assemble.serving import serve_recipe
     from selfroute.config import parse_spec
+    from selfroute.config.serving import load_serve_recipe
 
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port)) if v is not None]
     spec = parse_spec(_yaml(backend), "--backend")
-    serving.serve(serving.load_serve_recipe(file, overrides), backend=spec, file=file, say=_say, check=check)
+    serve_recipe(load_serve_recipe(file, overrides), backend=spec, file=file, say=_say, check=check)
 
 
 def ask(
@@ -153,7 +155,7 @@ def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str
 
 def _recipe(config: Path | None, device: str | None, cloud: str | None, template: str | None) -> ServeRecipe:
     from selfroute.config import load_values, parse_overrides
-    from selfroute.serving import build_recipe, naming
+    from selfroute.config.serving import build_serve_recipe, naming
 
     values: dict[str, Any] = parse_overrides([]) if config is None else load_values(config)
     values |= {name: _yaml(text) for name, text in (("device", device), ("cloud", cloud)) if text is not None}
@@ -162,7 +164,7 @@ def _recipe(config: Path | None, device: str | None, cloud: str | None, template
         # A question typed without a recipe is put in the template's words, whatever the device.
         values["prompt"] = {**prompt, **({"template": template} if template else {}), "wrap": prompt.get("wrap", True)}
     with naming(config):
-        return build_recipe(values, where=str(config or "ask"))
+        return build_serve_recipe(values, where=str(config or "ask"))
 
 
 def _yaml(text: str) -> Any:
@@ -186,7 +188,8 @@ def _read_line() -> str:
 
 
 async def _with_service(recipe: ServeRecipe, config: Path | None, talk: Callable[[Service], Awaitable[None]]) -> None:
-    from selfroute.serving import make_service, naming
+    from selfroute.assemble.serving import make_service
+    from selfroute.config.serving import naming
 
     with naming(config):
         service = make_service(recipe)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfroute import assemble
+from selfroute.assemble.placing import place_recipe
 from selfroute.config import PlaceRecipe, build
 from selfroute.planning.report.figures import pareto_svg
 from selfroute.planning.report.page import GLOSSARY, placement_html
@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = str(tmp_path_factory.mktemp("page"))
-    return assemble.place_recipe(build(PlaceRecipe, RECIPE | {"out": out}, where="a test's recipe"))
+    return place_recipe(build(PlaceRecipe, RECIPE | {"out": out}, where="a test's recipe"))
 
 
 class Balanced(HTMLParser):

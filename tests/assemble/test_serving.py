@@ -22,10 +22,11 @@ import yaml
 from tests.gateway.live import running
 from typer.testing import CliRunner
 
+from selfroute.assemble.serving import ShareFollower, make_gateway, make_service
 from selfroute.commands.main import app
 from selfroute.config import STRATEGIES, parse_spec
+from selfroute.config.serving import build_serve_recipe, load_serve_recipe
 from selfroute.errors import ConfigError
-from selfroute.serving import ShareFollower, build_recipe, load_serve_recipe, make_gateway, make_service
 
 KEYS = {"app": "0" * 64}
 
@@ -83,7 +84,7 @@ def recorded(tmp_path: Path) -> dict[str, Any]:
 )  # fmt: skip
 def test_what_is_wrong_is_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        make_gateway(build_recipe(values, where="serve.yaml"))
+        make_gateway(build_serve_recipe(values, where="serve.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_the_file_that_is_wrong_is_named_in_one_line(tmp_path: Path, command: st
 
 def test_a_key_value_never_shows(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_gateway(build_recipe({"api_keys": {"app": "sk-secret"}}, where="x"))
+        make_gateway(build_serve_recipe({"api_keys": {"app": "sk-secret"}}, where="x"))
     assert "sk-secret" not in str(caught.value)
 
 
@@ -135,7 +136,7 @@ def test_the_default_is_the_embedded_pair_with_its_own_prompt() -> None:
 def test_options_reach_the_pair(recorded: dict[str, Any]) -> None:
     values = {**recorded, "strategy": {"self_route": {"scored": False}}, "handoff": {"context": "attempt"},
               "prices": {"cloud": {"completion_usd": 8}}, "modes": ["auto", "private"]}  # fmt: skip
-    gateway = make_gateway(build_recipe(values, where="x"))
+    gateway = make_gateway(build_serve_recipe(values, where="x"))
     service = gateway.service
     assert (service.strategy.scored, service.strategy.context, service.prices.cloud.completion_usd) == (
         False,
@@ -174,7 +175,7 @@ def test_every_strategy_can_be_served(
         stored = "selfroute.scores.scorers:Scorer.load"
         monkeypatch.setitem(STRATEGIES, name, replace(entry, stored=stored))
     spec = {name: options} if options else name
-    gateway = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+    gateway = make_gateway(build_serve_recipe({**recorded, "strategy": spec}, where="x"))
     strategy = gateway.service.strategy
     assert strategy.name == name
 
@@ -182,7 +183,7 @@ def test_every_strategy_can_be_served(
 def test_a_score_of_answers_is_no_score_of_questions(recorded: dict[str, Any], scorers: dict[str, str]) -> None:
     spec = {"prompt_router": {"threshold": 0.5, "scorer": scorers["answer"]}}
     with pytest.raises(ConfigError, match=r"judges the device's answer; use it with quality_gap"):
-        make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+        make_gateway(build_serve_recipe({**recorded, "strategy": spec}, where="x"))
 
 
 @pytest.mark.parametrize(("threshold", "source"), [(-1e9, "cloud"), (float("inf"), "device")])
@@ -190,7 +191,7 @@ def test_a_fitted_cascade_decides_by_its_score(
     recorded: dict[str, Any], scorers: dict[str, str], threshold: Any, source: str
 ) -> None:
     spec = {"quality_gap": {"threshold": threshold, "scorer": scorers["answer"]}}
-    app = make_gateway(build_recipe({**recorded, "strategy": spec}, where="x"))
+    app = make_gateway(build_serve_recipe({**recorded, "strategy": spec}, where="x"))
     with running(app) as url:
         answer = ask(url)["selfroute"]
     assert (answer["source"], answer["strategy"]) == (source, "quality_gap")
@@ -198,7 +199,7 @@ def test_a_fitted_cascade_decides_by_its_score(
 
 
 def test_without_a_cloud_the_device_is_alone(recorded: dict[str, Any]) -> None:
-    service = make_service(build_recipe({"device": recorded["device"], "cloud": None}, where="x"))
+    service = make_service(build_serve_recipe({"device": recorded["device"], "cloud": None}, where="x"))
     assert service.cloud is None and service.strategy.name == "always_device"
 
 
@@ -311,7 +312,8 @@ def test_check_loads_and_stops(tmp_path: Path, recorded: dict[str, Any]) -> None
 
 def test_serving_loads_no_torch(tmp_path: Path, recorded: dict[str, Any]) -> None:
     code = (
-        "import sys; from pathlib import Path; from selfroute.serving import load_serve_recipe, make_gateway; "
+        "import sys; from pathlib import Path; from selfroute.config.serving import load_serve_recipe; "
+        "from selfroute.assemble.serving import make_gateway; "
         f"make_gateway(load_serve_recipe(Path({recipe_file(tmp_path, recorded)!r}))); "
         "print({'torch', 'transformers', 'fastapi', 'pydantic', 'numpy'} & set(sys.modules))"
     )

@@ -1,0 +1,172 @@
+"""The recipe of serving: its keys, and what is wrong with one before anything is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from selfroute.bounds import Bounds, Count, NotNegative, Positive, suggest
+from selfroute.config.recipes import BudgetOptions
+from selfroute.config.values import Spec, build, load_values, parse_overrides
+from selfroute.errors import ConfigError
+from selfroute.gateway.access import is_loopback
+from selfroute.gateway.request import Limits
+from selfroute.gateway.service import MODES, Mode
+from selfroute.prices import Prices
+from selfroute.prompts import TEMPLATES
+
+__all__ = [
+    "BreakerOptions",
+    "HandoffOptions",
+    "PromptOptions",
+    "ServeRecipe",
+    "WaitOptions",
+    "build_serve_recipe",
+    "load_serve_recipe",
+    "naming",
+]
+
+EMBEDDED_DEVICE, EMBEDDED_CLOUD = Spec("embedded", "device-gapg"), Spec("embedded", "cloud")
+SELF_ROUTE = Spec("self_route")
+Port = Annotated[int, Bounds(0, 65535)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptOptions:
+    """The device's prompt.
+
+    Attributes:
+        template: its system prompt, with the sentence that offers the hand-off.
+        wrap: put the last user turn into the template's words, as in training; null does so for embedded devices.
+        turns: what the models see of a conversation, all of it or the last question; null keeps the last question for
+            the embedded pair, which was trained on one.
+        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; null strips those of the
+            embedded cloud.
+    """
+
+    template: str = "think"
+    wrap: bool | None = None
+    turns: Literal["all", "last"] | None = None
+    cloud_tags: Literal["keep", "strip"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffOptions:
+    """What the cloud sees after a hand-off: the conversation alone, or also what the device wrote."""
+
+    context: Literal["prompt", "attempt"] = "prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitOptions:
+    """Patience with the models, in seconds.
+
+    Attributes:
+        device_first_token_s, cloud_first_token_s: until the first piece of an answer; then the other side answers.
+            null leaves it to the backend's own limit.
+        load_s: how long a request waits for a device that is still loading.
+        shutdown_s: how long streams may go on after the gateway was told to stop.
+    """
+
+    device_first_token_s: Positive | None = None
+    cloud_first_token_s: Positive | None = None
+    load_s: NotNegative = 60.0
+    shutdown_s: Count = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOptions:
+    """After `failures` in a row a model is left alone for `rest_s` seconds, then tried once."""
+
+    failures: Count = 5
+    rest_s: Positive = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeRecipe:
+    """What `selfroute serve` needs; without a file it serves the embedded pair.
+
+    Attributes:
+        device: model on the device; `selfroute backends` shows how to write one.
+        cloud: model in the cloud; null keeps every request on the device.
+        strategy: how work is split, a name of `selfroute strategies` or `{name: {option: value}}`.
+        budget: limits on cloud use, see docs/budget.md; null sets none.
+        on_budget: what happens when the budget refuses: the device answers, or the client gets a 429.
+        on_device_error: what happens when the device fails: the cloud answers, or the client is told.
+        modes: what `x-selfroute-mode` may ask for.
+        temperature: of requests that do not say; null leaves it to the model's server.
+        prices: USD per million tokens, of `device` and `cloud`.
+        host: address to listen on; any but this machine's own needs `api_keys`.
+        port: 0 takes a free one.
+        workers: processes that share the port; each loads its own in-process models.
+        api_keys: client's name -> SHA-256 of its key; `selfroute key NAME` makes one.
+        origins: web pages' origins that may ask, e.g. `https://app.example.com`.
+        log: failures alone, a line per request, or also prompts and answers.
+    """
+
+    device: Spec = EMBEDDED_DEVICE
+    cloud: Spec | None = EMBEDDED_CLOUD
+    strategy: Spec = SELF_ROUTE
+    prompt: PromptOptions = PromptOptions()
+    handoff: HandoffOptions = HandoffOptions()
+    budget: BudgetOptions | None = None
+    on_budget: Literal["device", "reject"] = "device"
+    on_device_error: Literal["cloud", "error"] = "cloud"
+    modes: tuple[Mode, ...] = MODES
+    temperature: NotNegative | None = None
+    prices: Prices = field(default_factory=Prices)
+    limits: Limits = field(default_factory=Limits)
+    wait: WaitOptions = WaitOptions()
+    breaker: BreakerOptions = BreakerOptions()
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    workers: Count = 1
+    api_keys: Mapping[str, str] = field(default_factory=dict)
+    origins: tuple[str, ...] = ()
+    log: Literal["errors", "requests", "content"] = "errors"
+
+
+def load_serve_recipe(path: Path | None, overrides: Sequence[str] = ()) -> ServeRecipe:
+    """Read a serving recipe, or the one of the embedded pair, and check it.
+
+    Raises:
+        ConfigError: a key, value or combination is wrong; names it.
+    """
+    values = parse_overrides(overrides) if path is None else load_values(path, overrides)
+    with naming(path):
+        return build_serve_recipe(values, where=str(path or "serve"))
+
+
+@contextmanager
+def naming(file: Path | None) -> Iterator[None]:
+    """Let errors of the configuration say which file they come from."""
+    try:
+        yield
+    except ConfigError as error:
+        if file is None or str(error).startswith(f"{file}:"):
+            raise
+        raise ConfigError(f"{file}: {error}") from error
+
+
+def build_serve_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
+    """Check plain values, as `load_serve_recipe` does."""
+    recipe = build(ServeRecipe, values, where=where)
+    if recipe.prompt.template not in TEMPLATES:
+        known = ", ".join(TEMPLATES)
+        wrong = recipe.prompt.template
+        raise ConfigError(f"prompt.template: unknown template '{wrong}'{suggest(wrong, TEMPLATES)}; known: {known}")
+    if not recipe.modes:
+        raise ConfigError(f"modes: the list is empty; name some of {', '.join(MODES)}")
+    _check_address(recipe.host, recipe.api_keys)
+    return recipe
+
+
+def _check_address(host: str, api_keys: Mapping[str, str]) -> None:
+    if not is_loopback(host) and not api_keys:
+        raise ConfigError(
+            f"host: {host} can be reached from other machines, so clients need keys; add api_keys "
+            "(`selfroute key NAME` makes one), or listen on 127.0.0.1"
+        )
