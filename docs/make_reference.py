@@ -1,26 +1,49 @@
-"""Writes serving-reference.md from the code: configuration, headers, reasons, metrics, errors.
+"""Writes the reference pages from the code: keys of recipes, names, headers, reasons, metrics, errors.
 
     python docs/make_reference.py
 
-A test fails while the page and the code differ.
+A test fails while a page and the code differ.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from selfroute.config import Bounds, Spec, to_values
+from selfroute.config import (
+    ALGORITHMS,
+    BACKENDS,
+    CLUSTERS,
+    LEDGERS,
+    LOADS,
+    STRATEGIES,
+    TASKS,
+    Bounds,
+    Choice,
+    Entry,
+    EvaluateRecipe,
+    ReportOptions,
+    Spec,
+    StrategyEntry,
+    Table,
+    TrainRecipe,
+    WarmupRecipe,
+    at,
+    to_values,
+)
 from selfroute.config.serving import ServeRecipe
 from selfroute.gateway.errors import CODES
 from selfroute.gateway.exchange import HEADERS, REASONS
 from selfroute.gateway.metrics import METRICS
+from selfroute.train.imitation.searches import TraceStyle
 
+DOCS = Path(__file__).parent
 _WORDS = {
     int: "whole number",
     float: "number",
@@ -29,28 +52,138 @@ _WORDS = {
     Path: "path",
     Spec: "name, or name with options",
 }
-PAGE = Path(__file__).with_name("serving-reference.md")
+KEY, THING = ("key", "value", "default", "meaning"), ("name", "written", "what it is", "options")
+REPLACED = "; on the command line `key.nested=value` replaces them."
+# Keys that several recipes have, said once; what a recipe's docstring says of one goes before.
+SHARED = {
+    "algorithm": "how to train, a name of `selfroute algorithms`",
+    "cloud": "model in the cloud; `selfroute backends` shows how to write one",
+    "layers": "of the network",
+    "learning_rate": "step size at its height",
+    "max_new_tokens": "most tokens of one attempt",
+    "network": "keys of `selfroute.network.link.Network`, e.g. `network.rtt_s=0.2`",
+    "out": "folder of the results",
+    "resamples": "bootstrap samples behind each interval",
+    "resume": "go on from the newest checkpoint in `out`; `--resume` sets it",
+    "seed": "of problems and draws",
+    "split": "train, validation or test",
+    "steps": "optimiser steps",
+    "task": "prompts and verifier, a name of `selfroute tasks` or `{name: {option: value}}`",
+    "temperature": "of the attempts",
+}
 
 
-def page() -> str:
-    """The whole page."""
-    parts = [
-        "# Serving: reference\n\nMade by `python docs/make_reference.py`. The guide: [Serving](serving.md).",
-        "## Configuration\n\nKeys of `CONFIG.yaml`; on the command line `key.nested=value` replaces them.\n\n"
-        + table(("key", "value", "default", "meaning"), keys(ServeRecipe)),
-        "## Headers\n\nOn every answer; of a stream that is not over, source, reason and cost are `pending`, and the "
-        "last chunk's `selfroute` object has them.\n\n" + table(("header", "meaning"), code_first(HEADERS.items())),
-        "## Reasons\n\n`error` and `budget` stand in the `selfroute` object.\n\n"
-        + table(("reason", "meaning"), code_first(REASONS.items())),
-        "## Metrics\n\nAt `/metrics`. Counters end in `_total`.\n\n"
-        + table(("metric", "kind", "labels", "meaning"), metrics()),
-        '## Errors\n\nIn OpenAI\'s shape: `{"error": {"message", "type", "param", "code"}}`.\n\n'
-        + table(("code", "status", "type", "meaning"), errors()),
-    ]
-    return "\n\n".join(parts) + "\n"
+# --- pages ---------------------------------------------------------------------------------------------------------
 
 
-def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+def serving_page() -> str:
+    return page(
+        "Serving: reference",
+        "The guide: [Serving](serving.md).",
+        section("Configuration", f"Keys of `CONFIG.yaml`{REPLACED}", KEY, keys(ServeRecipe)),
+        section(
+            "Headers",
+            "On every answer; of a stream that is not over, source, reason and cost are `pending`, and the last "
+            "chunk's `selfroute` object has them.",
+            ("header", "meaning"),
+            code_first(HEADERS.items()),
+        ),
+        section(
+            "Reasons",
+            "`error` and `budget` stand in the `selfroute` object.",
+            ("reason", "meaning"),
+            code_first(REASONS.items()),
+        ),
+        section(
+            "Metrics",
+            "At `/metrics`. Counters end in `_total`.",
+            ("metric", "kind", "labels", "meaning"),
+            metrics(),
+        ),
+        section(
+            "Errors",
+            'In OpenAI\'s shape: `{"error": {"message", "type", "param", "code"}}`.',
+            ("code", "status", "type", "meaning"),
+            errors(),
+        ),
+    )
+
+
+def training_page() -> str:
+    traces = {f"traces.{name}": meaning for name, meaning in attributes(TraceStyle).items()}
+    return page(
+        "Training: reference",
+        "The guides: [GAPG](gapg.md), [train your own](train-your-own.md).",
+        section("Training", f"Keys of a recipe of `selfroute train`{REPLACED}", KEY, keys(TrainRecipe)),
+        section(
+            "Warm-up",
+            "Keys of a recipe with `algorithm: warm_up`.",
+            KEY,
+            keys(WarmupRecipe, shared=SHARED | traces),
+        ),
+    )
+
+
+def evaluation_page() -> str:
+    return page(
+        "Evaluation: reference",
+        "The guide: [Evaluation](evaluation.md).",
+        section("Evaluation", f"Keys of a recipe of `selfroute evaluate`{REPLACED}", KEY, keys(EvaluateRecipe)),
+        section(
+            "Report",
+            "What `selfroute report FOLDER key=value …` counts anew; the rest, and what is null, is as in the run.",
+            KEY,
+            keys(ReportOptions, shared=SHARED | attributes(EvaluateRecipe)),
+        ),
+    )
+
+
+def names_page() -> str:
+    return page(
+        "Names: reference",
+        "What a recipe can name; `selfroute strategies`, `tasks`, `backends` and `algorithms` list the same. An option "
+        "without a default must be given.",
+        section(
+            "Strategies",
+            "What is fitted learns from train rows. The options are those of serving; an evaluation fits, and sets "
+            "share and threshold itself.",
+            ("name", "decides by", "what it does", "options"),
+            strategies(),
+        ),
+        section("Tasks", "See [tasks](tasks.md).", THING, things(TASKS)),
+        section("Backends", "See [backend](concepts.md#backend).", THING, things(BACKENDS)),
+        section(
+            "Algorithms",
+            "Their options: [training](train-reference.md).",
+            ("name", "offers the hand-off", "what it does"),
+            algorithms(),
+        ),
+        section("Ledgers", "Of [the budget](budget.md).", THING, things(LEDGERS)),
+        section("Clusters", "Of [placement](placement.md).", THING, things(CLUSTERS)),
+        section("Loads", "Of [placement](placement.md).", THING, things(LOADS)),
+    )
+
+
+PAGES = {
+    "serving-reference.md": serving_page,
+    "train-reference.md": training_page,
+    "evaluate-reference.md": evaluation_page,
+    "names.md": names_page,
+}
+
+
+def page(title: str, about: str, *sections: str) -> str:
+    return "\n\n".join([f"# {title}", f"Made by `python docs/make_reference.py`. {about}", *sections]) + "\n"
+
+
+def section(title: str, about: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return f"## {title}\n\n{about}\n\n{table(head, rows)}"
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     return "\n".join(lines)
 
@@ -70,17 +203,60 @@ def errors() -> Iterator[Sequence[str]]:
         yield f"`{code}`", str(status), f"`{kind}`", meaning
 
 
-def keys(recipe: Any, prefix: str = "", inherited: str = "") -> Iterator[Sequence[str]]:
-    """One row per key that can be set, nested ones by their full name."""
-    meanings, hints = attributes(recipe), get_type_hints(recipe, include_extras=True)
+def strategies() -> Iterator[Sequence[str]]:
+    for name, entry in STRATEGIES.items():
+        yield f"`{name}`", decides_by(entry), one_line(entry.described()), options_of(entry)
+
+
+def decides_by(entry: StrategyEntry) -> str:
+    if entry.reads is None:
+        return "the device itself" if entry.policy else "–"
+    read = {"question": "the question", "answer": "the device's answer"}[entry.reads]
+    return f"{read}, fitted" if entry.fitted else read
+
+
+def things(entries: Table[Any]) -> Iterator[Sequence[str]]:
+    for name, entry in entries.items():
+        yield f"`{name}`", f"`{entry.written}`", one_line(entry.described()), options_of(entry)
+
+
+def algorithms() -> Iterator[Sequence[str]]:
+    for name, entry in ALGORITHMS.items():
+        yield f"`{name}`", "yes" if entry.offers_handoff else "no", one_line(entry.described())
+
+
+def options_of(entry: Entry) -> str:
+    """What a recipe can set of a thing, each with its default."""
+    if entry.options is not None:
+        given = [(field.name, default_of(field)) for field in dataclasses.fields(at(entry.options))]
+    else:
+        parameters = inspect.signature(at(entry.place)).parameters.values()
+        given = [(p.name, written(p.default)) for p in parameters if p.name not in ("name", *entry.given)]
+    return ", ".join(f"`{name}`" if default == "–" else f"`{name}: {default}`" for name, default in given)
+
+
+def keys(
+    recipe: Any, prefix: str = "", inherited: str = "", shared: Mapping[str, str] = SHARED
+) -> Iterator[Sequence[str]]:
+    """One row per key that can be set, nested ones by their full name.
+
+    Args:
+        inherited: what is said of the group that they are in.
+        shared: what is said of keys by their full name, where the recipe says nothing.
+    """
+    own, hints = attributes(recipe), get_type_hints(recipe, include_extras=True)
     for field in dataclasses.fields(recipe):
-        hint, meaning = hints[field.name], meanings.get(field.name, inherited)
+        hint = hints[field.name]
+        meaning = own.get(field.name) or shared.get(f"{prefix}{field.name}") or inherited
         inner = options_class(hint)
-        if inner is not None:
-            summary = " ".join((inner.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
-            yield from keys(inner, f"{prefix}{field.name}.", meaning or summary)
+        name, default = f"`{prefix}{field.name}`", code(default_of(field))
+        if inner is None:
+            yield name, kind_of(hint), default, one_line(meaning)
             continue
-        yield f"`{prefix}{field.name}`", kind_of(hint), f"`{default_of(field)}`", one_line(meaning)
+        if type(None) in get_args(hint):
+            yield name, "mapping or null", default, one_line(meaning)
+        summary = " ".join((inner.__doc__ or "").split("\n\n")[0].split()).rstrip(".")
+        yield from keys(inner, f"{prefix}{field.name}.", meaning or summary, shared)
 
 
 def options_class(hint: Any) -> Any:
@@ -90,11 +266,12 @@ def options_class(hint: Any) -> Any:
 
 
 def attributes(recipe: Any) -> dict[str, str]:
-    """What a docstring's Attributes or Args section says of each name."""
+    """What the Attributes or Args sections of a class and its bases say of each name."""
     found: dict[str, str] = {}
     name: list[str] = []
-    for line in (recipe.__doc__ or "").splitlines():
-        entry = re.match(r"        ([a-z_]+(?:, [a-z_]+)*): (.*)", line)
+    texts = [base.__dict__.get("__doc__") or "" for base in reversed(recipe.__mro__)]
+    for line in "\n".join(texts).splitlines():
+        entry = re.match(r"        ([a-z0-9_]+(?:, [a-z0-9_]+)*): (.*)", line)
         if entry:
             name = entry[1].split(", ")
             found |= dict.fromkeys(name, entry[2])
@@ -106,15 +283,21 @@ def attributes(recipe: Any) -> dict[str, str]:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".").replace("|", "\\|")
+    """A docstring's sentence in a table; what Python calls None is null in a recipe."""
+    return re.sub(r"\bNone\b", "null", " ".join(text.split()).rstrip(".").replace("|", "\\|"))
+
+
+def code(text: str) -> str:
+    return text if text == "–" else f"`{text}`"
 
 
 def kind_of(hint: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        bounds = [str(extra) for extra in inner[1:] if isinstance(extra, Bounds)]
-        return ", ".join([kind_of(inner[0]), *bounds])
+        bounds = [str(extra) for extra in inner[1:] if isinstance(extra, Bounds | Choice)]
+        choice = any(isinstance(extra, Choice) for extra in inner[1:])
+        return ", ".join([*([] if choice else [kind_of(inner[0])]), *bounds])
     if origin in (Union, types.UnionType):
         return " or ".join("null" if each is type(None) else kind_of(each) for each in inner)
     if origin is Literal:
@@ -128,16 +311,24 @@ def kind_of(hint: Any) -> str:
 
 def default_of(field: Any) -> str:
     factory = field.default_factory
-    value = to_values(factory() if factory is not dataclasses.MISSING else field.default)
+    return written(factory() if factory is not dataclasses.MISSING else field.default)
+
+
+def written(default: Any) -> str:
+    """A default as a recipe has it; a dash where there is none."""
+    value = to_values(default)
+    if value is dataclasses.MISSING or value is inspect.Parameter.empty:
+        return "–"
     if isinstance(value, Mapping) and len(value) == 1:
         ((name, inner),) = value.items()
         return name if inner is None else f"{name}:{inner}" if isinstance(inner, str) else f"{name}: …"
     if isinstance(value, list):
-        return f"[{', '.join(value)}]"
+        return f"[{', '.join(map(str, value))}]"
     if value is None or isinstance(value, bool | dict):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for name, made in PAGES.items():
+        (DOCS / name).write_text(made(), encoding="utf-8")

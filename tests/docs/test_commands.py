@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from selfroute.commands.main import app
 from selfroute.commands.serve import _file_and_overrides
-from selfroute.config import EvaluateRecipe, PlaceRecipe, TrainRecipe, WarmupRecipe, build, load_values
+from selfroute.config import EvaluateRecipe, PlaceRecipe, algorithm_of, at, build, load_values
 from selfroute.config.serving import load_serve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def check_selfroute(words: list[str]) -> None:
     recipe = parsed.get("recipe")
     if recipe is not None and (ROOT / recipe).is_file():
         values = load_values(ROOT / recipe, parsed["overrides"] or [])
-        train = WarmupRecipe if values.get("algorithm") == "warm_up" else TrainRecipe
+        train = at(algorithm_of(values).options)
         build({"evaluate": EvaluateRecipe, "place": PlaceRecipe, "train": train}[name], values, where=str(recipe))
 
 

@@ -11,8 +11,8 @@ from selfroute.assemble.serving import make_service
 from selfroute.config import (
     EvaluateRecipe,
     PlaceRecipe,
-    TrainRecipe,
-    WarmupRecipe,
+    algorithm_of,
+    at,
     build,
     load_recipe,
     load_values,
@@ -52,7 +52,7 @@ def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.Monkey
     program, command, named, *overrides = command_of(path)
     assert (program, Path(named)) == ("selfroute", path)
     values = load_values(named, overrides)
-    train = WarmupRecipe if values.get("algorithm") == "warm_up" else TrainRecipe
+    train = at(algorithm_of(values).options)
     recipe = build({"evaluate": EvaluateRecipe, "train": train}[command], values, where=named)
     if recipe.task.name == "recorded" and not (ROOT / ".." / "shared" / "data").is_dir():
         pytest.skip("needs ../shared/data")  # the rest of the recipe is right

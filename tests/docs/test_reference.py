@@ -1,7 +1,8 @@
-"""The reference of serving says what the code does."""
+"""The reference pages say what the code does."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import re
 from pathlib import Path
@@ -9,6 +10,20 @@ from typing import Any, get_args
 
 import pytest
 
+from selfroute.config import (
+    ALGORITHMS,
+    BACKENDS,
+    CLUSTERS,
+    LEDGERS,
+    LOADS,
+    STRATEGIES,
+    TASKS,
+    EvaluateRecipe,
+    ReportOptions,
+    TrainRecipe,
+    WarmupRecipe,
+)
+from selfroute.config.serving import ServeRecipe
 from selfroute.gateway.exchange import REASONS
 from selfroute.types import Reason
 
@@ -70,18 +85,38 @@ def script() -> Any:
     return module
 
 
-def test_the_page_is_what_its_script_writes() -> None:
-    made = script()
-    assert made.PAGE.read_text(encoding="utf-8") == made.page(), "run python docs/make_reference.py"
+every_page = pytest.mark.parametrize("name", script().PAGES)
 
 
-def test_every_key_has_a_meaning() -> None:
-    page = script().page()
-    section = page.partition("## Configuration")[2].partition("## Headers")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| `")]
+@every_page
+def test_a_page_is_what_its_script_writes(name: str) -> None:
+    assert (DOCS / name).read_text(encoding="utf-8") == script().PAGES[name](), "run python docs/make_reference.py"
+
+
+@every_page
+def test_every_row_has_a_meaning(name: str) -> None:
+    rows = [line for line in script().PAGES[name]().splitlines() if line.startswith("| `")]
     assert len(rows) > 30
     for row in rows:
-        assert row.split(" | ")[3].removesuffix(" |").strip(), f"no meaning: {row}"
+        *_, meaning, last = row.removesuffix(" |").split(" | ")
+        assert (meaning if name == "names.md" else last).strip(), f"no meaning: {row}"
+
+
+def test_every_key_of_every_recipe_is_explained() -> None:
+    recipes = {
+        "serving-reference.md": [ServeRecipe],
+        "train-reference.md": [TrainRecipe, WarmupRecipe],
+        "evaluate-reference.md": [EvaluateRecipe, ReportOptions],
+    }
+    for page, kinds in recipes.items():
+        named = set(re.findall(r"^\| `(\w+)[.`]", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE))
+        assert {field.name for kind in kinds for field in dataclasses.fields(kind)} <= named
+
+
+def test_every_name_of_every_table_is_explained() -> None:
+    text = (DOCS / "names.md").read_text(encoding="utf-8")
+    for table in (STRATEGIES, TASKS, BACKENDS, ALGORITHMS, LEDGERS, CLUSTERS, LOADS):
+        assert [name for name in table if f"\n| `{name}` |" not in text] == []
 
 
 def test_every_reason_is_explained() -> None:

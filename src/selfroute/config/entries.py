@@ -30,6 +30,7 @@ class Entry:
         summary: what it is; if empty, the first paragraph of the docstring at `place`.
         options: place of the dataclass of its options in a recipe; None for the arguments of `place`.
         check: place of a function that refuses a value before anything heavy is imported.
+        given: arguments of `place` that the program fills in, and no recipe.
         extra: what to install if a library is missing, as in `pip install 'selfroute[EXTRA]'`.
     """
 
@@ -39,6 +40,7 @@ class Entry:
     summary: str = ""
     options: str | None = None
     check: str | None = None
+    given: tuple[str, ...] = ()
     extra: str = "train"
 
     @property

@@ -194,23 +194,24 @@ LEDGERS = Table(
     ),
 )
 
+
+def _planned(name: str, place: str, example: str, given: str, extra: str = "eval") -> Entry:
+    """Part of a placement; `given` comes from other keys of its recipe."""
+    return Entry(name=name, place=f"selfroute.planning.{place}", example=example, given=(given,), extra=extra)
+
+
 CLUSTERS = Table(
     "cluster",
-    Entry(
-        name="fat_tree",
-        place="selfroute.planning.cluster:fat_tree",
-        example="{fat_tree: {servers: 32}}",
-        extra="eval",
-    ),
-    Entry(name="dragonfly", place="selfroute.planning.cluster:dragonfly", extra="eval"),
-    Entry(name="edges", place="selfroute.planning.cluster:edge_list", extra="eval"),
-    Entry(name="matrix", place="selfroute.planning.cluster:matrix", extra="eval"),
+    _planned("fat_tree", "cluster:fat_tree", "{fat_tree: {servers: 32}}", "link"),
+    _planned("dragonfly", "cluster:dragonfly", "{dragonfly: {servers: 32}}", "link"),
+    _planned("edges", "cluster:edge_list", "edges:network.json", "link"),
+    _planned("matrix", "cluster:matrix", "matrix:costs.json", "link"),
 )
 
 LOADS = Table(
     "load",
-    Entry(name="generated", place="selfroute.planning.load:generated_load", extra="eval"),
-    Entry(name="sglang", place="selfroute.planning.dumps:read_sglang", extra="eval"),
-    Entry(name="vllm", place="selfroute.planning.dumps:read_vllm", extra="eval"),
-    Entry(name="measured", place="selfroute.planning.routers:load_measured"),
+    _planned("generated", "load:generated_load", "{generated: {concentration: 0.5}}", "mixture"),
+    _planned("sglang", "dumps:read_sglang", "sglang:FILE", "mixture"),
+    _planned("vllm", "dumps:read_vllm", "vllm:FILE", "mixture"),
+    _planned("measured", "routers:load_measured", "{measured: {model: FOLDER, prompts: FILE}}", "mixture", "train"),
 )
