@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["OnTraining", "example", "in_words", "progress", "training_view"]
 
@@ -75,6 +76,8 @@ def training_view(title: str = "training", *, console: Console | None = None) ->
     Args:
         console: where to; None takes stderr.
     """
+    from rich.live import Live  # loaded here: a gateway shows no progress and need not pay for it
+
     console = console or Console(stderr=True)
     if not console.is_terminal:
         show = _log_progress(title)
@@ -117,6 +120,8 @@ def in_words(metrics: Mapping[str, float]) -> str:
 
 
 def _bar(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
                TimeRemainingColumn(compact=True), TextColumn("{task.fields[what]}"))  # fmt: skip
     return Progress(*columns, console=console)
