@@ -13,7 +13,7 @@ import numpy as np
 
 from selfroute import FunctionBackend, Message, PromptRouter, Row, Sampling, Verdict
 from selfroute.assemble.dry_run import DryRun
-from selfroute.backends.base import ModelFiles
+from selfroute.backends.files import ModelFiles
 from selfroute.budget.memory import MemoryLedger
 from selfroute.config import (
     ALGORITHMS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from selfroute.errors import ConfigError
 
 __all__ = ["accepts_own_check", "asset_path", "embedded", "embedded_files", "provenance"]
 
-_FOLDERS = {"device": "device", "device-gapg": "device_gapg", "cloud": "cloud"}
-# Answers that the cloud may write for one prompt; the others write one.
-_CLOUD_SAMPLES = 8
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    """A model of the package: its folder, how many answers it may write for one prompt, and its prompt template."""
+
+    folder: str
+    samples: int = 1
+    template: str | None = "think"
+
+
+# The cloud was trained without a system prompt.
+_ASSETS = {"device": _Asset("device"), "device-gapg": _Asset("device_gapg"), "cloud": _Asset("cloud", 8, None)}
 
 
 def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, root: str | Path | None = None) -> Backend:
@@ -42,7 +52,7 @@ def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, roo
     # The weights are stored in half the bytes; on a CPU float32 is faster and greedy decoding repeatable.
     model, tokenizer = load_model(folder, tokenizer_path=folder.parent / "tokenizer", dtype="float32", device="cpu")
     backend = TransformersBackend(name, model, tokenizer, max_batch=max_batch)
-    count = samples if samples is not None else _CLOUD_SAMPLES if name == "cloud" else 1
+    count = _ASSETS[name].samples if samples is None else samples
     return backend if count == 1 else BestOfN(backend, count, accepts_own_check)
 
 
@@ -52,19 +62,19 @@ def asset_path(name: str, *, root: str | Path | None = None) -> Path:
     Raises:
         ConfigError: unknown name.
     """
-    if name not in _FOLDERS:
-        raise ConfigError(f"no embedded model '{name}'; known: {', '.join(_FOLDERS)}")
-    return _root(root) / _FOLDERS[name]
+    if name not in _ASSETS:
+        raise ConfigError(f"no embedded model '{name}'; known: {', '.join(_ASSETS)}")
+    return _root(root) / _ASSETS[name].folder
 
 
 def embedded_files(name: str) -> ModelFiles:
-    """The files of an embedded model; the cloud was trained without a system prompt.
+    """The files of an embedded model.
 
     Raises:
         ConfigError: unknown name.
     """
     folder = asset_path(name)
-    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), None if name == "cloud" else "think")
+    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), _ASSETS[name].template)
 
 
 def provenance(name: str, *, root: Path | None = None) -> dict[str, Any]:
