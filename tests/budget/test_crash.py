@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from tests.backends.chat_server import ChatServer, answer
 from tests.budget.conftest import SHARED
 from tests.gateway.test_budget import Served, recipe_over
 
+from selfroute.budget.ledger import Ledger, LedgerBudget
+from selfroute.budget.limits import Limits, WindowLimit
+
 CAP, WORKERS, AT_ONCE = 100, 4, 2  # calls, processes, calls in the air per process
 SILENCE_S = 1.0
 
 
 async def slowly(server: ChatServer, request: Any, body: Any) -> Any:
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(5)
     return await answer(server, request, body)
 
 
@@ -37,36 +40,40 @@ def recipe(cloud: ChatServer, kind: str, place: str, folder: Path) -> Path:
     return path
 
 
-async def kill_until_some_are_lost(folder: Path, asking: Sequence[asyncio.Future[list[str]]]) -> int:
-    """Kill one worker after the other until one had requests open; how many it took.
+async def until_used_up(ledger: Ledger) -> None:
+    budget = LedgerBudget(Limits(windows=(WindowLimit(unit="calls", window="total", cap=CAP),)), ledger)
+    while (await budget.status())[0].spent < CAP:
+        await asyncio.sleep(0.05)
+    await budget.aclose()
 
-    One worker may have taken all requests, and another none.
-    """
-    for killed, ring in enumerate(sorted(folder.glob("selfroute-*/*.ring")), 1):
-        os.kill(int(ring.stem), signal.SIGKILL)  # each worker keeps a ring of records under its process id
-        await asyncio.sleep(0.3)
-        if sum(one.done() and one.result() == ["lost"] for one in asking) > 2 * AT_ONCE:
-            return killed
-    raise AssertionError("no worker had requests open")
+
+def kill_workers(folder: Path) -> None:
+    """All of them: one may have taken all requests, and another none."""
+    for ring in folder.glob("selfroute-*/*.ring"):  # each keeps a ring of records under its process id
+        os.kill(int(ring.stem), signal.SIGKILL)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SHARED)
-async def test_a_killed_worker_takes_along_what_it_had_sent_and_no_more(kind: str, place: str, tmp_path: Path) -> None:
+async def test_killed_workers_take_along_what_they_had_sent_and_no_more(
+    kind: str, place: str, tmp_path: Path, open_ledger: Callable[[], Ledger]
+) -> None:
     async with ChatServer() as cloud:
-        cloud.script.extend([slowly] * 1000)
+        cloud.script.extend([slowly] * WORKERS * AT_ONCE)  # the others wait behind them
         gateway = Served(recipe(cloud, kind, place, tmp_path), WORKERS)
         try:
             await gateway.ready()
             await gateway.all_workers()
-            asking = [asyncio.ensure_future(gateway.ask(1)) for _ in range(500)]
-            while len(cloud.requests) < 2 * AT_ONCE:
-                await asyncio.sleep(0.01)
-            killed = await kill_until_some_are_lost(tmp_path, asking)
-            await asyncio.gather(*asking)
+            asking = asyncio.ensure_future(gateway.ask(500))
+            await until_used_up(open_ledger())
+            kill_workers(tmp_path)
+            lost = (await asking).count("lost")
+            made = len(cloud.requests)
             await asyncio.sleep(1 + SILENCE_S)
+            await gateway.ready()
             again = await gateway.ask(200)
         finally:
             gateway.stop()
-    assert again.count("budget") > 0
-    assert CAP - killed * AT_ONCE <= len(cloud.requests) <= CAP
+    assert lost >= CAP and made <= WORKERS * AT_ONCE
+    assert CAP - WORKERS * AT_ONCE <= again.count("always") <= CAP - made
+    assert len(cloud.requests) == made + again.count("always")
