@@ -67,7 +67,7 @@ class Policy:
         names = [arm.name for arm in arms]
         chances = self.probabilities(context, arms)
         place = 0 if len(names) == 1 else _draw(chances, self._rng.random())
-        self._asked[names[place]] += 1
+        self.note(names[place])
         return Choice(names[place], chances[place], min(chances), self.rule.draws, len(names) == 1)
 
     def probabilities(self, context: Context, arms: Sequence[Arm]) -> list[float]:
@@ -82,6 +82,10 @@ class Policy:
             shares = self._shares(context, arms)
         even = self._floor / len(arms)
         return [(1.0 - self._floor) * share + even for share in shares]
+
+    def note(self, arm: str) -> None:
+        """Count a choice, also one that was made elsewhere: by another replica, or in a log."""
+        self._asked[arm] += 1
 
     def update(self, arm: str, outcome: Outcome) -> None:
         """See `selfroute.bandits.base.Bandit.update`.

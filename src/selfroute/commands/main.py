@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from selfroute.commands import export, measure, place
+from selfroute.commands import export, measure, place, replay
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
 from selfroute.commands.terminal import progress as _progress
 from selfroute.commands.terminal import training_view
+from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError, SelfRouteError
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def record(
     from selfroute.assemble.pieces import first_rows
 
     made = config.make_task(_task_spec(task, options))
-    model = config.make_backend(_spec(backend, "--backend"), where="--backend")
+    model = config.make_backend(spec_of(backend, "--backend"), where="--backend")
     price = None
     if prompt_usd is not None or completion_usd is not None:
         from selfroute.prices import Price
@@ -321,6 +321,7 @@ def env() -> None:
 
 
 measure.add_to(app)
+replay.add_to(app)
 export.add_to(app)
 place.add_to(app)
 
@@ -328,20 +329,10 @@ place.add_to(app)
 # --- Helpers -----------------------------------------------------------------------------------------------------
 
 
-def _spec(text: str, where: str) -> Any:
-    from selfroute import config
-
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    return config.parse_spec(value, where)
-
-
 def _task_spec(name: str, options: list[str] | None) -> Any:
     from selfroute import config
 
-    spec = _spec(name, "task")
+    spec = spec_of(name, "task")
     return config.Spec(spec.name, spec.value, {**spec.options, **config.parse_overrides(options or [])})
 
 

@@ -16,6 +16,7 @@ from selfroute.config.names import (
     make_backend,
     make_budget,
     make_ledger,
+    make_policy,
     make_strategy,
     make_task,
     prepare_backend,
@@ -33,7 +34,7 @@ from selfroute.config.recipes import (
     UsdLimits,
     WarmupRecipe,
 )
-from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, STRATEGIES, TASKS
+from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import (
     Spec,
     build,
@@ -51,6 +52,7 @@ __all__ = [
     "CLUSTERS",
     "LEDGERS",
     "LOADS",
+    "POLICIES",
     "STRATEGIES",
     "TASKS",
     "AlgorithmEntry",
@@ -86,6 +88,7 @@ __all__ = [
     "make_backend",
     "make_budget",
     "make_ledger",
+    "make_policy",
     "make_strategy",
     "make_task",
     "parse_overrides",

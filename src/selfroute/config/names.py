@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
@@ -15,11 +15,14 @@ from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimi
 from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
-from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, STRATEGIES, TASKS
+from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import Spec, check_keys, convert
 from selfroute.errors import ConfigError
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Task
+
+if TYPE_CHECKING:
+    from selfroute.bandits.policy import Policy
 
 __all__ = [
     "algorithm_of",
@@ -28,6 +31,7 @@ __all__ = [
     "make_backend",
     "make_budget",
     "make_ledger",
+    "make_policy",
     "make_strategy",
     "make_task",
     "prepare_backend",
@@ -111,6 +115,29 @@ def make_strategy(spec: Spec, *, where: str = "strategy") -> Strategy:
         else factory(**strategy_options(entry, spec.options, where=where))
     )
     return made
+
+
+def make_policy(spec: Spec, *, arms: Sequence[str], features: int = 0, seed: int = 0, where: str = "policy") -> Policy:
+    """The bandit that a spec names.
+
+    Args:
+        arms: names of the arms.
+        features: numbers in a context.
+        seed: of its draws.
+
+    Raises:
+        ConfigError: an unknown name or option, or one that the policy refuses.
+    """
+    factory, entry = POLICIES.resolve(spec.name, where=where), POLICIES[spec.name]
+    given = {"arms": arms, "features": features, "seed": seed}
+    options = dict(spec.options)
+    if spec.value is not None:
+        own = [p for name, p in inspect.signature(factory).parameters.items() if name not in given]
+        if not own or own[0].default is not inspect.Parameter.empty:
+            raise ConfigError(f"{where}: {spec.name} takes no '{spec.value}'; write {{{spec.name}: {{option: value}}}}")
+        options[own[0].name] = spec.value
+    policy: Policy = construct(factory, options, f"{where}.{spec.name}", entry, given=given)
+    return policy
 
 
 def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry
 from selfroute.train.rl.options import ALGORITHMS as METHODS
 
-__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "STRATEGIES", "TASKS"]
+__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "POLICIES", "STRATEGIES", "TASKS"]
 
 TASKS = Table(
     "task",
@@ -214,4 +214,23 @@ LOADS = Table(
     _planned("sglang", "dumps:read_sglang", "sglang:FILE", "mixture"),
     _planned("vllm", "dumps:read_vllm", "vllm:FILE", "mixture"),
     _planned("measured", "routers:load_measured", "{measured: {model: FOLDER, prompts: FILE}}", "mixture", "train"),
+)
+
+
+def _bandit(name: str, example: str = "") -> Entry:
+    """A way to choose among clouds; the program knows the arms, the width of a context and the seed."""
+    place = f"selfroute.bandits.catalogue:{name}"
+    return Entry(name=name, place=place, example=example, given=("arms", "features", "seed"), extra="bandits")
+
+
+POLICIES = Table(
+    "policy",
+    _bandit("fixed", "fixed:ARM"),
+    _bandit("uniform"),
+    _bandit("greedy"),
+    _bandit("epsilon_greedy"),
+    _bandit("ucb"),
+    _bandit("thompson"),
+    _bandit("gaussian_thompson"),
+    _bandit("linucb"),
 )
