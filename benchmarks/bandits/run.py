@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import coverage
+import real
 import regret
 from cells import Cell, read, run_missing
 
@@ -26,8 +28,11 @@ HERE = Path(__file__).resolve().parent
 OUT = Path("out/bandits")
 # Cells of each part, and seeds of each cell.
 PARTS: dict[str, tuple[Callable[[], Mapping[str, Cell]], int]] = {
-    "drift": (regret.drifts, 200),
+    "speed": (coverage.speeds, 5),
+    "real": (real.cells, 20),
     "two_arms": (regret.two_arms, 4000),
+    "drift": (regret.drifts, 200),
+    "coverage": (coverage.cells, 200),
     "regret": (regret.settings, 1000),
 }
 
