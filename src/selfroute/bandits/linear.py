@@ -40,6 +40,7 @@ class Ridges:
             raise ConfigError(f"discount: {discount} is outside (0, 1]; 0.997 halves a weight in 231 outcomes")
         self.features = features
         self._ridge = ridge
+        self._unknown = ridge * np.eye(features)
         self._discount = discount
         self._row = {arm: number for number, arm in enumerate(arms)}
         self._told = np.zeros((len(arms), features, features))  # Σ w γ^age x xᵀ at the arm's last outcome
@@ -58,7 +59,7 @@ class Ridges:
         row = self._row[arm]
         self._now += 1
         kept = self._discount ** (self._now - self._at[row])
-        self._told[row] = kept * self._told[row] + weight * np.outer(x, x)
+        self._told[row] = kept * self._told[row] + weight * (x[:, None] * x)
         self._pull[row] = kept * self._pull[row] + weight * quality * x
         self._at[row] = self._now
         self._solve(row)
@@ -90,7 +91,7 @@ class Ridges:
         return np.asarray(features, dtype=np.float64)
 
     def _solve(self, row: int) -> None:
-        inverse = np.linalg.inv(self._told[row] + self._ridge * np.eye(self.features))
+        inverse = np.linalg.inv(self._told[row] + self._unknown)
         self._inverse[row] = inverse
         self._theta[row] = inverse @ self._pull[row]
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from selfroute.commands import export, measure, place, replay
+from selfroute.commands import export, measure, place, replay, study
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
 from selfroute.commands.terminal import progress as _progress
@@ -322,6 +322,7 @@ def env() -> None:
 
 measure.add_to(app)
 replay.add_to(app)
+study.add_to(app)
 export.add_to(app)
 place.add_to(app)
 
