@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import coverage
+import protocol
 import real
 import regret
 from cells import Cell, read, run_missing
@@ -31,6 +32,7 @@ PARTS: dict[str, tuple[Callable[[], Mapping[str, Cell]], int]] = {
     "speed": (coverage.speeds, 5),
     "real": (real.cells, 20),
     "two_arms": (regret.two_arms, 4000),
+    "protocol": (protocol.cells, protocol.SEEDS),
     "drift": (regret.drifts, 200),
     "coverage": (coverage.cells, 200),
     "regret": (regret.settings, 1000),
