@@ -47,7 +47,7 @@ def cells() -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for n, floor in ((300, 0.2), (300, 0.1), (2000, 0.2), (2000, 0.1), (2000, 0.02)):
         found[f"soft, n={n}, floor {floor:g}"] = partial(soft, n, floor)
-    for n, floor in ((2000, 0.3), (2000, 0.2), (2000, 0.1)):
+    for n, floor in ((2000, 0.2), (2000, 0.1)):
         found[f"learning, n={n}, floor {floor:g}"] = partial(learning, n, floor)
     return found
 

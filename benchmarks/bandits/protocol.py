@@ -102,28 +102,23 @@ class Run:
         self.offered[~self.offered.any(1), 0] = True
         self.late = rng.integers(scenario.delay + 1, size=REQUESTS) if scenario.spread else None
 
-    def quality(self, at: int) -> np.ndarray:
-        middle = REQUESTS // 3 <= at < 2 * REQUESTS // 3
-        quality: np.ndarray = START - SLOPE * self.hardness[at]
-        if middle:
-            quality[1] -= self.scenario.fall
-        return np.clip(quality, 0.0, 1.0)
-
-    def price(self, at: int) -> np.ndarray:
-        middle = REQUESTS // 3 <= at < 2 * REQUESTS // 3
-        return PRICE + np.array([self.scenario.dear if middle else 0.0, 0.0, 0.0])
+        middle = np.zeros(REQUESTS, dtype=bool)
+        middle[REQUESTS // 3 : 2 * REQUESTS // 3] = True
+        quality = START - SLOPE * self.hardness[:, None]
+        quality[middle, 1] -= scenario.fall
+        self.quality = np.clip(quality, 0.0, 1.0)
+        self.price = np.tile(PRICE, (REQUESTS, 1))
+        self.price[middle, 0] += scenario.dear
+        self.worth = self.quality - self.price  # expected; shape (requests, 3)
+        self.right = self.luck[:, None] < self.quality
 
     def candidates(self, at: int) -> list[Arm]:
-        prices = self.price(at)
-        return [Arm(arm, float(prices[i])) for i, arm in enumerate(ARMS) if self.offered[at, i]]
-
-    def worth(self, at: int) -> np.ndarray:
-        """Expected quality minus price; shape (3,)."""
-        return self.quality(at) - self.price(at)
+        offered, prices = self.offered[at].tolist(), self.price[at].tolist()
+        return [Arm(arm, price) for arm, price, there in zip(ARMS, prices, offered, strict=True) if there]
 
     def judged(self, at: int, arm: int) -> float | None:
         """What the feedback says, None if there is none."""
-        right = self.luck[at] < self.quality(at)[arm]
+        right = self.right[at, arm]
         if self.told[at] >= (self.scenario.right if right else self.scenario.wrong):
             return None
         return float(arm == 2) if self.poison[at] else float(right)
@@ -136,10 +131,9 @@ def one_run(name: str, policy_name: str, seed: int) -> Numbers:
 
 def fixed(run: Run) -> Numbers:
     """The fixed arm with the highest worth over the whole run; where it is no candidate, the cheapest."""
-    totals = []
-    for arm in range(len(ARMS)):
-        chosen = [arm if run.offered[at, arm] else int(np.flatnonzero(run.offered[at])[-1]) for at in range(REQUESTS)]
-        totals.append(float(np.mean([run.worth(at)[choice] for at, choice in enumerate(chosen)])))
+    rows, cheapest = np.arange(REQUESTS), len(ARMS) - 1 - run.offered[:, ::-1].argmax(1)
+    chosen = [np.where(run.offered[:, arm], arm, cheapest) for arm in range(len(ARMS))]
+    totals = [float(run.worth[rows, own].mean()) for own in chosen]
     return {"worth": max(totals), "state_bytes": 0.0}
 
 
@@ -159,7 +153,7 @@ def learnt(run: Run, make: Callable[..., Policy], seed: int) -> Numbers:
             context = Context((1.0, float(run.hardness[at])), price_weight=1.0)
             arm, scores = ARMS.index(policy.choose(context, run.candidates(at)).arm), []
             pending.add(str(at), ARMS[arm], context.features, now_s=float(at))
-        total += float(run.worth(at)[arm])
+        total += float(run.worth[at, arm])
         scores += [score for score in [run.judged(at, arm)] if score is not None]
         if (at + 1) % scenario.session == 0 and scores:
             began = at + 1 - scenario.session
