@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ import coverage
 import protocol
 import real
 import regret
-from cells import Cell, read, run_missing
+from cells import Cell, lines, read, run_missing
+from page import page
 
 from selfroute.environment import commit
 
@@ -46,22 +48,59 @@ def main() -> None:
     names = [argument for argument in sys.argv[1:] if "=" not in argument and argument != "--write"]
     if unknown := [name for name in names if name not in PARTS]:
         raise SystemExit(f"no part {unknown[0]}; there are {', '.join(PARTS)}")
+    code = commit() or "unknown"  # what is loaded now, whatever is changed while it runs
     for name in [] if "--write" in sys.argv else names or PARTS:
         make, most = PARTS[name]
-        run_missing(OUT / name, make(), seeds or most, commit=commit() or "unknown")
+        run_missing(OUT / name, make(), seeds or most, commit=code)
     if seeds is None:
         write()
 
 
 def write() -> None:
-    """Results of all parts that were run."""
-    results = (
-        json.loads((HERE / "results.json").read_text(encoding="utf-8")) if (HERE / "results.json").exists() else {}
-    )
+    """Results of all parts that were run, and the page."""
+    path = HERE / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, (_, seeds) in PARTS.items():
-        if found := read(OUT / name, seeds):
-            results[name] = found
-    (HERE / "results.json").write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
+        found = read(OUT / name, seeds)
+        if name not in BESIDE:
+            results |= {name: found} if found else {}
+        elif found and all(cell["n"] == seeds for cell in found.values()) and len(found) == len(PARTS[name][0]()):
+            results[name] = BESIDE[name](found)
+    if (HERE / "distil.json").exists():
+        results["distil"] = json.loads((HERE / "distil.json").read_text(encoding="utf-8"))
+    path.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
+    (HERE / "results.md").write_text(page(results), encoding="utf-8")
+
+
+def with_bounds(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The routers on real answers, beside what bounds them."""
+    return {"bounds": real.bounds(), "cells": found}
+
+
+def with_verdicts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol's numbers, beside what its rule says of each policy."""
+    worth: dict[str, dict[str, list[float]]] = {}
+    for scenario, name in product(protocol.SCENARIOS, (*protocol.MAKERS, protocol.STATIC)):
+        rows = sorted(lines(OUT / "protocol" / f"{scenario}, {name}.jsonl"), key=lambda row: row["seed"])
+        worth.setdefault(scenario, {})[name] = [row["worth"] for row in rows[: protocol.SEEDS]]
+    verdicts = {}
+    for name in protocol.MAKERS:
+        if name != protocol.BASELINE:
+            keep, gain, half = protocol.verdict(worth, name)
+            single = protocol.gains(worth, name, protocol.BASELINE)
+            static = protocol.gains(worth, name, protocol.STATIC)
+            verdicts[name] = {
+                "keep": keep,
+                "gain": gain,
+                "half": half,
+                "worse": [one for one, (mean, width) in single.items() if mean + width < 0.0],
+                "behind_static": [one for one, (mean, width) in static.items() if mean + width < 0.0],
+            }
+    return {"verdicts": verdicts, "cells": found}
+
+
+# What stands beside the numbers of a part.
+BESIDE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"real": with_bounds, "protocol": with_verdicts}
 
 
 def rounded(value: Any) -> Any:
