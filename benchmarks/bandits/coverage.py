@@ -45,9 +45,9 @@ TRUTH = float(np.mean([np.dot(TARGET.probabilities(Context((x,)), ARMS), START +
 def cells() -> dict[str, Cell]:
     """Logs of a soft policy and of a Thompson sampling that learns, by length and floor."""
     found: dict[str, Cell] = {}
-    for n, floor in ((300, 0.2), (300, 0.1), (2000, 0.2), (2000, 0.1), (2000, 0.02)):
+    for n, floor in ((300, 0.2), (500, 0.1), (1000, 0.1), (1000, 0.02)):
         found[f"soft, n={n}, floor {floor:g}"] = partial(soft, n, floor)
-    for n, floor in ((2000, 0.2), (2000, 0.1)):
+    for n, floor in ((1000, 0.2), (2000, 0.1)):
         found[f"learning, n={n}, floor {floor:g}"] = partial(learning, n, floor)
     return found
 

@@ -69,7 +69,7 @@ def write() -> None:
     if (HERE / "distil.json").exists():
         results["distil"] = json.loads((HERE / "distil.json").read_text(encoding="utf-8"))
     path.write_text(json.dumps(rounded(results), indent=1) + "\n", encoding="utf-8")
-    (HERE / "results.md").write_text(page(results), encoding="utf-8")
+    (HERE / "results.md").write_text(page(rounded(results)), encoding="utf-8")
 
 
 def with_bounds(found: Mapping[str, Any]) -> dict[str, Any]:

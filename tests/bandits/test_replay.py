@@ -74,6 +74,12 @@ def test_all_metrics_are_estimated_and_the_worth_is_their_sum() -> None:
     assert one["worth"].value == pytest.approx(one["quality"].value - 20 * one["cost_usd"].value)
 
 
+def test_where_neither_money_nor_time_counts_the_worth_is_the_quality() -> None:
+    log = [dataclasses.replace(d, context=Context(d.context.features)) for d in soft_log(World(4), LOGGER, 200)]
+    found = replay(log, TARGET)
+    assert found.doubly_robust["worth"] == found.doubly_robust["quality"]
+
+
 def test_a_learning_policy_is_replayed_as_it_learns() -> None:
     log = soft_log(World(3), Soft([0.0] * 4, floor=1.0), 1500)
     found = replay(log, catalogue.greedy(arms=[arm.name for arm in ARMS], floor=0.0))

@@ -169,6 +169,7 @@ def replay(decisions: Sequence[Decision], target: Target) -> Replayed:
         ConfigError: the policy does not know an arm of the log, or needs other features.
     """
     names = list(dict.fromkeys(arm.name for decision in decisions for arm in decision.arms))
+    weighed = any(d.context.price_weight or d.context.latency_weight for d in decisions)  # else worth is quality
     models = {metric: _Model(names) for metric in METRICS}
     weights: list[float] = []
     terms: dict[str, list[tuple[float, float, float]]] = {metric: [] for metric in METRICS}
@@ -178,7 +179,7 @@ def replay(decisions: Sequence[Decision], target: Target) -> Replayed:
             chances = target.probabilities(decision.context, decision.arms)
             place = next(i for i, arm in enumerate(decision.arms) if arm.name == chosen)
             weights.append(chances[place] / decision.choice.propensity)
-            for metric, value in _values(decision).items():
+            for metric, value in _values(decision, weighed).items():
                 term = models[metric].term(decision, chances, place, value)
                 terms[metric].append((weights[-1], value, term))
         target.note(chosen)
@@ -186,6 +187,8 @@ def replay(decisions: Sequence[Decision], target: Target) -> Replayed:
     if not sum(weights):
         raise SelfRouteError("no free decision with feedback agrees with the policy; there is nothing to estimate from")
     estimated = {metric: np.array(rows) for metric, rows in terms.items() if len(rows) > 1}
+    if not weighed and "quality" in estimated:
+        estimated["worth"] = estimated["quality"]
     return Replayed(
         len(weights),
         sum(weights) ** 2 / sum(weight * weight for weight in weights),
@@ -194,11 +197,13 @@ def replay(decisions: Sequence[Decision], target: Target) -> Replayed:
     )
 
 
-def _values(decision: Decision) -> dict[str, float]:
+def _values(decision: Decision, weighed: bool) -> dict[str, float]:
     """What is known of each metric; the worth takes the quote where the cost is not known."""
     outcome, context = decision.outcome, decision.context
     found = {"quality": outcome.quality, "cost_usd": decision.cost_usd, "latency_s": outcome.latency_s}
     known = {metric: value for metric, value in found.items() if value is not None}
+    if not weighed:
+        return known
     quote = next(arm.price_usd for arm in decision.arms if arm.name == decision.choice.arm)
     worth = known["quality"] - context.price_weight * known.get("cost_usd", quote)
     if not context.latency_weight:
