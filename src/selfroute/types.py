@@ -157,6 +157,11 @@ class Delta:
     extra: Mapping[str, Any] = field(default_factory=dict)
     sent: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds nothing of an answer: the request leaves, or the server has begun to answer."""
+        return not (self.text or self.tokens or self.extra or self.finish_reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:

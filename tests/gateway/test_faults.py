@@ -83,6 +83,7 @@ BROKEN = {
     "cut at once": (cut(), "cut off"),
     "silent": (silent(5), "nothing within 0.2 s"),
 }
+PAID = ("malformed",)  # an answer that cannot be read has been written all the same
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -103,8 +104,8 @@ async def test_a_broken_cloud_leaves_the_device_to_answer_and_says_so(fault: str
     assert text == DEVICE_ANSWER
     assert (about["source"], about["reason"], about["wants_cloud"]) == ("device", "cloud-error", True)
     assert message in about["error"]
-    # Nothing was written: what was reserved is given back, of a call that timed out too.
-    assert (ledger.reserved, ledger.released, ledger.settled) == (1, 1, [])
+    # Where nothing was written, what was reserved is given back, of a call that timed out too.
+    assert (ledger.reserved, ledger.released, len(ledger.settled)) == ((1, 0, 1) if fault in PAID else (1, 1, 0))
 
 
 async def test_a_dead_cloud_leaves_the_device_to_answer() -> None:

@@ -15,7 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selfroute.backends.base import Backend, BatchBackend, Fold, as_backend, capability, find_capability
+from selfroute.backends.base import (
+    Backend,
+    BatchBackend,
+    Fold,
+    as_backend,
+    capability,
+    find_capability,
+    refuse_fields,
+)
 from selfroute.backends.flight import closing
 from selfroute.backends.function import replay
 from selfroute.backends.recorded import completion_from_row, completion_to_row
@@ -231,6 +239,7 @@ class CachedBackend(Backend):
                 yield delta
             return
         self.cache.count(misses=1)
+        refuse_fields(self.inner, messages, sampling)
         if not self.inner.announces:
             yield Delta(sent=True)
         started, fold, only_text = time.perf_counter(), Fold(), True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ipaddress
 import json
 import math
@@ -10,7 +11,7 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -27,6 +28,7 @@ from selfroute.errors import (
     BackendTimeout,
     BackendUnavailable,
     ConfigError,
+    ContextLengthExceeded,
     UnsupportedByBackend,
 )
 from selfroute.types import Delta, Message, Sampling, Token, Usage
@@ -42,7 +44,11 @@ _REASONS = {
     "max_tokens": "length",
     **{reason: reason for reason in ("length", "tool_calls", "function_call", "content_filter")},
 }
-_FIELD = re.compile(r"(event|id|retry)?:")
+# How servers say that a conversation does not fit.
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|context (length|size|window)|maximum context|prompt is too long|too many (input )?tokens",
+    re.IGNORECASE,
+)
 _CHARACTERS_PER_TOKEN = 4  # rough, for servers that send no usage
 
 
@@ -134,10 +140,14 @@ class OpenAICompatibleBackend(Backend):
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """Ask the endpoint once `concurrency` allows, and pass on what it writes.
 
+        Once a server has begun to answer, the call is paid for: an empty delta says so, and it is not repeated,
+        whatever becomes of it.
+
         Raises:
             ConfigError: if the key is missing.
             UnsupportedByBackend: if `sampling` forbids text or asks for what the server `lacks`, or the server sends
                 no log-probabilities.
+            ContextLengthExceeded: the server says that the conversation is too long for the model.
             BackendTimeout: no whole answer within `timeout_s`, or no connection within `connect_timeout_s`.
             BackendUnavailable: the connection failed or was cut, or the answer is malformed.
             BackendStatusError: an HTTP error status.
@@ -162,6 +172,9 @@ class OpenAICompatibleBackend(Backend):
                     break
                 except _Failed as error:
                     failed = error
+                if reader.began and not started:
+                    started = True
+                    yield Delta()
                 pause_s = _backoff_s(attempt) if failed.pause_s is None else failed.pause_s
                 late = time.monotonic() + pause_s >= deadline
                 if started or late or attempt == self.max_retries or not failed.error.retryable:
@@ -245,12 +258,16 @@ class OpenAICompatibleBackend(Backend):
 
     async def _refused(self, response: aiohttp.ClientResponse) -> _Failed:
         status = response.status
-        said = _error_message((await response.content.read(65536)).decode("utf-8", "replace"))
+        body = (await response.content.read(65536)).decode("utf-8", "replace")
+        said = _error_message(body)
+        message = f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}: {self._scrub(said)}"
+        if status in (400, 413, 422) and _TOO_LONG.search(f"{said} {body}"):
+            return _Failed(ContextLengthExceeded(message, backend=self.name))
         error = BackendStatusError(
-            f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}: {self._scrub(said)}",
+            message,
             backend=self.name,
             status_code=status,
-            retryable=status in _RETRYABLE or status >= 500,
+            retryable=(status in _RETRYABLE or status >= 500) and "insufficient_quota" not in body,
         )
         return _Failed(error, _retry_after_s(response.headers.get("Retry-After")))
 
@@ -306,12 +323,14 @@ class _Reader:
     """Turns the chunks of one answer into deltas."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
+        self.began = False  # whether any piece of an answer has come
         self.characters = 0
         self.token_count = 0
         self._prompt_characters = sum(len(message.content) for message in messages)
         self._thinking = False
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
+        self._calls: list[str | None] = []  # ids of the tool calls, in the order in which they came
 
     def read(self, event: str) -> Delta | None:
         """One event of a stream, or a whole answer that came at once."""
@@ -319,6 +338,11 @@ class _Reader:
             self._finish_reason = self._finish_reason or "stop"
             return None
         chunk = _parse(event)
+        if chunk is not None and chunk.get("error"):
+            raise _Malformed(f"the server reported an error: {_error_message(event)}")
+        self.began = True
+        if chunk is None:
+            raise _Malformed(f"a malformed event: {event}")
         self._usage = _usage(chunk.get("usage")) or self._usage
         choices = chunk.get("choices") or [{}]
         try:
@@ -327,7 +351,7 @@ class _Reader:
             self._finish_reason = choice.get("finish_reason") or (
                 "stop" if choice.get("message") else self._finish_reason
             )
-            text, tokens, extra = self._text(part), _tokens(choice.get("logprobs")), _beside_text(part)
+            text, tokens, extra = self._text(part), _tokens(choice.get("logprobs")), self._beside_text(part)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             raise _Malformed(f"a malformed event: {event}") from None
         self.characters += len(text)
@@ -340,6 +364,8 @@ class _Reader:
         """The last delta, once the server has sent everything."""
         if self._finish_reason is None:
             raise _Malformed(f"the answer ended unfinished after {self.characters} characters")
+        if self._finish_reason == "error":
+            raise _Malformed(f"the server reported an error after {self.characters} characters")
         reason = _REASONS.get(self._finish_reason, "stop")
         # A thought that was cut stays open, as in the text of a model that writes its own tags.
         text = "</think>" if self._thinking and reason != "length" else ""
@@ -355,6 +381,28 @@ class _Reader:
             self._thinking = False
             content = f"</think>{content}"
         return thought + content
+
+    def _beside_text(self, part: Mapping[str, Any]) -> dict[str, Any]:
+        """What a piece of a message holds beside text, as pieces of a stream write it."""
+        if _TEXT_FIELDS.issuperset(part):
+            return {}
+        extra = {name: value for name, value in part.items() if name not in _TEXT_FIELDS and value}
+        if calls := extra.get("tool_calls"):
+            extra["tool_calls"] = [{**call, "index": self._place(call, at)} for at, call in enumerate(calls)]
+        return extra
+
+    def _place(self, call: Mapping[str, Any], at: int) -> int:
+        """Which call of the answer a piece belongs to: servers repeat an index, or send none, and then the id tells."""
+        named = call.get("id")
+        if named in self._calls and named:
+            return self._calls.index(named)
+        said = call.get("index")
+        index = said if isinstance(said, int) else max(len(self._calls) - 1, at) if named is None else len(self._calls)
+        if named and index < len(self._calls) and self._calls[index]:  # another call has that place
+            index = len(self._calls)
+        self._calls += [None] * (index + 1 - len(self._calls))
+        self._calls[index] = self._calls[index] or named
+        return index
 
     def _estimate(self) -> Usage:
         def tokens(characters: int) -> int:
@@ -390,32 +438,84 @@ def _request(
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
     """The data of each server-sent event; of a server that does not stream, its whole JSON answer."""
-    rest = b""
+    lines = _Lines()
+    if "json" in response.content_type:
+        yield (await response.content.read()).decode("utf-8-sig", "replace")
+        return
     async for block in response.content.iter_any():
-        if not rest and "json" in response.content_type:
-            yield (block + await response.content.read()).decode("utf-8", "replace")
-            return
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            event = _event(line)
-            if event:
-                yield event
+        for event in lines.read(block):
+            yield event
             if event == _DONE:
                 await _drain(response)
                 return
-    if event := _event(rest):
+    for event in lines.read(b"\n\n"):
         yield event
 
 
-def _event(line: bytes) -> str | None:
-    text = line.decode("utf-8", "replace").strip()
-    if not text or _FIELD.match(text):
+class _Lines:
+    """Server-sent events as the standard allows them: any line end, several data lines, comments, a byte order mark."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._begun = False
+        self._kind = ""
+        self._data: list[str] = []
+
+    def read(self, block: bytes) -> Iterator[str]:
+        """The data of the events that a block ends; of kinds other than answers and errors nothing."""
+        data = self._rest + block
+        if not self._begun:
+            if len(data) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(data):
+                self._rest = data
+                return
+            self._begun, data = True, data.removeprefix(codecs.BOM_UTF8)
+        # A CR at the end may be the first half of a CRLF.
+        held = data[-1:] if data.endswith(b"\r") else b""
+        *lines, rest = data[: len(data) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._rest = rest + held
+        for line in lines:
+            if (event := self._line(line.decode("utf-8", "replace"))) is not None:
+                yield event
+
+    def _line(self, line: str) -> str | None:
+        """The event that a line ends: an empty one, or one that stands alone, as most servers write them."""
+        if not line.strip():
+            return self._end()
+        field, _, value = line.partition(":")
+        match field:
+            case "data":
+                before = self._end() if self._data and _is_whole(self._data) else None
+                self._data.append(value.removeprefix(" "))
+                return before
+            case "event":
+                self._kind = value.strip()
+            case "" | "id" | "retry":
+                pass
+            case _ if line.startswith("{"):  # some servers report an error in this way
+                self._data.append(line)
+            case _:
+                raise _Malformed(f"not a stream of events, check base_url: {line}")
         return None
-    if text.startswith("data:"):
-        return text.removeprefix("data:").strip()
-    if text.startswith("{"):  # some servers report an error in this way
-        return text
-    raise _Malformed(f"not a stream of events, check base_url: {text}")
+
+    def _end(self) -> str | None:
+        data, kind = "\n".join(self._data).strip(), self._kind
+        self._data, self._kind = [], ""
+        if kind == "error":
+            raise _Malformed(f"the server reported an error: {_error_message(data)}")
+        is_answer = data == _DONE or data.startswith(("{", "["))
+        return data if data and (is_answer or not kind) else None
+
+
+def _is_whole(data: Sequence[str]) -> bool:
+    """Whether data lines are an event of their own, of a server that leaves out the empty line behind it."""
+    text = "\n".join(data).strip()
+    if text == _DONE:
+        return True
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
@@ -427,36 +527,32 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
         pass
 
 
-def _parse(event: str) -> Mapping[str, Any]:
+def _parse(event: str) -> dict[str, Any] | None:
     try:
         chunk = json.loads(event)
     except (ValueError, RecursionError):
-        chunk = None
-    if not isinstance(chunk, dict):
-        raise _Malformed(f"a malformed event: {event}")
-    if chunk.get("error"):
-        raise _Malformed(f"the server reported an error: {_error_message(event)}")
-    return chunk
+        return None
+    return chunk if isinstance(chunk, dict) else None
 
 
 def _usage(value: Any) -> Usage | None:
     if not isinstance(value, dict):
         return None
     prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
-    return Usage(prompt or 0, completion or 0) if isinstance(prompt, int) or isinstance(completion, int) else None
+    if not (isinstance(prompt, int) or isinstance(completion, int)):
+        return None
+    cached = _detail(value, "prompt_tokens_details", "cached_tokens")
+    reasoning = _detail(value, "completion_tokens_details", "reasoning_tokens")
+    return Usage(prompt or 0, completion or 0, cached_tokens=cached, reasoning_tokens=reasoning)
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
+    details = usage.get(group)
+    found = details.get(name) if isinstance(details, Mapping) else None
+    return found if isinstance(found, int) and found > 0 else 0
 
 
 _TEXT_FIELDS = frozenset({"role", "content", "reasoning", "reasoning_content"})
-
-
-def _beside_text(part: Mapping[str, Any]) -> dict[str, Any]:
-    """What a piece of a message holds beside text, as pieces of a stream write it."""
-    if _TEXT_FIELDS.issuperset(part):
-        return {}
-    extra = {name: value for name, value in part.items() if name not in _TEXT_FIELDS and value}
-    if calls := extra.get("tool_calls"):
-        extra["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
-    return extra
 
 
 def _plain(content: Any) -> str:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from selfroute.backends.base import Backend, as_backend
+from selfroute.backends.base import Backend, as_backend, refuse_fields
 from selfroute.backends.flight import closing
 from selfroute.errors import ConfigError
 from selfroute.types import Delta, Message, Sampling
@@ -42,6 +42,7 @@ class RateLimited(Backend):
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; waits for its turn first."""
+        refuse_fields(self.inner, messages, sampling)
         await asyncio.sleep(self._turn())
         if not self.inner.announces:
             yield Delta(sent=True)

@@ -173,18 +173,29 @@ class Exchange:
     def used_cloud(self) -> bool:
         return any(choice.used_cloud for choice in self.choices)
 
-    def tokens(self, source: Source) -> tuple[int, int]:
-        """Prompt and completion tokens of one side; of a choice that broke off, what the budget has booked."""
-        usages = [
+    def used(self, source: Source) -> Usage:
+        """What one side used; of a choice that broke off, what the budget has booked."""
+        usages = (
             choice.trace.usage(source) if choice.trace else choice.gate.usage if source == "cloud" else Usage()
             for choice in self.choices
-        ]
-        return sum(u.prompt_tokens for u in usages), sum(u.completion_tokens for u in usages)
+        )
+        return sum(usages, Usage())
 
-    def usage(self) -> dict[str, int]:
+    def tokens(self, source: Source) -> tuple[int, int]:
+        """Prompt and completion tokens of one side."""
+        used = self.used(source)
+        return used.prompt_tokens, used.completion_tokens
+
+    def usage(self) -> dict[str, Any]:
         """Tokens of both sides, in OpenAI's form."""
-        (dp, dc), (cp, cc) = self.tokens("device"), self.tokens("cloud")
-        return {"prompt_tokens": dp + cp, "completion_tokens": dc + cc, "total_tokens": dp + cp + dc + cc}
+        used = self.used("device") + self.used("cloud")
+        return {
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
+            "total_tokens": used.prompt_tokens + used.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
+        }
 
     def headers(self, *, pending: bool = False) -> dict[str, str]:
         """Who, why and how much; of a stream that is not over, only what is known."""

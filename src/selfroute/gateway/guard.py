@@ -138,8 +138,9 @@ class Guard(Backend):
             model = await self.ready()
             async with closing(model.stream(messages, sampling)) as stream:
                 patience_s = None if model.announces else self.first_token_s  # a turn in our own queue is no failure
-                while (delta := await self._first(stream, patience_s)) is not None and delta.sent:
-                    began, patience_s = time.monotonic(), self.first_token_s
+                while (delta := await self._first(stream, patience_s)) is not None and delta.is_empty:
+                    if delta.sent:
+                        began, patience_s = time.monotonic(), self.first_token_s
                     yield delta
                 self._note_first(time.monotonic() - began)
                 while delta is not None:

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import zip_longest
 
 from selfroute.backends.base import Backend, Fold, complete, complete_all, lacking
@@ -272,8 +273,8 @@ async def _pieces(backend: Backend, messages: Sequence[Message]) -> list[Delta]:
 
 
 def _said(answer: Completion) -> tuple[str, str, Usage]:
-    """What must be equal between two equal requests; the seconds need not."""
-    return answer.text, answer.finish_reason, answer.usage
+    """What must be equal between two equal requests; the seconds, and what lay in a cache, need not."""
+    return answer.text, answer.finish_reason, replace(answer.usage, cached_tokens=0)
 
 
 BACKEND_CASES: Mapping[str, BackendCase] = {

@@ -109,10 +109,12 @@ def _price(path: Path, model: str, values: Any) -> Price:
     if not isinstance(values, Mapping) or set(values) - set(known) or not values:
         raise ConfigError(f"{path}: {model} is {values!r}; write {{{': …, '.join(known)}: …}}, USD per million tokens")
     for key, value in values.items():
+        if value is None and key not in ("prompt_usd", "completion_usd"):
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConfigError(f"{path}: {model}.{key} is {value!r}, not a number; give USD per million tokens")
     try:
-        return Price(**{key: float(value) for key, value in values.items()})
+        return Price(**{key: float(value) for key, value in values.items() if value is not None})
     except ConfigError as error:
         raise ConfigError(f"{path}: {model}.{error}") from None
 
