@@ -364,3 +364,32 @@ def test_a_running_gateway_takes_another_share(tmp_path: Path) -> None:
     assert gateway.service.strategy.told_share == 0.1
     budget: Any = gateway.service.budget
     assert (budget.controller.share, budget.budget.limits.share.share) == (0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("budget", "limits", "expected"),
+    [
+        (None, {}, None),
+        ({"calls": {"per_day": 9}}, {}, None),
+        ({"share": 0.3}, {}, None),
+        ({"usd": {"per_day": 1}}, {}, 4096),
+        ({"tokens": {"per_hour": 90000}}, {}, 4096),
+        ({"tokens": {"per_hour": 90000}}, {"default_tokens": 9000}, 9000),
+        ({"tokens": {"per_hour": 90000}}, {"max_tokens": 512}, 512),
+    ],
+)
+def test_where_tokens_count_every_call_has_a_limit(
+    recorded: dict[str, Any], budget: dict[str, Any] | None, limits: dict[str, Any], expected: int | None
+) -> None:
+    more = {} if budget is None else {"budget": {**budget, "ledger": "memory"}}
+    recipe = build_serve_recipe(
+        {**recorded, **more, "limits": limits, "prices": {"cloud": {"completion_usd": 1}}}, where="serve"
+    )
+    assert make_gateway(recipe).limits.default_tokens == expected
+
+
+def test_further_names_of_this_machine_are_listed(recorded: dict[str, Any]) -> None:
+    recipe = build_serve_recipe({**recorded, "hosts": ["host.docker.internal"]}, where="serve")
+    with running(make_gateway(recipe)) as url:
+        for host, status in (("host.docker.internal:8000", 200), ("evil.example", 403)):
+            assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == status

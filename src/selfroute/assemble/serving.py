@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 from selfroute.backends.base import Backend
 from selfroute.config import BACKENDS, STRATEGIES, Spec, asked_for, make_budget, make_strategy, prepare_backend
+from selfroute.config.recipes import CountLimits, UsdLimits
 from selfroute.config.serving import ServeRecipe, load_serve_recipe, naming
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.gateway import server
@@ -18,11 +19,14 @@ from selfroute.gateway.access import Access, is_loopback
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
+from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService
 from selfroute.prompts import TEMPLATES
 from selfroute.strategies.base import Sides, Strategy, check_sides
 
-__all__ = ["ShareFollower", "backend_gateway", "make_gateway", "make_service", "serve_recipe"]
+__all__ = ["BUDGETED_TOKENS", "ShareFollower", "backend_gateway", "make_gateway", "make_service", "serve_recipe"]
+
+BUDGETED_TOKENS = 4096  # `limits.default_tokens` under a budget of tokens or money, if the recipe sets none
 
 
 def serve_recipe(
@@ -173,8 +177,8 @@ def make_gateway(
     share = recipe.strategy.options.get("share") if share is None else share
     return Gateway(
         make_service(recipe),
-        limits=recipe.limits,
-        access=_access(recipe.api_keys, recipe.host, recipe.origins),
+        limits=_limits(recipe),
+        access=_access(recipe),
         temperature=recipe.temperature,
         share=share if isinstance(share, float | int) else None,
         activity=activity,
@@ -184,8 +188,22 @@ def make_gateway(
     )
 
 
-def _access(api_keys: Mapping[str, str], host: str, origins: Sequence[str]) -> Access:
-    return Access(api_keys, local_only=is_loopback(host) and not api_keys, origins=origins)
+def _limits(recipe: ServeRecipe) -> Limits:
+    """Under a budget of tokens or money every call has a limit of its own, as what is reserved has to be enough."""
+    budget, limits = recipe.budget, recipe.limits
+    counts_tokens = budget is not None and (budget.tokens != CountLimits() or budget.usd != UsdLimits())
+    if counts_tokens and limits.default_tokens is None:
+        return replace(limits, default_tokens=min(BUDGETED_TOKENS, limits.max_tokens))
+    return limits
+
+
+def _access(recipe: ServeRecipe) -> Access:
+    return Access(
+        recipe.api_keys,
+        local_only=is_loopback(recipe.host) and not recipe.api_keys,
+        origins=recipe.origins,
+        hosts=recipe.hosts,
+    )
 
 
 def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
@@ -195,8 +213,9 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
         ConfigError: an unknown name or option.
     """
     service = SingleService(backend=_guard(spec, "backend", recipe, recipe.wait.cloud_first_token_s))
-    access = _access(recipe.api_keys, recipe.host, recipe.origins)
-    return Gateway(service, limits=recipe.limits, access=access, log_content=recipe.log == "content", **options)
+    return Gateway(
+        service, limits=recipe.limits, access=_access(recipe), log_content=recipe.log == "content", **options
+    )
 
 
 # --- Another share while it runs ------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class ServeRecipe:
         workers: processes that share the port; each loads its own in-process models.
         api_keys: client's name -> SHA-256 of its key; `selfroute key NAME` makes one.
         origins: web pages' origins that may ask, e.g. `https://app.example.com`.
+        hosts: further names under which this machine is asked without keys, e.g. `host.docker.internal`.
         log: failures alone, a line per request, or also prompts and answers.
     """
 
@@ -126,6 +127,7 @@ class ServeRecipe:
     workers: Count = 1
     api_keys: Mapping[str, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     log: Literal["errors", "requests", "content"] = "errors"
 
 

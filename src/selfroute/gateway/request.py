@@ -35,7 +35,8 @@ class Limits:
         messages: most messages of one conversation.
         max_tokens: most completion tokens of one answer; a request for more is cut down.
         default_tokens: `max_tokens` of a request that does not say; null sends none to a model's server, which then
-            has its own, and lets in-process models write up to `max_tokens`.
+            has its own, and lets in-process models write up to `max_tokens`. Under a budget of tokens or money null
+            is 4096, as every call reserves what it may cost.
         n: most choices of one request.
         concurrent: requests answered at once, by one worker process; further ones get 429.
         request_s: seconds for one whole request.
