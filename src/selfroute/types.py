@@ -35,6 +35,7 @@ Part = Literal["answer", "attempt", "probe", "void"]
 Reason = Literal[
     "answered",
     "hand-off",
+    "empty",
     "routed",
     "judged",
     "random",

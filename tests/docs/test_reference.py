@@ -54,6 +54,7 @@ FAULTS = {
         "a_device_cut_in_mid_answer_is_one_error_and_no_second_answer",
         "a_device_cut_in_mid_answer_is_an_error_where_nothing_was_shown_too",
     ),
+    "device stops without an answer": ("a_device_that_stops_without_an_answer_leaves_it_to_the_cloud",),
     "device still loading": (
         "a_device_that_loads_is_waited_for_and_readiness_says_so",
         "a_device_that_loads_too_long_leaves_the_cloud_to_answer",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -117,6 +118,34 @@ async def test_a_completion_that_answers_and_then_asks_is_an_answer() -> None:
     trace = events[-1].trace  # type: ignore[union-attr]
     assert (trace.source, trace.wants_cloud, trace.reason) == ("device", False, "answered")
     assert "".join(e.text for e in events if isinstance(e, TextDelta)).strip() == "4"
+
+
+@pytest.mark.parametrize(
+    "text", ["", " \n", "<think>hm hm", "<think>hm</think>\n", "<think>hm</think><answer></answer>"]
+)
+@pytest.mark.parametrize("budget", [None, NoCloud()])
+async def test_a_device_that_stops_without_an_answer_leaves_it_to_the_cloud(text: str, budget: NoCloud | None) -> None:
+    words = iter([text, "<answer>4</answer>"])
+    device = FunctionBackend("device", lambda messages, sampling: next(words))
+    got = await answer(SelfRoute(), sides(device, **({"budget": budget} if budget else {})), easy(), SAMPLING)
+    if budget is None:
+        assert (got.text.removeprefix("<answer>").removesuffix("</answer>"), got.reason, got.wants_cloud) == (
+            CLOUD_TEXT,
+            "empty",
+            True,
+        )
+        assert [segment.part for segment in got.segments] == ["attempt", "answer"]
+    else:  # the device is asked again, as after any refusal
+        assert (got.text.removeprefix("<answer>").removesuffix("</answer>"), got.reason) == ("4", "budget")
+
+
+@pytest.mark.parametrize("cloud", [True, False])
+async def test_a_thought_that_was_cut_is_no_empty_answer_and_without_a_cloud_nothing_is(cloud: bool) -> None:
+    cut = Completion("<think>hm", Usage(3, 2), finish_reason="length" if cloud else "stop")
+    device = FunctionBackend("device", lambda messages, sampling: cut)
+    both = sides(device)
+    got = await answer(SelfRoute(), both if cloud else replace(both, cloud=None), easy(), SAMPLING)
+    assert (got.reason, got.source) == ("answered", "device")
 
 
 async def test_replayed_seconds_are_the_traces_seconds() -> None:

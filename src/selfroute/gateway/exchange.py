@@ -31,6 +31,7 @@ HEADERS: dict[str, str] = {
 REASONS: dict[str, str] = {
     "answered": "the device answered and did not ask for the cloud",
     "hand-off": "the device asked for the cloud, and the cloud answered",
+    "empty": "the device stopped without an answer, and the cloud answered",
     "routed": "the prompt router decided",
     "judged": "the strategy judged the device's answer and decided",
     "random": "the random strategy decided",

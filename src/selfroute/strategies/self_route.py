@@ -13,7 +13,7 @@ from selfroute.prompts import with_attempt
 from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.sides import Decision, ask_cloud
-from selfroute.types import Event, Finished, Message, Sampling, Trace
+from selfroute.types import Event, Finished, Message, Reason, Sampling, Trace
 
 __all__ = ["SelfRoute"]
 
@@ -23,6 +23,8 @@ _ALTERNATIVES = 5  # the most that every server with log-probabilities gives
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfRoute:
     """The device's attempt is streamed live; if it ends in a hand-off, the cloud answers the plain conversation.
+
+    So it does where the device stops without a word for the reader, e.g. after thinking (reason "empty").
 
     When the budget refuses the call or the cloud fails, the device has to answer after all: the same conversation
     again, without the offer. The trace keeps `wants_cloud`, and says "budget" or "cloud-error" and why.
@@ -59,11 +61,15 @@ class SelfRoute:
         """See `selfroute.strategies.base.Strategy`."""
         attempt, parser = Attempt("device", sides.device, sides.prices.device), StreamParser()
         prompt = sides.template.device_messages(messages, share=self.told_share)
+        said = False
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
+                said |= delta.kind == "content"
                 yield delta
         score = handoff_score(attempt.written.tokens) if self.scored else None
-        if not parser.wants_cloud:
+        # An answer that was cut is none yet, and its finish reason tells.
+        is_empty = not said and attempt.written.finish_reason == "stop" and sides.cloud is not None
+        if not parser.wants_cloud and not is_empty:
             await sides.budget.keep()
             yield Finished(
                 Trace(
@@ -77,9 +83,12 @@ class SelfRoute:
             )
             return
         before = (attempt.segment("attempt", score=score),)
-        decision = Decision(strategy=self.name, reason="hand-off", score=score, before=before)
+        reason: Reason = "hand-off" if parser.wants_cloud else "empty"
+        decision = Decision(strategy=self.name, reason=reason, score=score, before=before)
         asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
-        async with closing(ask_cloud(sides, messages, sampling, decision, handed_off=True, asked=asked)) as events:
+        async with closing(
+            ask_cloud(sides, messages, sampling, decision, handed_off=parser.wants_cloud, asked=asked)
+        ) as events:
             async for event in events:
                 yield event
 
