@@ -58,6 +58,7 @@ class Spending(RuleBasedStateMachine):
                 WindowLimit(unit="usd", window="total", cap=cents * CENT),
             ),
         )
+        gc.freeze()  # what other tests left is none of a crash's business, and takes long to look through
         self.now = float(MIDNIGHT)
         self.folder = TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
@@ -175,6 +176,7 @@ class Spending(RuleBasedStateMachine):
             self.run(self.loop.shutdown_default_executor())
             self.loop.close()
             self.folder.cleanup()
+            gc.unfreeze()
 
 
 TestSpending = Spending.TestCase

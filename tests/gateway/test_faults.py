@@ -116,6 +116,22 @@ async def test_a_dead_cloud_leaves_the_device_to_answer() -> None:
     assert answer.selfroute["reason"] == "cloud-error" and "is the server running?" in answer.selfroute["error"]
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_device_that_stops_without_an_answer_leaves_it_to_the_cloud(streamed: bool) -> None:
+    ledger = Ledger()
+    async with ChatServer() as cloud:
+        made = service(lambda messages, sampling: "<think>hm, hm", remote(cloud.url), budget=ledger)
+        async with behind(made) as (client, _):
+            answer = await client.chat.completions.create(**ask(EASY), stream=streamed)
+            if streamed:
+                chunks = [each async for each in answer]
+                text, about = said(chunks), chunks[-1].selfroute
+            else:
+                text, about = answer.choices[0].message.content, answer.selfroute
+    assert text and len(cloud.requests) == len(ledger.settled) == 1
+    assert (about["source"], about["reason"], about["wants_cloud"]) == ("cloud", "empty", True)
+
+
 async def test_a_busy_cloud_is_asked_again_when_it_says() -> None:
     async with ChatServer() as cloud:
         cloud.script.append(status(429, Retry_After="0.3"))

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "countdown" / "gapg.yaml"
 SMALL = (
-    "steps=6", "prompts_per_step=3", "group_size=6", "save_steps=1", "max_new_tokens=48",
+    "steps=4", "prompts_per_step=3", "group_size=6", "save_steps=1", "max_new_tokens=48",
     "handoff_reward=dual", "forced_attempts=2",
     "task={countdown: {limit: 12}}", "cloud={embedded: {name: cloud, samples: 1}}",
 )  # fmt: skip
@@ -58,18 +58,18 @@ def kill_after(step: int, out: Path) -> None:
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     finish(*command(straight))
-    kill_after(3, killed)
+    kill_after(2, killed)
     assert not (killed / "run.json").exists()
     finish(*command(killed), "--resume")
 
     one, two = (load_file(out / "checkpoint" / "model.safetensors") for out in (straight, killed))
     assert all(torch.equal(one[name], two[name]) for name in one)
     states = [
-        json.loads((out / "checkpoints" / "checkpoint-6" / "gapg_state.json").read_text()) for out in (straight, killed)
+        json.loads((out / "checkpoints" / "checkpoint-4" / "gapg_state.json").read_text()) for out in (straight, killed)
     ]
     assert states[0] == states[1]
     optimizers = [
-        torch.load(out / "checkpoints" / "checkpoint-6" / "optimizer.pt")["state"] for out in (straight, killed)
+        torch.load(out / "checkpoints" / "checkpoint-4" / "optimizer.pt")["state"] for out in (straight, killed)
     ]
     for ours, theirs in zip(*(o.values() for o in optimizers), strict=True):
         assert all(torch.equal(torch.as_tensor(ours[name]), torch.as_tensor(theirs[name])) for name in ours)

@@ -107,7 +107,8 @@ def _listed(path: Path, models: Mapping[str, Any], names: Sequence[str]) -> str:
 def _price(path: Path, model: str, values: Any) -> Price:
     known = [option.name for option in fields(Price)]
     if not isinstance(values, Mapping) or set(values) - set(known) or not values:
-        raise ConfigError(f"{path}: {model} is {values!r}; write {{{': …, '.join(known)}: …}}, USD per million tokens")
+        shape = "{prompt_usd: …, completion_usd: …}"
+        raise ConfigError(f"{path}: {model} is {values!r}; write {shape}, USD per million tokens")
     for key, value in values.items():
         if value is None and key not in ("prompt_usd", "completion_usd"):
             continue
