@@ -33,6 +33,7 @@ from selfroute.assemble.exporting import export_source, load_source
 from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
 from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
+from selfroute.backends.torch.gguf import gguf_model, gguf_tokenizer
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.config import make_task, parse_spec
 from selfroute.environment import provenance
@@ -51,21 +52,15 @@ Conversation = Sequence[Message]
 def load_smollm2() -> tuple[Any, Any]:
     """SmolLM2 as transformers reads it from GGUF, made into a plain model that can be saved."""
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     file = find_smollm2()
-    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
+    tokenizer: Any = gguf_tokenizer(file)
     # transformers takes every BPE of a GGUF file for GPT-2's; this one splits digits first.
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    read = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-    values = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
-    model = LlamaForCausalLM(LlamaConfig(**values))
-    model.load_state_dict(read.state_dict())
-    return model.eval(), tokenizer
+    return gguf_model(file, dtype=torch.float32).eval(), tokenizer
 
 
 def sums(count: int, rng: random.Random) -> list[tuple[str, str]]:
