@@ -71,6 +71,15 @@ def said(chunks: list[Any]) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
+async def told(client: openai.AsyncOpenAI, question: str, *, streamed: bool) -> tuple[str, dict[str, Any]]:
+    """The answer's text, and the account of it."""
+    answer: Any = await client.chat.completions.create(**ask(question), stream=streamed)
+    if streamed:
+        chunks = [each async for each in answer]
+        return said(chunks), chunks[-1].selfroute
+    return answer.choices[0].message.content, answer.selfroute
+
+
 # --- the cloud --------------------------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -95,12 +104,7 @@ async def test_a_broken_cloud_leaves_the_device_to_answer_and_says_so(fault: str
         cloud.script.append(behaviour)
         made = service(device_fn, remote(cloud.url), guard={"first_token_s": 0.2}, budget=ledger)
         async with behind(made) as (client, _):
-            answer = await client.chat.completions.create(**ask(HARD), stream=streamed)
-            if streamed:
-                chunks = [each async for each in answer]
-                text, about = said(chunks), chunks[-1].selfroute
-            else:
-                text, about = answer.choices[0].message.content, answer.selfroute
+            text, about = await told(client, HARD, streamed=streamed)
     assert text == DEVICE_ANSWER
     assert (about["source"], about["reason"], about["wants_cloud"]) == ("device", "cloud-error", True)
     assert message in about["error"]
@@ -122,12 +126,7 @@ async def test_a_device_that_stops_without_an_answer_leaves_it_to_the_cloud(stre
     async with ChatServer() as cloud:
         made = service(lambda messages, sampling: "<think>hm, hm", remote(cloud.url), budget=ledger)
         async with behind(made) as (client, _):
-            answer = await client.chat.completions.create(**ask(EASY), stream=streamed)
-            if streamed:
-                chunks = [each async for each in answer]
-                text, about = said(chunks), chunks[-1].selfroute
-            else:
-                text, about = answer.choices[0].message.content, answer.selfroute
+            text, about = await told(client, EASY, streamed=streamed)
     assert text and len(cloud.requests) == len(ledger.settled) == 1
     assert (about["source"], about["reason"], about["wants_cloud"]) == ("cloud", "empty", True)
 
@@ -236,12 +235,7 @@ async def test_a_broken_device_leaves_the_cloud_to_answer_and_says_so(fault: str
         device.script.extend([behaviour[fault]] * 2 if fault in behaviour else [])
         made = service(remote(url, name="small"), cloud_fn, guard={"first_token_s": 0.2})
         async with behind(made) as (client, _):
-            answer = await client.chat.completions.create(**ask(EASY), stream=streamed)
-            if streamed:
-                chunks = [each async for each in answer]
-                text, about = said(chunks), chunks[-1].selfroute
-            else:
-                text, about = answer.choices[0].message.content, answer.selfroute
+            text, about = await told(client, EASY, streamed=streamed)
     assert text == CLOUD_TEXT
     assert (about["source"], about["reason"], about["wants_cloud"]) == ("cloud", "device-error", False)
     assert about["error"].startswith("small: ")
