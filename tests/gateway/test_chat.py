@@ -169,10 +169,11 @@ def test_tags_of_the_cloud_are_stripped_where_the_config_says_so() -> None:
         assert client.chat.completions.create(**ask(HARD)).choices[0].message.content == "four"
 
 
-def test_an_empty_answer_is_an_answer() -> None:
+def test_where_only_the_device_may_answer_an_empty_answer_is_one() -> None:
+    alone = {"extra_headers": {"x-selfroute-mode": "device"}}
     with gateway(service(lambda *_: Completion("", Usage(3, 0)))) as live, live.client() as client:
-        whole = client.chat.completions.create(**ask(EASY))
-        chunks = list(client.chat.completions.create(**ask(EASY), stream=True))
+        whole = client.chat.completions.create(**ask(EASY), **alone)
+        chunks = list(client.chat.completions.create(**ask(EASY), **alone, stream=True))
     assert whole.choices[0].message.content == said(chunks) == ""
     assert [bool(chunk.choices[0].delta.role) for chunk in chunks] == [True, False]
 

@@ -22,7 +22,7 @@ from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService
 from selfroute.prompts import TEMPLATES
-from selfroute.strategies.base import Sides, Strategy, check_sides
+from selfroute.strategies.base import Strategy, check_cloud
 
 __all__ = ["BUDGETED_TOKENS", "ShareFollower", "backend_gateway", "make_gateway", "make_service", "serve_recipe"]
 
@@ -111,7 +111,7 @@ def make_service(recipe: ServeRecipe) -> Service:
     tags = recipe.prompt.cloud_tags or ("strip" if plain_cloud else "keep")
     turns = recipe.prompt.turns or ("last" if both else "all")
     strategy = _strategy(recipe)
-    check_sides(strategy, Sides(device=device, cloud=cloud))
+    check_cloud(strategy, cloud)
     return Service(
         strategy=strategy,
         device=device,

@@ -144,10 +144,8 @@ class Gateway:
         _log.warning("the call share is %g from now on", share)
 
     async def _load(self) -> None:
-        """Load the models, one after the other: two threads that import one library at once trip over each other."""
         try:
-            for _, guard in self.service.guards():
-                await guard.load()
+            await self.service.load()
         except Exception as error:
             failure = (
                 error

@@ -71,9 +71,11 @@ def check(make: Make) -> None:
     app = make()
 
     async def load() -> None:
-        for _, guard in app.service.guards():
-            await guard.load()
-            await guard.aclose()
+        try:
+            await app.service.load()
+        finally:
+            for _, guard in app.service.guards():
+                await guard.aclose()
 
     asyncio.run(load())
 

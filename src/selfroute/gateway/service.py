@@ -16,7 +16,7 @@ from selfroute.gateway.request import ChatRequest, last_question, wrap_question
 from selfroute.prices import Price, Prices
 from selfroute.prompts import PromptTemplate
 from selfroute.strategies.attempt import Attempt
-from selfroute.strategies.base import Needs, Sides, Strategy, Tellable
+from selfroute.strategies.base import Needs, Sides, Strategy, Tellable, check_sides
 from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device
 from selfroute.strategies.thinking import CloudReader
 from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, Segment, TextDelta, Trace, Usage
@@ -157,6 +157,18 @@ class Service:
     def gate(self) -> Gate:
         """A budget for one request."""
         return Gate(self.budget, reject=self.on_budget == "reject")
+
+    async def load(self) -> None:
+        """Load the models, and see that they have what the strategy needs.
+
+        One after the other: two threads that import one library at once trip over each other.
+
+        Raises:
+            ConfigError: one cannot be loaded, or lacks something.
+        """
+        for _, guard in self.guards():
+            await guard.load()
+        check_sides(self.strategy, Sides(device=self.device, cloud=self.cloud))
 
     def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
         """The models by role."""
@@ -330,7 +342,7 @@ class _Single:
 
     @property
     def needs(self) -> Needs:
-        return Needs()
+        return Needs(cloud=None)
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         attempt, reader = Attempt("cloud", sides.device, Price()), CloudReader(strip_tags=False)
@@ -358,6 +370,18 @@ class SingleService(Service):
             template=PromptTemplate("", "", "{question}"),
             modes=frozenset({"auto"}),
         )
+
+    async def load(self) -> None:
+        """Load the models, and see that they have what the strategy needs.
+
+        One after the other: two threads that import one library at once trip over each other.
+
+        Raises:
+            ConfigError: one cannot be loaded, or lacks something.
+        """
+        for _, guard in self.guards():
+            await guard.load()
+        check_sides(self.strategy, Sides(device=self.device, cloud=self.cloud))
 
     def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
         """See `Service.guards`."""

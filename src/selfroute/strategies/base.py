@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, find_capability
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.errors import ConfigError
 from selfroute.network.link import Network
@@ -14,7 +14,7 @@ from selfroute.prices import Prices
 from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
-__all__ = ["Knobbed", "Needs", "Sides", "Strategy", "Tellable", "answer", "check_sides"]
+__all__ = ["Knobbed", "Needs", "Sides", "Strategy", "Tellable", "answer", "check_cloud", "check_sides"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +105,31 @@ class Knobbed(Protocol):
 
 
 def check_sides(strategy: Strategy, sides: Sides) -> None:
-    """See, before any request, that the sides have what a strategy needs.
+    """See, before any request, that the sides have what a strategy needs; the models must be loaded.
 
     Raises:
-        ConfigError: it needs a cloud, and there is none.
+        ConfigError: as `check_cloud`, or a side lacks a capability, through all that is wrapped around it.
     """
-    if strategy.needs.cloud is not None and sides.cloud is None:
+    check_cloud(strategy, sides.cloud)
+    for role, side, kinds in (
+        ("device", sides.device, strategy.needs.device),
+        ("cloud", sides.cloud, strategy.needs.cloud or ()),
+    ):
+        for kind in kinds:
+            if side is not None and find_capability(side, kind) is None:
+                raise ConfigError(
+                    f"strategy: '{strategy.name}' needs a {role} with {kind.__name__}, and {side.name} has none; "
+                    "name another model or strategy"
+                )
+
+
+def check_cloud(strategy: Strategy, cloud: Backend | None) -> None:
+    """See that there is a cloud if a strategy needs one; it may still have to be loaded.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if strategy.needs.cloud is not None and cloud is None:
         raise ConfigError(f"strategy: '{strategy.name}' needs a cloud; name one, or write strategy: always_device")
 
 
