@@ -120,7 +120,7 @@ def test_words_and_keys_reach_the_log_only_when_asked(asked: bool, caplog: pytes
     def broken(messages: Any, sampling: Any) -> str:
         raise ValueError(f"cannot read {messages[-1].content}")
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "selfroute.gateway")  # a server of an earlier test may have made it quiet
     access = Access({"ann": hash_key(key)})
     for made, question in ((service(), f"{HARD} planted-prompt"), (service(broken), "planted-prompt")):
         with gateway(made, access=access, log_content=asked) as live, live.client(key) as client:
