@@ -16,9 +16,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,7 +147,7 @@ class SQLiteLedger:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="selfroute budget", daemon=True)
                 self._worker.start()
-        result: T = await asyncio.wrap_future(job.done)
+        result: T = await job.done
         return result
 
     def _work(self) -> None:
@@ -165,8 +165,9 @@ class SQLiteLedger:
                 except Exception as error:  # the thread must outlive any failure
                     self._fail(jobs, error)
                 else:
-                    for one, result in zip(jobs, results, strict=True):
-                        one.done.set_result(result)
+                    _tell(
+                        [partial(one.done.set_result, result) for one, result in zip(jobs, results, strict=True)], jobs
+                    )
                 if ended:
                     return
         finally:
@@ -178,7 +179,7 @@ class SQLiteLedger:
         jobs: list[_Job] = []
         following: _Job | None = job
         while following is not None:
-            if following.done.set_running_or_notify_cancel():
+            if not following.done.cancelled():
                 jobs.append(following)
             if len(jobs) >= _BATCH:
                 return jobs, False
@@ -223,8 +224,7 @@ class SQLiteLedger:
 
     def _fail(self, jobs: Sequence[_Job], error: Exception) -> None:
         failure = self._lost(error)
-        for job in jobs:
-            job.done.set_exception(failure)
+        _tell([partial(job.done.set_exception, failure) for job in jobs], jobs)
 
     def _lost(self, error: Exception) -> BudgetUnavailable:
         return BudgetUnavailable(f"budget ledger '{self.path}': {error}; check the file and its disk")
@@ -252,7 +252,24 @@ class _Job:
 
     def __init__(self, work: Callable[[_Rows], Any]) -> None:
         self.work = work
-        self.done: Future[Any] = Future()
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[Any] = self.loop.create_future()
+
+
+def _tell(outcomes: Sequence[Callable[[], None]], jobs: Sequence[_Job]) -> None:
+    """Set futures in the loops that wait for them: waking a loop costs more than a booking, so once per loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Callable[[], None], _Job]]] = {}
+    for outcome, job in zip(outcomes, jobs, strict=True):
+        by_loop.setdefault(job.loop, []).append((outcome, job))
+    for loop, mine in by_loop.items():
+        with suppress(RuntimeError):  # it is closed, and nobody waits any more
+            loop.call_soon_threadsafe(_set, mine)
+
+
+def _set(outcomes: Sequence[tuple[Callable[[], None], _Job]]) -> None:
+    for outcome, job in outcomes:
+        if not job.done.done():
+            outcome()
 
 
 class _Rows(dict[str, int]):
