@@ -7,22 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.base import Backend
 from selfroute.config import BACKENDS, STRATEGIES, Spec, asked_for, make_budget, make_strategy, prepare_backend
 from selfroute.config.recipes import CountLimits, UsdLimits
 from selfroute.config.serving import ServeRecipe, load_serve_recipe, naming
 from selfroute.errors import ConfigError, SelfRouteError
-from selfroute.gateway import server
 from selfroute.gateway.access import Access, is_loopback
-from selfroute.gateway.activity import Activity
-from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService
 from selfroute.prompts import TEMPLATES
 from selfroute.strategies.base import Strategy, check_cloud
+
+if TYPE_CHECKING:  # what serves needs more packages than what answers
+    from selfroute.gateway.activity import Activity
+    from selfroute.gateway.app import Gateway
 
 __all__ = ["BUDGETED_TOKENS", "ShareFollower", "backend_gateway", "make_gateway", "make_service", "serve_recipe"]
 
@@ -50,6 +51,8 @@ def serve_recipe(
     Raises:
         ConfigError: something is wrong with the recipe, a model cannot be loaded, or the port is in use.
     """
+    from selfroute.gateway import server
+
     make = partial(_named_gateway, recipe, backend, file, tuple(overrides))
     if check:
         server.check(make)
@@ -173,6 +176,8 @@ def make_gateway(
     Raises:
         ConfigError: as `make_service`.
     """
+    from selfroute.gateway.app import Gateway
+
     share = recipe.budget.share if recipe.budget else None
     share = recipe.strategy.options.get("share") if share is None else share
     return Gateway(
@@ -212,6 +217,8 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
     Raises:
         ConfigError: an unknown name or option.
     """
+    from selfroute.gateway.app import Gateway
+
     service = SingleService(backend=_guard(spec, "backend", recipe, recipe.wait.cloud_first_token_s))
     return Gateway(
         service, limits=recipe.limits, access=_access(recipe), log_content=recipe.log == "content", **options

@@ -18,6 +18,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from selfroute.commands import export, measure, place, replay, study
+from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
 from selfroute.commands.terminal import progress as _progress
@@ -47,6 +48,10 @@ class _Group(TyperGroup):
             if os.environ.get("SELFROUTE_DEBUG") == "1":
                 raise
             _fail(f"error: {' '.join(str(error).split())}", 2 if isinstance(error, ConfigError) else 1, error)
+        except ModuleNotFoundError as error:
+            if os.environ.get("SELFROUTE_DEBUG") == "1":
+                raise
+            _fail(f"error: {not_installed(error, ctx.invoked_subcommand)}", 2, error)
         except typer.BadParameter as error:
             message = error.format_message().rstrip(".")
             _fail(f"error: {message}; see: selfroute {ctx.invoked_subcommand} --help", 2, error)
@@ -109,6 +114,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Of the training and of the problems.")] = 1,
 ) -> None:
     """Train the embedded device model on Countdown at a 30 % cloud share, compare, and write a report."""
+    check_extras("demo")
     from selfroute.commands.demo import demo as run_demo
 
     run_demo(out=out, progress=_progress, seed=seed)
