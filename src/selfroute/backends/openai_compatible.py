@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -619,6 +620,7 @@ def _endpoint(base_url: str) -> URL:
     return url.with_path(f"{path}/chat/completions").with_query(url.query)
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(url: URL) -> bool:
     try:
         return ipaddress.ip_address(url.host or "").is_loopback
