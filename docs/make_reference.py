@@ -41,7 +41,7 @@ from selfroute.config.serving import ServeRecipe
 from selfroute.gateway.errors import CODES
 from selfroute.gateway.exchange import HEADERS, REASONS
 from selfroute.gateway.metrics import METRICS
-from selfroute.train.imitation.searches import TraceStyle
+from selfroute.train.imitation.writers import TraceStyle
 
 DOCS = Path(__file__).parent
 _WORDS = {

@@ -315,6 +315,6 @@ def test_no_key_of_a_training_is_ignored() -> None:
 
 
 def test_the_traces_are_those_of_the_warm_up() -> None:
-    from selfroute.train.imitation.searches import TraceStyle
+    from selfroute.train.imitation.writers import TraceStyle
 
     assert dataclasses.asdict(TraceStyle()) == dataclasses.asdict(TraceOptions())

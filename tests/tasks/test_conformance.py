@@ -11,6 +11,7 @@ import pytest
 
 from selfroute.config import Spec, make_task
 from selfroute.tasks.base import Task
+from selfroute.tasks.chain import Chain
 from selfroute.tasks.code import HumanEval, OutputPrediction
 from selfroute.tasks.countdown import Countdown
 from selfroute.tasks.gsm8k import GSM8K
@@ -64,6 +65,7 @@ def recorded(folder: Path) -> Task:
 
 TASKS: Mapping[str, Callable[[Path], Task]] = {
     "countdown": lambda folder: Countdown(seed=3, limit=200),
+    "chain": lambda folder: Chain(seed=3, limit=200),
     "gsm8k": lambda folder: GSM8K(path=file_of("gsm8k", folder)),
     "math": lambda folder: HendrycksMath(path=file_of("math", folder)),
     "mmlu": lambda folder: MMLU(path=file_of("mmlu", folder)),
@@ -86,4 +88,5 @@ NEEDS = {"reasoning_gym": "reasoning_gym", "math": "math_verify", "jsonl, math":
 def test_it_keeps_the_contract(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}")
-    check_task(TASKS[name](tmp_path), splits=("train", "validation", "test") if name == "countdown" else ("test",))
+    splits = ("train", "validation", "test") if name in ("countdown", "chain") else ("test",)
+    check_task(TASKS[name](tmp_path), splits=splits)

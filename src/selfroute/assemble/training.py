@@ -6,17 +6,19 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.pieces import first_rows, named_files, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.files import ModelFiles
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
-from selfroute.config import TrainRecipe, WarmupRecipe, make_task, prepare_backend, to_values
+from selfroute.config import TASKS, TrainRecipe, WarmupRecipe, at, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.tasks.base import Task
-from selfroute.tasks.countdown import Countdown
 from selfroute.types import Sampling
+
+if TYPE_CHECKING:
+    from selfroute.train.imitation.writers import Writer
 
 __all__ = [
     "ModelFiles",
@@ -155,12 +157,14 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
     """Make a small model from nothing; returns its folder.
 
     Raises:
-        ConfigError: the task is not Countdown, the only one with written searches; `start` is a GGUF file; an option
-            of the traces belongs to the other role.
+        ConfigError: the task has nothing written to imitate; `start` is a GGUF file; an option of the traces belongs
+            to the other role or to another task.
     """
     task = make_task(recipe.task, seed=recipe.seed)
-    if not isinstance(task, Countdown):
-        raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use countdown")
+    place = TASKS[recipe.task.name].writer
+    if place is None:
+        known = ", ".join(name for name, entry in TASKS.items() if entry.writer)
+        raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use one of {known}")
     start = None if recipe.start is None else model_files(recipe.start).model
     if start is not None and is_gguf(start):
         raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
@@ -171,17 +175,17 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
             f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
         )
 
-    from selfroute.train.imitation.searches import TraceStyle
     from selfroute.train.imitation.tokenizer import build_tokenizer
     from selfroute.train.imitation.warmup import warm_up
+    from selfroute.train.imitation.writers import TraceStyle
 
+    make_writer: Callable[..., Writer] = at(place)
+    writer = make_writer(task, TraceStyle(**asdict(recipe.traces)), recipe.role)
     quiet_libraries()
     warm_up(
         out=recipe.out,
         tokenizer=build_tokenizer(),
-        task=task,
-        style=TraceStyle(**asdict(recipe.traces)),
-        role=recipe.role,
+        writer=writer,
         hidden_size=recipe.hidden_size,
         layers=recipe.layers,
         steps=recipe.steps,

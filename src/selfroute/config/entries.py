@@ -61,9 +61,12 @@ class TaskEntry(Entry):
     Attributes:
         drawn: it draws its problems, so the run's seed and limit choose them. Elsewhere `seed` moves the held-out
             rows, which must not change between training and evaluation.
+        writer: place of what writes completions to imitate, from the task, a `TraceStyle` and a role; None if nothing
+            does.
     """
 
     drawn: bool = False
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

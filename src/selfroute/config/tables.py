@@ -15,7 +15,18 @@ __all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "POLICIES",
 
 TASKS = Table(
     "task",
-    TaskEntry(name="countdown", place="selfroute.tasks.countdown:Countdown", drawn=True),
+    TaskEntry(
+        name="countdown",
+        place="selfroute.tasks.countdown:Countdown",
+        drawn=True,
+        writer="selfroute.train.imitation.searches:Searches",
+    ),
+    TaskEntry(
+        name="chain",
+        place="selfroute.tasks.chain:Chain",
+        drawn=True,
+        writer="selfroute.train.imitation.calculations:Calculations",
+    ),
     TaskEntry(name="gsm8k", place="selfroute.tasks.gsm8k:GSM8K"),
     TaskEntry(name="math", place="selfroute.tasks.hendrycks_math:HendrycksMath", extra="eval"),
     TaskEntry(name="mmlu", place="selfroute.tasks.mmlu:MMLU"),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from selfroute.verify.base import Verdict
 
-__all__ = ["Row", "Task"]
+__all__ = ["Row", "Stepwise", "Task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +58,27 @@ class Task(Protocol):
 
     def gold_completion(self, row: Row) -> str:
         """A completion that gives the gold answer, for checking the verifier and for replaying data sets."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Task, Protocol):
+    """Optional: a task whose completions go step by step, each of which can be judged.
+
+    Attributes:
+        step_end: the text that ends a step and stands nowhere else in one; the last step ends with the completion.
+    """
+
+    step_end: str
+
+    def steps(self, row: Row) -> Sequence[str]:
+        """The gold completion, step by step."""
+        ...
+
+    def judge_step(self, row: Row, before: str, written: str) -> bool:
+        """Whether a step is right after the right steps in `before`; never raises on model text.
+
+        A step is judged by what it says, not by whether it is the gold one: where the order is free, any order is
+        right.
+        """
         ...

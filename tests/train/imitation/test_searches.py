@@ -16,12 +16,12 @@ from selfroute.tasks.countdown import Countdown, Problem, Step, draw_steps
 from selfroute.train.imitation.searches import (
     FAILED,
     SHOWN,
-    TraceStyle,
     _place,
     _search,
     write_answer_to_attempt,
     write_trace,
 )
+from selfroute.train.imitation.writers import TraceStyle
 from selfroute.verify.arithmetic import countdown_verdict
 
 TASK = Countdown(four_share=0.5)

@@ -17,16 +17,22 @@ from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.prompts import TEMPLATES, share_sentence, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
-from selfroute.train.imitation.searches import TOLD_SHARES, TraceStyle
+from selfroute.train.imitation.searches import Searches
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.train.imitation.warmup import IGNORED, QUESTION, TraceBatches, build_model, warm_up
+from selfroute.train.imitation.writers import TOLD_SHARES, Role, TraceStyle
 
 TOKENIZER = build_tokenizer()
 
 
 def batches(**options: Any) -> TraceBatches:
-    given: dict[str, Any] = {"role": "device", "seed": 0, "batch_tokens": 512, "chunk": 64, **options}
-    return TraceBatches(TOKENIZER, Countdown(), given.pop("style", TraceStyle(handoff_rate=0.3)), **given)
+    given: dict[str, Any] = {"seed": 0, "batch_tokens": 512, "chunk": 64, **options}
+    writer = searches(given.pop("style", TraceStyle(handoff_rate=0.3)), given.pop("role", "device"))
+    return TraceBatches(TOKENIZER, writer, **given)
+
+
+def searches(style: TraceStyle, role: Role = "device") -> Searches:
+    return Searches(Countdown(), style, role)
 
 
 def first(data: TraceBatches, count: int = 12) -> list[dict[str, torch.Tensor]]:
@@ -69,9 +75,9 @@ def test_the_prompt_and_the_padding_are_not_learnt_and_the_end_is() -> None:
 def test_only_problems_of_the_train_split_are_used() -> None:
     drawn: list[Problem] = []
     rng = random.Random(0)
-    data = batches()
+    writer = searches(TraceStyle())
     for _ in range(300):
-        drawn.append(data._problem(rng))
+        drawn.append(writer.problem(rng))
     assert {split_of(problem.numbers, problem.target) for problem in drawn} == {"train"}
     plain = [Countdown().draw(random.Random(i)) for i in range(300)]
     assert {split_of(problem.numbers, problem.target) for problem in plain} == {"train", "validation", "test"}
@@ -150,9 +156,7 @@ def make(out: Path, **options: Any) -> Any:
     return warm_up(
         out=out,
         tokenizer=TOKENIZER,
-        task=Countdown(),
-        style=TraceStyle(attempts=2),
-        role="device",
+        writer=searches(TraceStyle(attempts=2)),
         hidden_size=32,
         layers=1,
         batch_tokens=512,

@@ -33,48 +33,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
 from selfroute.handoff import HANDOFF_TEXT
-from selfroute.tasks.countdown import OPERATORS, Problem, Step, draw_steps, expression
+from selfroute.tasks.countdown import OPERATORS, Countdown, Problem, Step, draw_steps, expression, question, split_of
+from selfroute.train.imitation.writers import TOLD_SHARES, Example, Role, TraceStyle
 
-__all__ = ["FAILED", "TOLD_SHARES", "TraceStyle", "write_answer_to_attempt", "write_trace"]
+__all__ = ["FAILED", "Searches", "write_answer_to_attempt", "write_trace"]
 
 FAILED = "none\n"
-TOLD_SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
 SHOWN = 6  # most lines of a device's attempt that a cloud is shown
-
-
-@dataclass(frozen=True, slots=True)
-class TraceStyle:
-    """How a search is written.
-
-    Attributes:
-        attempts: most attempts before the search gives up.
-        solution_rate: probability that an attempt is the known solution.
-        handoff_rate: probability of a hand-off before each attempt; only where it is offered.
-        final_handoff_rate: the same after the search, whether it found the target or not. It must
-            not be small: the policy gradient of a rare action is small too.
-        largest: largest intermediate result of a random attempt.
-        told_rate: probability that a device's prompt with the offer also names a wanted call share, any of
-            `TOLD_SHARES`, so that the imitating model reads the number; which problems to ask for it still does not
-            know.
-        told: what comes at that rate: "each" hand-off, before an attempt or after the search, or the "last" alone.
-            From the last alone a small model does not learn to read: it is one decision of a hundred tokens.
-        shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
-        shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
-    """
-
-    attempts: int = 6
-    solution_rate: float = 0.1
-    handoff_rate: float = 0.03
-    final_handoff_rate: float = 0.5
-    largest: int = 100
-    told_rate: float = 0.0
-    told: Literal["each", "last"] = "last"
-    shown_rate: float = 0.0
-    shown: Literal["continue", "ignore"] = "continue"
 
 
 def _attempt(steps: Sequence[Step], target: int) -> str:
@@ -151,3 +119,38 @@ def write_answer_to_attempt(problem: Problem, style: TraceStyle, rng: random.Ran
 def _with_answer(lines: Sequence[str], last: Sequence[Step], problem: Problem) -> str:
     failed = [] if last[-1].result == problem.target else [FAILED]
     return f"<think>{''.join([*lines, *failed])}</think><answer>{expression(last)}</answer>"
+
+
+class Searches:
+    """Written searches of train problems, for either role."""
+
+    template = Countdown.template
+
+    def __init__(self, task: Countdown, style: TraceStyle, role: Role) -> None:
+        self.task = task
+        self.style = style
+        self.role = role
+
+    def problem(self, rng: random.Random) -> Problem:
+        """One of the train split."""
+        while True:
+            problem = self.task.draw(rng)
+            if split_of(problem.numbers, problem.target) == "train":
+                return problem
+
+    def example(self, rng: random.Random) -> Example:
+        """One question and its search, with or without the offer to hand off."""
+        problem = self.problem(rng)
+        asked = question(problem.numbers, problem.target)
+        if self.role == "device":
+            offer = rng.random() < 0.5
+            style, share = self.style, None
+            if offer and style.told_rate and rng.random() < style.told_rate:
+                share = rng.choice(TOLD_SHARES)
+                early = share if style.told == "each" else style.handoff_rate
+                style = replace(style, handoff_rate=early, final_handoff_rate=share)
+            return Example(asked, write_trace(problem, style, rng, offer_handoff=offer), offer, share)
+        if self.style.shown_rate and rng.random() < self.style.shown_rate:
+            attempt, completion = write_answer_to_attempt(problem, self.style, rng)
+            return Example(asked, completion, attempt=attempt.strip())
+        return Example(asked, write_trace(problem, self.style, rng, offer_handoff=False))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -18,18 +18,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from selfroute.environment import has_fast_bf16
 from selfroute.prompts import TEMPLATES, with_attempt
-from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train import folder
-from selfroute.train.imitation.searches import TOLD_SHARES, TraceStyle, write_answer_to_attempt, write_trace
+from selfroute.train.imitation.writers import TOLD_SHARES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from selfroute.train.imitation.writers import Writer
     from selfroute.types import Message
 
 __all__ = ["TraceBatches", "build_model", "warm_up"]
 
-Role = Literal["device", "cloud"]
 Batch = dict[str, torch.Tensor]
 IGNORED = -100  # label that the cross-entropy leaves out
 QUESTION, ATTEMPT = "\0", "\1"  # stand for them in a rendered prompt
@@ -68,9 +67,8 @@ class TraceBatches(IterableDataset[Batch]):
     batches in the same order for the same number of workers.
 
     Args:
-        role: the device reads the paper's system prompt, with the offer to hand off in half of the traces, and with
-            a wanted call share where the style says so; the cloud reads the user turn alone, or with a device's
-            attempt, and never hands off.
+        writer: of the traces. A device reads the paper's system prompt, with the offer to hand off or a wanted call
+            share where the writer says so; a cloud reads the user turn alone, or with a device's attempt.
         batch_tokens: padded tokens per batch.
         chunk: traces drawn at a time.
     """
@@ -78,23 +76,19 @@ class TraceBatches(IterableDataset[Batch]):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerFast,
-        task: Countdown,
-        style: TraceStyle,
+        writer: Writer,
         *,
-        role: Role,
         seed: int,
         batch_tokens: int,
         chunk: int = 4096,
     ) -> None:
         self.tokenizer = tokenizer
-        self.task = task
-        self.style = style
-        self.role = role
+        self.writer = writer
         self.seed = seed
         self.batch_tokens = batch_tokens
         self.chunk = chunk
         # Rendering each prompt anew costs more than its trace.
-        template = TEMPLATES[task.template]
+        template = TEMPLATES[writer.template]
         asked = template.conversation(QUESTION)
         self._offered = {o: self._render(template.device_messages(asked, offer_handoff=o)) for o in (False, True)}
         self._told = {s: self._render(template.device_messages(asked, share=s)) for s in TOLD_SHARES}
@@ -104,31 +98,14 @@ class TraceBatches(IterableDataset[Batch]):
         turns = [{"role": message.role, "content": message.content} for message in messages]
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
-    def _problem(self, rng: random.Random) -> Problem:
-        while True:
-            problem = self.task.draw(rng)
-            if split_of(problem.numbers, problem.target) == "train":
-                return problem
-
     def _texts(self, rng: random.Random) -> tuple[str, str]:
         """Prompt and completion of one trace."""
-        problem = self._problem(rng)
-        asked = question(problem.numbers, problem.target)
-        if self.role == "device":
-            offer = rng.random() < 0.5
-            frame, style = self._offered[offer], self.style
-            if offer and style.told_rate and rng.random() < style.told_rate:
-                share = rng.choice(TOLD_SHARES)
-                early = share if style.told == "each" else style.handoff_rate
-                frame, style = self._told[share], replace(style, handoff_rate=early, final_handoff_rate=share)
-            return frame.replace(QUESTION, asked), write_trace(problem, style, rng, offer_handoff=offer)
-        attempt = ""
-        if self.style.shown_rate and rng.random() < self.style.shown_rate:
-            attempt, completion = write_answer_to_attempt(problem, self.style, rng)
+        example = self.writer.example(rng)
+        if self.writer.role == "device":
+            frame = self._offered[example.offer] if example.share is None else self._told[example.share]
         else:
-            completion = write_trace(problem, self.style, rng, offer_handoff=False)
-        frame = self._shown if attempt else self._plain
-        return frame.replace(QUESTION, asked).replace(ATTEMPT, attempt.strip()), completion
+            frame = self._shown if example.attempt else self._plain
+        return frame.replace(QUESTION, example.question).replace(ATTEMPT, example.attempt), example.completion
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
@@ -164,7 +141,7 @@ class TraceBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         number = worker.id if worker is not None else 0
-        rng = random.Random(f"traces/{self.role}/{self.seed}/{number}")
+        rng = random.Random(f"traces/{self.writer.role}/{self.seed}/{number}")
         while True:
             yield from self.chunk_batches(rng)
 
@@ -173,9 +150,7 @@ def warm_up(
     *,
     out: Path,
     tokenizer: PreTrainedTokenizerFast,
-    task: Countdown,
-    style: TraceStyle,
-    role: Role,
+    writer: Writer,
     hidden_size: int,
     layers: int,
     steps: int,
@@ -191,6 +166,7 @@ def warm_up(
     """Train one model of the pair; writes the folder described in `selfroute.train.folder`.
 
     Args:
+        writer: of what it imitates.
         steps: optimiser steps; each sees about `batch_tokens` padded tokens.
         learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
         start: folder of a model to go on with, in place of a new one of `hidden_size` and `layers`.
@@ -236,7 +212,7 @@ def warm_up(
         report_to=[],
         disable_tqdm=True,
     )
-    data = TraceBatches(tokenizer, task, style, role=role, seed=seed, batch_tokens=batch_tokens)
+    data = TraceBatches(tokenizer, writer, seed=seed, batch_tokens=batch_tokens)
     origin = folder.begin(out, config or {}, checkpoint)
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
     watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
@@ -248,7 +224,7 @@ def warm_up(
         out,
         {
             "algorithm": "warm_up",
-            "role": role,
+            "role": writer.role,
             "parameters": model.num_parameters(),
             "seed": seed,
             "steps": steps,
@@ -257,7 +233,7 @@ def warm_up(
             "hidden_size": model.config.hidden_size,
             "layers": model.config.num_hidden_layers,
             "start": start,
-            "traces": asdict(style),
+            "traces": asdict(writer.style),
             "wall_s": round(watcher.wall_s, 1),
         },
         origin,
