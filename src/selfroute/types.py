@@ -158,6 +158,7 @@ class Delta:
         seconds: how long a replayed answer took when it was made, None if nobody knows.
         usd: what a replayed answer cost when it was made, None if nobody knows.
         extra: what an OpenAI-style stream sends beside text, e.g. pieces of `tool_calls`.
+        aside: its text begins with a `<think>` that the server itself has set, as it tells reasoning from content.
     """
 
     text: str = ""
@@ -168,6 +169,7 @@ class Delta:
     usd: float | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     sent: bool = False
+    aside: bool = False
 
     @property
     def is_empty(self) -> bool:

@@ -1,9 +1,10 @@
 """What servers on the other side of an OpenAI-compatible endpoint really send: every dress, and what it costs."""
 
+import asyncio
 import json
 
 import pytest
-from tests.backends.chat_server import ChatServer, chunk, cut, raw, status, stream
+from tests.backends.chat_server import ChatServer, chunk, cut, raw, respond, status, stream
 
 from selfroute.backends import openai_compatible
 from selfroute.backends.base import complete
@@ -54,6 +55,8 @@ DRESSES = {
         b"event: chat.completion.chunk\nid: 7\nretry: 3\ndata:" + written(event).encode() + b"\n\n" for event in ANSWER
     ),
     "no empty lines": b"".join(b"data: " + written(event).encode() + b"\n" for event in ANSWER),
+    "no data fields": b"".join(written(event).encode() + b"\n" for event in ANSWER),
+    "fields that nobody knows": dressed(before="x-served-by: 7", between="took: 3ms"),
 }
 
 
@@ -65,16 +68,65 @@ async def test_every_form_of_the_standard_and_of_servers_is_read(server, backend
     assert (answer.text, answer.finish_reason, len(server.requests)) == (TEXT, "stop", 1)
 
 
-@pytest.mark.parametrize("content_type", ["application/octet-stream", "text/plain"])
-async def test_a_wrong_content_type_is_no_hindrance(server, backend, content_type):
-    server.script.append(raw(dressed(), content_type=content_type))
+WHOLE = {"choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize("content_type", ["application/octet-stream", "text/plain", "application/json"])
+@pytest.mark.parametrize(
+    "body",
+    [dressed(), json.dumps(WHOLE).encode(), json.dumps(WHOLE, indent=2).encode()],
+    ids=["stream", "whole", "lines"],
+)
+async def test_a_wrong_content_type_is_no_hindrance(server, backend, content_type, body):
+    server.script.append(raw(body, content_type=content_type))
     assert (await complete(backend, ASK, Sampling())).text == TEXT
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\n\n"])
+async def test_what_has_come_is_there_at_once_and_the_end_is_not_waited_for(server, backend, end):
+    """A server that leaves out empty lines, and keeps its connection open when all is said."""
+    go = asyncio.Event()
+
+    async def behave(server, request, body):
+        response = await respond(request)
+        for event in ANSWER[:2]:
+            await response.write(b"data: " + written(event).encode() + b"\n")
+        await go.wait()
+        await response.write(b"data: " + written(ANSWER[2]).encode() + b"\ndata: [DONE]" + end)
+        await asyncio.sleep(30)
+        return response
+
+    server.script.append(behave)
+    async with asyncio.timeout(3):
+        seen = []
+        async for delta in backend.stream(ASK, Sampling()):
+            seen.append(delta.text)
+            if delta.text == "hé ":
+                go.set()
+    assert "".join(seen) == TEXT
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+async def test_an_answer_that_has_ended_is_whole_though_the_connection_is_cut(server, backend, reason):
+    server.script.append(cut(*ANSWER[:2], chunk({}, reason)))
+    answer = await complete(backend, ASK, Sampling())
+    assert (answer.text, answer.finish_reason, len(server.requests)) == ("hé ", reason, 1)
 
 
 ERRORS = {
     "an error event": b'event: error\ndata: {"message": "overloaded"}\n\n',
     "an error object": b'data: {"error": {"message": "overloaded"}}\n\n',
     "an error object by itself": b'{"error": {"message": "overloaded"}}\n\n',
+    "an error over lines by itself": b'{\n  "error": {\n    "message": "overloaded"\n  }\n}\n',
+    "an error that is text": b'data: {"error": "overloaded"}\n\ndata: [DONE]\n\n',
+    "an error event of text": b"event: error\ndata: overloaded\n\n",
+    "an error of vLLM": b'data: {"object": "error", "message": "overloaded", "code": 500}\n\ndata: [DONE]\n\n',
+    "an error of a framework": b'data: {"detail": "overloaded"}\n\ndata: [DONE]\n\n',
+    "an error of a choice": b'data: {"choices": [{"delta": {}, "error": {"message": "overloaded"}}]}\n\n',
+    "an error beside no choice": b'data: {"choices": [], "error": {"message": "overloaded"}}\n\ndata: [DONE]\n\n',
+    "an error behind the end": b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n'
+    b'data: {"error": {"message": "overloaded"}}\n\n',
+    "an answer given up": b'data: {"choices": [{"delta": {}, "finish_reason": "abort"}]}\n\ndata: [DONE]\n\n',
     "a finish reason": b"data: " + json.dumps(chunk({}, "error")).encode() + b"\n\ndata: [DONE]\n\n",
 }
 
@@ -86,6 +138,160 @@ async def test_an_error_inside_a_stream_never_ends_as_an_answer(server, backend,
     server.script += [raw(written_before + ERRORS[dress])] * 9
     with pytest.raises(BackendUnavailable, match=r"reported an error"):
         await complete(backend, ASK, Sampling())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": {"message": "overloaded"}}',
+        b'{"error": "overloaded"}',
+        b'{"detail": "overloaded"}',
+        b'{\n "object": "error",\n "message": "overloaded"\n}',
+    ],
+)
+@pytest.mark.parametrize("content_type", ["application/json", "text/event-stream", "text/html"])
+async def test_an_error_in_place_of_an_answer_is_one_whatever_its_status_says(server, backend, body, content_type):
+    server.script += [raw(body, content_type=content_type)] * 9
+    with pytest.raises(BackendUnavailable, match="overloaded"):
+        await complete(backend, ASK, Sampling())
+
+
+@pytest.mark.parametrize("body", [b"data: [DONE]\n\n", b'data: {"choices": []}\n\ndata: [DONE]\n\n', b"{}"])
+async def test_an_end_without_an_answer_is_none(server, backend, body):
+    server.script += [raw(body)] * 9
+    with pytest.raises(BackendUnavailable, match="unfinished"):
+        await complete(backend, ASK, Sampling())
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("stop", "stop"),
+        ("eos", "stop"),
+        ("end_turn", "stop"),
+        ("STOP", "stop"),
+        ("something new", "stop"),
+        (7, "stop"),
+        ("max_tokens", "length"),
+        ("MAX_TOKENS", "length"),
+        ("SAFETY", "content_filter"),
+        ("tool_use", "tool_calls"),
+        ("", "stop"),
+        (None, "stop"),
+    ],
+)
+async def test_why_an_answer_ended_is_said_in_one_language(server, backend, said, reason):
+    server.script.append(stream(chunk({"content": "x"}), chunk({}, said)))
+    assert (await complete(backend, ASK, Sampling())).finish_reason == reason
+
+
+async def test_an_answer_that_calls_functions_ends_so(server, backend):
+    server.script.append(stream(chunk({"tool_calls": [call("a", "{}", id="x", index=0)]}), chunk({}, "stop")))
+    assert (await complete(backend, ASK, Sampling())).finish_reason == "tool_calls"
+
+
+USED = {"prompt_tokens": 7, "completion_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*ANSWER, {"choices": [], "usage": USED}],
+        [*ANSWER, {"usage": USED}],
+        [*ANSWER[:2], ANSWER[2] | {"usage": USED}],
+        [each | {"usage": {**USED, "completion_tokens": at}} for at, each in enumerate(ANSWER)],
+        [ANSWER[0] | {"usage": USED}, *ANSWER[1:]],
+        [*ANSWER[:2], ANSWER[2] | {"usage": USED}, {"choices": [], "usage": dict.fromkeys(USED, 0)}],
+        [*ANSWER[:2], ANSWER[2] | {"usage": USED}, {"choices": [], "usage": None}],
+        [*ANSWER[:2], chunk({"content": "you"}, "stop", usage=USED)],
+        [*ANSWER, {"choices": [], "usage": {"input_tokens": 7, "output_tokens": 2}}],
+        [*ANSWER, {"choices": [], "usage": {"prompt_tokens": 7.0, "completion_tokens": 2.0}}],
+    ],
+    ids=["alone", "bare", "last", "every", "first", "zeros behind", "null behind", "in the choice", "other", "floats"],
+)  # fmt: skip
+async def test_usage_is_found_wherever_it_stands(server, backend, events):
+    server.script.append(stream(*events))
+    answer = await complete(backend, ASK, Sampling())
+    assert (answer.text, answer.usage) == (TEXT, Usage(7, 2))
+
+
+@pytest.mark.parametrize("count", [-5, True, "9", None, 0, float("nan"), 1e400, [1]])
+async def test_counts_that_are_none_are_estimated(server, backend, count):
+    server.script.append(
+        stream(*ANSWER, {"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": count}})
+    )
+    assert (await complete(backend, ASK, Sampling())).usage == Usage(2, 2)
+
+
+async def test_a_count_that_no_ledger_could_book_is_cut_down(server, backend):
+    server.script.append(stream(*ANSWER, {"choices": [], "usage": {"prompt_tokens": 10**30, "completion_tokens": 1}}))
+    assert (await complete(backend, ASK, Sampling())).usage == Usage(2**53, 1)
+
+
+THOUGHTS = {
+    "reasoning_content": {"reasoning_content": "hm"},
+    "reasoning": {"reasoning": "hm"},
+    "thinking": {"thinking": "hm"},
+    "two names": {"reasoning_content": "hm", "reasoning": "hm"},
+    "an empty name": {"reasoning_content": "", "reasoning": "hm"},
+    "with details": {"reasoning": "hm", "reasoning_details": []},
+    "parts": {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+    "tags": {"content": "<think>hm</think>"},
+}
+
+
+@pytest.mark.parametrize("thought", THOUGHTS.values(), ids=THOUGHTS)
+@pytest.mark.parametrize(
+    "answer", ["four", [{"type": "text", "text": "four"}], ["four"]], ids=["text", "parts", "texts"]
+)
+async def test_thoughts_have_many_names(server, backend, thought, answer):
+    server.script.append(stream(chunk(thought), chunk({"content": answer}), chunk({}, "stop")))
+    assert (await complete(backend, ASK, Sampling())).text == "<think>hm</think>four"
+
+
+async def test_a_last_chunk_that_holds_the_whole_message_again_says_nothing_new(server, backend):
+    again = {"choices": [{"delta": {}, "message": {"content": TEXT}, "finish_reason": "stop"}]}
+    server.script.append(stream(*ANSWER[:2], chunk({"content": "you"}), again))
+    assert (await complete(backend, ASK, Sampling())).text == TEXT
+
+
+HALVES = {
+    "two deltas": (["a\ud83d", "\ude00b"], "a😀b"),
+    "three deltas": (["\ud83d", "", "\ude00"], "😀"),
+    "never completed": (["a\ud83d"], "a\ufffd"),
+    "not completed by the next": (["a\ud83d", "b"], "a\ufffdb"),
+    "a second half alone": (["\ude00b"], "\ufffdb"),
+    "two first halves": (["\ud83d", "\ud83d", "\ude00"], "\ufffd😀"),
+}
+
+
+@pytest.mark.parametrize("pieces", HALVES.values(), ids=HALVES)
+@pytest.mark.parametrize("field", ["content", "reasoning_content"])
+async def test_halves_of_characters_are_joined_or_replaced(server, backend, field, pieces):
+    written, text = pieces
+    server.script.append(stream(*(chunk({field: piece}) for piece in written), chunk({}, "stop")))
+    said = (await complete(backend, ASK, Sampling())).text
+    assert said == (text if field == "content" else f"<think>{text}</think>")
+
+
+async def test_a_thought_that_ends_in_half_a_character_ends_before_the_answer(server, backend):
+    server.script.append(stream(chunk({"reasoning": "\ud83d"}), chunk({"content": "\ude00 four"}, "stop")))
+    assert (await complete(backend, ASK, Sampling())).text == "<think>\ufffd</think>\ufffd four"
+
+
+@pytest.mark.parametrize("pieces", HALVES.values(), ids=HALVES)
+async def test_halves_in_arguments_and_refusals_too(server, backend, pieces):
+    written, text = pieces
+    calls = [[call("f", "", id="x", index=0), call("g", "", id="y", index=1)]]
+    calls += [[call("", piece, index=0), call("", piece, index=1)] for piece in written]
+    server.script.append(stream(*(chunk({"tool_calls": each}) for each in calls), chunk({}, "tool_calls")))
+    server.script.append(stream(*(chunk({"refusal": piece}) for piece in written), chunk({}, "stop")))
+    arguments = {0: "", 1: ""}
+    async for delta in backend.stream(ASK, Sampling()):
+        for each in delta.extra.get("tool_calls", ()):
+            arguments[each["index"]] += each["function"]["arguments"]
+    refusal = [delta.extra.get("refusal", "") async for delta in backend.stream(ASK, Sampling())]
+    assert arguments == {0: text, 1: text} and "".join(refusal) == text
 
 
 PAID = {

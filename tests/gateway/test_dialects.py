@@ -239,6 +239,72 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_burst() -> None:
     assert data.rstrip().endswith(b"0") and b"data: [DONE]" in data and data.count(b'{"content":') > 15_000
 
 
+# --- odd answers ----------------------------------------------------------------------------------------------------
+
+
+def both_ways(cloud: ChatServer, *events: Any) -> list[dict[str, str]]:
+    """What the official client makes of an answer of the cloud, whole and streamed, by chat and by responses."""
+    cloud.script.extend([stream(*events)] * 4)
+    found: list[dict[str, str]] = []
+    with gateway(service(device_fn, remote(cloud.url)), log_content=True) as live, live.client() as client:
+        options: dict[str, Any] = {"extra_headers": {"x-selfroute-mode": "cloud"}}
+        message: Any = client.chat.completions.create(**ask(EASY), **options).choices[0].message
+        found.append(_said(message.content, getattr(message, "reasoning_content", ""), message.tool_calls))
+        with client.chat.completions.stream(**ask(EASY), **options) as chat:
+            deltas = [event.chunk.choices[0].delta for event in chat if event.type == "chunk" and event.chunk.choices]
+            joined: Any = chat.get_final_completion().choices[0].message
+        thoughts = "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas)
+        found.append(_said(joined.content, thoughts, joined.tool_calls))
+        found.append(_output(client.responses.create(model="m", input=EASY, **options)))
+        with client.responses.stream(model="m", input=EASY, **options) as events_:
+            list(events_)
+            found.append(_output(events_.get_final_response()))
+    return found
+
+
+def _said(content: str | None, thoughts: str, calls: Any) -> dict[str, str]:
+    arguments = "".join(call.function.arguments for call in calls or [])
+    return {"content": content or "", "thoughts": thoughts or "", "arguments": arguments}
+
+
+def _output(response: Any) -> dict[str, str]:
+    items = {item.type: item for item in response.output}
+    thoughts = items["reasoning"].content[0].text if "reasoning" in items else ""
+    arguments = items["function_call"].arguments if "function_call" in items else ""
+    return {"content": response.output_text, "thoughts": thoughts, "arguments": arguments}
+
+
+def _call(arguments: str, **more: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"index": 0, **more, "function": {"name": "f", "arguments": arguments}}]}
+
+
+@pytest.mark.parametrize(("pieces", "text"), [(["a\ud83d", "\ude00"], "a😀"), (["\ude00b\ud83d"], "\ufffdb\ufffd")])
+async def test_half_a_character_is_joined_or_replaced_wherever_it_goes(
+    pieces: list[str], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    deltas = [
+        *({"reasoning_content": piece} for piece in pieces),
+        *({"content": piece} for piece in pieces),
+        *(_call(piece, id="x") for piece in pieces),
+    ]
+    async with ChatServer() as cloud:
+        with caplog.at_level("INFO", "selfroute.gateway"):
+            events = [*(chunk(delta) for delta in deltas), chunk({}, "tool_calls")]
+            found = await asyncio.to_thread(both_ways, cloud, *events)
+    assert found == [{"content": text, "thoughts": text, "arguments": text}] * 4
+    logged = [json.loads(record.message)["answer"] for record in caplog.records]
+    assert logged == [text] * 4
+
+
+async def test_reasoning_behind_content_stays_reasoning() -> None:
+    deltas: list[dict[str, str]] = [
+        {"reasoning": "a"}, {"content": "4 "}, {"reasoning_content": "b"}, {"content": " <think>"}, {"reasoning": "c"},
+    ]  # fmt: skip
+    async with ChatServer() as cloud:
+        found = await asyncio.to_thread(both_ways, cloud, *(chunk(delta) for delta in deltas), chunk({}, "stop"))
+    assert found == [{"content": "4  <think>", "thoughts": "abc", "arguments": ""}] * 4
+
+
 # --- the Responses API ----------------------------------------------------------------------------------------------
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfroute.strategies.thinking import ThinkSplitter
+from selfroute.strategies.thinking import CloudReader, ThinkSplitter
+from selfroute.types import Delta
 
 TEXTS = st.lists(
     st.sampled_from(["<think>", "</think>", "<", "</", "think>", " ", "\n", "a", "b c", "<answer>"]), max_size=12
@@ -50,3 +51,13 @@ def test_nothing_is_lost_but_tags_and_blanks(text: str) -> None:
     bare = "".join(text.split())
     reasoning, content = ("".join(got[kind].split()) for kind in ("reasoning", "content"))
     assert bare in (content, f"<think>{reasoning}", f"<think>{reasoning}</think>{content}")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_later_thought_is_one_where_the_server_says_so(told: bool) -> None:
+    reader = CloudReader(strip_tags=False)
+    deltas = [Delta("<think>a</think>\n\nb "), Delta("<think>c", aside=told), Delta("d</think> e"), Delta("<think>")]
+    said = [each for delta in deltas for each in reader.read(delta)] + reader.close()
+    got = {kind: "".join(each.text for each in said if each.kind == kind) for kind in ("reasoning", "content")}
+    later = {"reasoning": "acd", "content": "b  e<think>"}
+    assert got == (later if told else {"reasoning": "a", "content": "b <think>cd</think> e<think>"})

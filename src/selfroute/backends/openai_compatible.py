@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import ipaddress
 import json
 import math
@@ -11,7 +10,7 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -23,6 +22,8 @@ import aiohttp
 from yarl import URL
 
 from selfroute.backends.base import Backend, refuse_fields
+from selfroute.backends.chunks import ChunkReader
+from selfroute.backends.sse import EventReader, Malformed, error_message
 from selfroute.errors import (
     BackendError,
     BackendStatusError,
@@ -32,7 +33,7 @@ from selfroute.errors import (
     ContextLengthExceeded,
     UnsupportedByBackend,
 )
-from selfroute.types import Delta, Message, Sampling, Token, Usage
+from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["OpenAICompatibleBackend"]
 
@@ -40,17 +41,12 @@ _BACKOFF_S = 0.5  # before the second attempt; doubles with each further one
 _MAX_BACKOFF_S = 8.0
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _JITTER = random.Random()  # our own, as the global one belongs to the user's seed
-_DONE = "[DONE]"
-_REASONS = {
-    "max_tokens": "length",
-    **{reason: reason for reason in ("length", "tool_calls", "function_call", "content_filter")},
-}
 # How servers say that a conversation does not fit.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|context (length|size|window)|maximum context|prompt is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
-_CHARACTERS_PER_TOKEN = 4  # rough, for servers that send no usage
+_DRAIN_S = 0.05  # most waits for the end of a response behind [DONE]; some servers leave it open
 
 
 class OpenAICompatibleBackend(Backend):
@@ -165,7 +161,7 @@ class OpenAICompatibleBackend(Backend):
             for attempt in range(self.max_retries + 1):
                 started = False
                 try:
-                    reader = _Reader(messages)
+                    reader = ChunkReader(messages)
                     async with aclosing(self._attempt(link.session, headers, body, reader, deadline)) as deltas:
                         async for delta in deltas:
                             started = True
@@ -192,7 +188,7 @@ class OpenAICompatibleBackend(Backend):
         session: aiohttp.ClientSession,
         headers: Mapping[str, str],
         body: Mapping[str, Any],
-        reader: _Reader,
+        reader: ChunkReader,
         deadline: float,
     ) -> AsyncGenerator[Delta, None]:
         left_s = max(deadline - time.monotonic(), 0.001)
@@ -204,17 +200,26 @@ class OpenAICompatibleBackend(Backend):
             async with request as response:
                 if not 200 <= response.status < 300:
                     raise await self._refused(response)
-                async with aclosing(_events(response)) as events:
-                    async for event in events:
-                        if (delta := reader.read(event)) is not None:
-                            yield delta
+                events = EventReader(is_json="json" in response.content_type)
+                async for block in response.content.iter_any():
+                    for delta in reader.deltas(events.read(block)):
+                        yield delta
+                    if reader.is_done:
+                        await _drain(response)
+                        break
+                else:
+                    for delta in reader.deltas(events.end()):
+                        yield delta
             yield reader.end()
-        except _Malformed as error:
+        except Malformed as error:
             raise _Failed(self._unavailable(str(error))) from error
         except TimeoutError as error:
             raise _Failed(self._late(error)) from error
         except aiohttp.ClientPayloadError as error:
-            raise _Failed(self._unavailable(f"the answer was cut off after {reader.characters} characters")) from error
+            if not reader.is_finished:
+                what = f"the answer was cut off after {reader.characters} characters"
+                raise _Failed(self._unavailable(what)) from error
+            yield reader.end()  # nothing but the server's own closing words is missing
         except (aiohttp.ClientError, OSError) as error:
             what = f"the request failed, is the server running? {type(error).__name__}: {error}"
             raise _Failed(self._unavailable(what)) from error
@@ -260,7 +265,7 @@ class OpenAICompatibleBackend(Backend):
     async def _refused(self, response: aiohttp.ClientResponse) -> _Failed:
         status = response.status
         body = (await response.content.read(65536)).decode("utf-8", "replace")
-        said = _error_message(body)
+        said = error_message(body)
         message = f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}: {self._scrub(said)}"
         if status in (400, 413, 422) and _TOO_LONG.search(f"{said} {body}"):
             return _Failed(ContextLengthExceeded(message, backend=self.name))
@@ -316,102 +321,6 @@ class _Failed(Exception):
         self.pause_s = pause_s
 
 
-class _Malformed(Exception):
-    """The server's answer is not what it should be; the message says in which way."""
-
-
-class _Reader:
-    """Turns the chunks of one answer into deltas."""
-
-    def __init__(self, messages: Sequence[Message]) -> None:
-        self.began = False  # whether any piece of an answer has come
-        self.characters = 0
-        self.token_count = 0
-        self._prompt_characters = sum(len(message.content) for message in messages)
-        self._thinking = False
-        self._finish_reason: str | None = None
-        self._usage: Usage | None = None
-        self._calls: list[str | None] = []  # ids of the tool calls, in the order in which they came
-
-    def read(self, event: str) -> Delta | None:
-        """One event of a stream, or a whole answer that came at once."""
-        if event == _DONE:
-            self._finish_reason = self._finish_reason or "stop"
-            return None
-        chunk = _parse(event)
-        if chunk is not None and chunk.get("error"):
-            raise _Malformed(f"the server reported an error: {_error_message(event)}")
-        self.began = True
-        if chunk is None:
-            raise _Malformed(f"a malformed event: {event}")
-        self._usage = _usage(chunk.get("usage")) or self._usage
-        choices = chunk.get("choices") or [{}]
-        try:
-            choice = choices[0]
-            part = choice.get("delta") or choice.get("message") or {}
-            self._finish_reason = choice.get("finish_reason") or (
-                "stop" if choice.get("message") else self._finish_reason
-            )
-            text, tokens, extra = self._text(part), _tokens(choice.get("logprobs")), self._beside_text(part)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-            raise _Malformed(f"a malformed event: {event}") from None
-        self.characters += len(text)
-        self.token_count += len(tokens)
-        if extra:
-            return Delta(text, tokens, extra=extra)
-        return Delta(text, tokens) if text or tokens else None
-
-    def end(self) -> Delta:
-        """The last delta, once the server has sent everything."""
-        if self._finish_reason is None:
-            raise _Malformed(f"the answer ended unfinished after {self.characters} characters")
-        if self._finish_reason == "error":
-            raise _Malformed(f"the server reported an error after {self.characters} characters")
-        reason = _REASONS.get(self._finish_reason, "stop")
-        # A thought that was cut stays open, as in the text of a model that writes its own tags.
-        text = "</think>" if self._thinking and reason != "length" else ""
-        return Delta(text, finish_reason=reason, usage=self._usage or self._estimate())
-
-    def _text(self, part: Mapping[str, Any]) -> str:
-        thought = _plain(part.get("reasoning_content") or part.get("reasoning"))
-        content = _plain(part.get("content"))
-        if thought and not self._thinking:
-            self._thinking = True
-            thought = f"<think>{thought}"
-        if (content or part.get("tool_calls")) and self._thinking:
-            self._thinking = False
-            content = f"</think>{content}"
-        return thought + content
-
-    def _beside_text(self, part: Mapping[str, Any]) -> dict[str, Any]:
-        """What a piece of a message holds beside text, as pieces of a stream write it."""
-        if _TEXT_FIELDS.issuperset(part):
-            return {}
-        extra = {name: value for name, value in part.items() if name not in _TEXT_FIELDS and value}
-        if calls := extra.get("tool_calls"):
-            extra["tool_calls"] = [{**call, "index": self._place(call, at)} for at, call in enumerate(calls)]
-        return extra
-
-    def _place(self, call: Mapping[str, Any], at: int) -> int:
-        """Which call of the answer a piece belongs to: servers repeat an index, or send none, and then the id tells."""
-        named = call.get("id")
-        if named in self._calls and named:
-            return self._calls.index(named)
-        said = call.get("index")
-        index = said if isinstance(said, int) else max(len(self._calls) - 1, at) if named is None else len(self._calls)
-        if named and index < len(self._calls) and self._calls[index]:  # another call has that place
-            index = len(self._calls)
-        self._calls += [None] * (index + 1 - len(self._calls))
-        self._calls[index] = self._calls[index] or named
-        return index
-
-    def _estimate(self) -> Usage:
-        def tokens(characters: int) -> int:
-            return math.ceil(characters / _CHARACTERS_PER_TOKEN)
-
-        return Usage(tokens(self._prompt_characters), self.token_count or tokens(self.characters))
-
-
 def _request(
     model: str, messages: Sequence[Message], sampling: Sampling, extra_body: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -437,154 +346,13 @@ def _request(
     return {key: value for key, value in body.items() if value is not None}
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
-    """The data of each server-sent event; of a server that does not stream, its whole JSON answer."""
-    lines = _Lines()
-    if "json" in response.content_type:
-        yield (await response.content.read()).decode("utf-8-sig", "replace")
-        return
-    async for block in response.content.iter_any():
-        for event in lines.read(block):
-            yield event
-            if event == _DONE:
-                await _drain(response)
-                return
-    for event in lines.read(b"\n\n"):
-        yield event
-
-
-class _Lines:
-    """Server-sent events as the standard allows them: any line end, several data lines, comments, a byte order mark."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self._begun = False
-        self._kind = ""
-        self._data: list[str] = []
-
-    def read(self, block: bytes) -> Iterator[str]:
-        """The data of the events that a block ends; of kinds other than answers and errors nothing."""
-        data = self._rest + block
-        if not self._begun:
-            if len(data) < len(codecs.BOM_UTF8) and codecs.BOM_UTF8.startswith(data):
-                self._rest = data
-                return
-            self._begun, data = True, data.removeprefix(codecs.BOM_UTF8)
-        # A CR at the end may be the first half of a CRLF.
-        held = data[-1:] if data.endswith(b"\r") else b""
-        *lines, rest = data[: len(data) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = rest + held
-        for line in lines:
-            if (event := self._line(line.decode("utf-8", "replace"))) is not None:
-                yield event
-
-    def _line(self, line: str) -> str | None:
-        """The event that a line ends: an empty one, or one that stands alone, as most servers write them."""
-        if not line.strip():
-            return self._end()
-        field, _, value = line.partition(":")
-        match field:
-            case "data":
-                before = self._end() if self._data and _is_whole(self._data) else None
-                self._data.append(value.removeprefix(" "))
-                return before
-            case "event":
-                self._kind = value.strip()
-            case "" | "id" | "retry":
-                pass
-            case _ if line.startswith("{"):  # some servers report an error in this way
-                self._data.append(line)
-            case _:
-                raise _Malformed(f"not a stream of events, check base_url: {line}")
-        return None
-
-    def _end(self) -> str | None:
-        data, kind = "\n".join(self._data).strip(), self._kind
-        self._data, self._kind = [], ""
-        if kind == "error":
-            raise _Malformed(f"the server reported an error: {_error_message(data)}")
-        is_answer = data == _DONE or data.startswith(("{", "["))
-        return data if data and (is_answer or not kind) else None
-
-
-def _is_whole(data: Sequence[str]) -> bool:
-    """Whether data lines are an event of their own, of a server that leaves out the empty line behind it."""
-    text = "\n".join(data).strip()
-    if text == _DONE:
-        return True
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
 async def _drain(response: aiohttp.ClientResponse) -> None:
     """Read to the end of the response, so that its connection can be used again; not for long."""
     try:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(_DRAIN_S):
             await response.content.read()
     except (TimeoutError, aiohttp.ClientError):
         pass
-
-
-def _parse(event: str) -> dict[str, Any] | None:
-    try:
-        chunk = json.loads(event)
-    except (ValueError, RecursionError):
-        return None
-    return chunk if isinstance(chunk, dict) else None
-
-
-def _usage(value: Any) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
-    if not (isinstance(prompt, int) or isinstance(completion, int)):
-        return None
-    cached = _detail(value, "prompt_tokens_details", "cached_tokens")
-    reasoning = _detail(value, "completion_tokens_details", "reasoning_tokens")
-    return Usage(prompt or 0, completion or 0, cached_tokens=cached, reasoning_tokens=reasoning)
-
-
-def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:
-    details = usage.get(group)
-    found = details.get(name) if isinstance(details, Mapping) else None
-    return found if isinstance(found, int) and found > 0 else 0
-
-
-_TEXT_FIELDS = frozenset({"role", "content", "reasoning", "reasoning_content"})
-
-
-def _plain(content: Any) -> str:
-    """Message content as text; some servers send it in parts."""
-    if isinstance(content, list):
-        return "".join(_plain(part.get("text")) for part in content)
-    return content if isinstance(content, str) else ""
-
-
-def _tokens(logprobs: Any) -> tuple[Token, ...]:
-    return tuple(
-        Token(token["token"], float(token["logprob"]), _top(token.get("top_logprobs") or []))
-        for token in (logprobs or {}).get("content") or []
-    )
-
-
-def _top(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    # Two tokens may print alike, e.g. halves of a character: the likelier one comes first and stays.
-    return {str(each["token"]): float(each["logprob"]) for each in reversed(alternatives)}
-
-
-def _error_message(body: str) -> str:
-    """What a server says in an error body: `{"error": {"message": …}}` or one of its relatives."""
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return body
-    for key in ("error", "message", "detail"):
-        if isinstance(said, dict) and said.get(key):
-            said = said[key]
-    return said if isinstance(said, str) else body
 
 
 def _retry_after_s(value: str | None) -> float | None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from selfroute.backends.halves import mended
 from selfroute.gateway.errors import ApiError
 from selfroute.gateway.exchange import Exchange, Piece
 from selfroute.types import Retract, TextDelta, Token
@@ -19,7 +20,11 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # 
 
 
 def dumps(value: Any) -> bytes:
-    return _encode(value).encode("utf-8", "replace")
+    text = _encode(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a character, of a model inside this process
+        return mended(text).encode()
 
 
 def sse(value: Any) -> bytes:
@@ -233,4 +238,4 @@ def _likeliest(token: Token, top: int) -> list[tuple[str, float]]:
 
 def _logprob(text: str, logprob: float) -> dict[str, Any]:
     # JSON has no infinity; OpenAI's own servers write -9999 for the least likely.
-    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode("utf-8", "replace"))}
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(mended(text).encode())}

@@ -1,4 +1,5 @@
-"""The cloud's text to reasoning and answer: only a `<think>` block at its very beginning is told apart."""
+"""The cloud's text to reasoning and answer: a `<think>` block is told apart at its very beginning, or where its server
+has set the tags."""
 
 from __future__ import annotations
 
@@ -24,6 +25,12 @@ class ThinkSplitter:
     def __init__(self) -> None:
         self._state: Literal["start", "thinking", "after", "content"] = "start"
         self._held = ""
+        self._is_first = True
+
+    def open(self) -> None:
+        """The next chunk begins with a block of its own, wherever in the text: its model's server says so."""
+        if self._state == "content":
+            self._state, self._is_first = "start", False
 
     def feed(self, text: str) -> list[Part]:
         """Take the next chunk and give what is certain by now."""
@@ -50,7 +57,7 @@ class ThinkSplitter:
             case "thinking":
                 return self._think(parts)
             case "after":
-                self._held = self._held.lstrip()
+                self._held = self._held.lstrip() if self._is_first else self._held
                 if self._held:
                     self._state = "content"
                 return bool(self._held)
@@ -86,7 +93,7 @@ class CloudReader:
 
     Args:
         strip_tags: read its text as the device's, without tags and hand-offs; else only a leading `<think>` block
-            is told apart.
+            is told apart, and what its server tells apart itself.
     """
 
     def __init__(self, *, strip_tags: bool) -> None:
@@ -95,6 +102,8 @@ class CloudReader:
 
     def read(self, delta: Delta) -> list[TextDelta]:
         """What is certain by now; tokens and further fields come with the last piece."""
+        if delta.aside:
+            self._splitter.open()
         parts = self._splitter.feed(delta.text) if self._parser is None else _shown(self._parser.feed(delta.text))
         said = [TextDelta(text, "cloud", kind) for kind, text in parts]
         if delta.tokens or delta.extra:
