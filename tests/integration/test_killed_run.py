@@ -31,12 +31,12 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def finish(*arguments: str) -> None:
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+def end(process: subprocess.Popen[bytes]) -> None:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
 
 
 def lines(out: Path) -> list[dict[str, float]]:
@@ -46,21 +46,22 @@ def lines(out: Path) -> list[dict[str, float]]:
 
 def kill_after(step: int, out: Path) -> None:
     process = start(*command(out))
-    end = time.monotonic() + 240
+    late = time.monotonic() + 240
     while len(lines(out)) < step:
-        assert process.poll() is None and time.monotonic() < end, "the run ended before it could be killed"
+        assert process.poll() is None and time.monotonic() < late, "the run ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 @pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    finish(*command(straight))
+    uninterrupted = start(*command(straight))
     kill_after(2, killed)
     assert not (killed / "run.json").exists()
-    finish(*command(killed), "--resume")
+    end(start(*command(killed), "--resume"))
+    end(uninterrupted)
 
     one, two = (load_file(out / "checkpoint" / "model.safetensors") for out in (straight, killed))
     assert all(torch.equal(one[name], two[name]) for name in one)

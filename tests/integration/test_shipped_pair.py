@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -42,6 +43,14 @@ def right(rows: list[Row], texts: list[str]) -> float:
     return sum(bool(judge(TASK, row, text)[0]) for row, text in zip(rows, texts, strict=True)) / len(rows)
 
 
+@cache
+def alone() -> list[str]:
+    """What the device answers where it may not ask."""
+    return answers(
+        "device", [TEMPLATE.device_messages(TEMPLATE.conversation(r.question), offer_handoff=False) for r in ROWS]
+    )
+
+
 def offered() -> list[list[Message]]:
     return [TEMPLATE.device_messages(TEMPLATE.conversation(row.question)) for row in ROWS]
 
@@ -58,15 +67,12 @@ def test_the_pair_is_small_and_says_how_it_was_made() -> None:
 
 def test_the_cloud_is_clearly_stronger_than_the_device() -> None:
     cloud = right(ROWS, answers("cloud", [TEMPLATE.conversation(row.question) for row in ROWS]))
-    alone = [TEMPLATE.device_messages(TEMPLATE.conversation(row.question), offer_handoff=False) for row in ROWS]
     assert cloud >= 0.8
-    assert cloud > right(ROWS, answers("device", alone)) + 0.1
+    assert cloud > right(ROWS, alone()) + 0.1
 
 
 def test_training_taught_the_device_to_ask_where_it_fails() -> None:
-    alone = [TEMPLATE.device_messages(TEMPLATE.conversation(row.question), offer_handoff=False) for row in ROWS]
-    before, after, forced = (answers(*run) for run in (("device", offered()), ("device-gapg", offered()),
-                                                       ("device", alone)))  # fmt: skip
+    before, after, forced = answers("device", offered()), answers("device-gapg", offered()), alone()
     solvable = [judge(TASK, row, text)[0] for row, text in zip(ROWS, forced, strict=True)]
     # Before, it asks for what it can solve as it does for the rest.
     asked = [parse(text).wants_cloud for text in before]
