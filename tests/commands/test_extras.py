@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import pytest
 from packaging.utils import canonicalize_name
@@ -16,19 +15,18 @@ from typer.testing import CliRunner
 from selfroute.commands.extras import EXTRAS, check_extras
 from selfroute.commands.main import app
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
-    "train recipes/countdown/gapg.yaml": "train",
-    "train recipes/countdown/gapg.yaml --dry-run": "train",
-    "train recipes/countdown/warmup.yaml": "train",
-    "evaluate recipes/countdown/evaluate.yaml": "eval",
+    "train countdown/gapg": "train",
+    "train countdown/gapg --dry-run": "train",
+    "train countdown/warmup": "train",
+    "evaluate countdown/evaluate": "eval",
     "calibrate nowhere --share 0.3": "eval",
     "report nowhere": "eval",
     "replay nowhere": "bandits",
     "study bernoulli-5-easy --policy ucb": "study",
     "distil bernoulli-5-easy": "study",
     "export nowhere --out x": "train,export",
-    "place recipes/placement/toy.yaml": "planning",
+    "place placement/toy": "planning",
     "serve": "serve",
     "serve --check": "serve",
     "cloud --backend embedded:cloud": "serve",
@@ -43,6 +41,8 @@ COMMANDS = {
     "algorithms": "",
     "env": "",
     "key app": "",
+    "recipes": "",
+    "init out": "",
 }
 # Runs commands in a process that cannot import what only extras bring.
 RUN = """
@@ -73,9 +73,10 @@ def brought_by_extras() -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    folder = tmp_path_factory.mktemp("anywhere")
     given = json.dumps([brought_by_extras(), list(COMMANDS)])
     done = subprocess.run(
-        [sys.executable, "-c", RUN], input=given, cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", RUN], input=given, cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, tuple[int, str, str]] = json.loads(done.stdout)

@@ -123,7 +123,9 @@ def test_exit_codes_of_the_real_program() -> None:
     assert run("--version").stdout.strip() == version("selfroute")
     missing = run("train", "nope.yaml")
     assert (missing.returncode, missing.stdout) == (2, "")
-    assert missing.stderr == "error: recipe 'nope.yaml' does not exist; examples are in recipes/\n"
+    assert (
+        missing.stderr == "error: recipe 'nope.yaml' does not exist; `selfroute recipes` lists those that come along\n"
+    )
     assert SELFROUTE.exists()
 
 

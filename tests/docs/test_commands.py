@@ -16,6 +16,7 @@ from selfroute.commands.main import app
 from selfroute.commands.serve import _file_and_overrides
 from selfroute.config import EvaluateRecipe, PlaceRecipe, algorithm_of, at, build, load_values
 from selfroute.config.serving import load_serve_recipe
+from selfroute.shipped import recipe_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -55,10 +56,15 @@ def check_selfroute(words: list[str]) -> None:
     parsed = command.make_context(name, list(arguments)).params
     check_serving(parsed)
     recipe = parsed.get("recipe")
-    if recipe is not None and (ROOT / recipe).is_file():
-        values = load_values(ROOT / recipe, parsed["overrides"] or [])
+    if recipe is not None and (file := _file_of(recipe)).is_file():
+        values = load_values(file, parsed["overrides"] or [])
         train = at(algorithm_of(values).options)
         build({"evaluate": EvaluateRecipe, "place": PlaceRecipe, "train": train}[name], values, where=str(recipe))
+
+
+def _file_of(recipe: Path) -> Path:
+    """From the root a path, or the name of a recipe that comes along."""
+    return ROOT / recipe if (ROOT / recipe).is_file() else recipe_file(recipe)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

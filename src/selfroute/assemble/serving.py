@@ -19,6 +19,7 @@ from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService
 from selfroute.prompts import TEMPLATES
+from selfroute.shipped import recipe_file
 from selfroute.strategies.base import Strategy, check_cloud
 
 if TYPE_CHECKING:  # what serves needs more packages than what answers
@@ -237,7 +238,7 @@ class ShareFollower:
     """
 
     def __init__(self, file: Path, overrides: Sequence[str] = ()) -> None:
-        self.file = file
+        self.file = recipe_file(file)
         self.overrides = overrides
         self._stamp, self._share = self._changed(), self._read()
 

@@ -204,10 +204,8 @@ def _beyond_text(message: Message) -> list[str]:
 
 def lacking(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> list[str]:
     """The fields of a request that this backend cannot honour; see `Backend.lacks`."""
-    lacks = backend.lacks
-    if lacks is not None and not lacks:  # most endpoints: nothing to look for
-        return []
     asked = request_fields(messages, sampling)
+    lacks = backend.lacks
     return asked if lacks is None else [name for name in asked if name in lacks]
 
 

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -388,7 +387,6 @@ def _endpoint(base_url: str) -> URL:
     return url.with_path(f"{path}/chat/completions").with_query(url.query)
 
 
-@lru_cache(maxsize=64)
 def _is_loopback(url: URL) -> bool:
     try:
         return ipaddress.ip_address(url.host or "").is_loopback

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
-from selfroute.commands import export, measure, place, replay, study
+from selfroute.commands import begin, export, measure, place, replay, study
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
@@ -25,6 +25,7 @@ from selfroute.commands.terminal import progress as _progress
 from selfroute.commands.terminal import training_view
 from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.shipped import recipe_file
 
 if TYPE_CHECKING:
     from selfroute.config import Entry
@@ -82,7 +83,7 @@ app = typer.Typer(
     epilog="Start with: [bold]selfroute demo[/bold]",
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; examples are in recipes/.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; `selfroute recipes` lists some.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, e.g. seed=7 reward.cloud=0.25."),
@@ -160,7 +161,7 @@ def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
     if algorithm.no_dry_run:
         raise ConfigError(f"--dry-run: {algorithm.no_dry_run}; start it without this option")
     loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
-    found = config.at(algorithm.dry_run)(loaded, beside=recipe.parent, processes=processes)
+    found = config.at(algorithm.dry_run)(loaded, beside=recipe_file(recipe).parent, processes=processes)
     shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in found.facts:
         shown.add_row(f"[bold]{name}[/bold]", value)
@@ -326,6 +327,7 @@ def env() -> None:
         typer.echo(f"{name:<14}{value}")
 
 
+begin.add_to(app)
 measure.add_to(app)
 replay.add_to(app)
 study.add_to(app)

@@ -25,7 +25,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def place(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; examples are in recipes/placement/.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="Recipe; `selfroute recipes` lists some.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, e.g. unit=seconds slots.redundant=32."),

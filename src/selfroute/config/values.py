@@ -14,6 +14,7 @@ import yaml
 
 from selfroute.bounds import Bounds, Choice, suggest
 from selfroute.errors import ConfigError
+from selfroute.shipped import recipe_file, shipped_recipes
 
 __all__ = [
     "Spec",
@@ -69,9 +70,11 @@ def load_values(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, An
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(recipe_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"recipe '{path}' does not exist; examples are in recipes/") from None
+        near = suggest(str(path).removesuffix(".yaml").removeprefix("recipes/"), shipped_recipes())
+        known = "`selfroute recipes` lists those that come along"
+        raise ConfigError(f"recipe '{path}' does not exist{near}; {known}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe '{path}' cannot be read: {_one_line(error)}") from None
     except yaml.YAMLError as error:

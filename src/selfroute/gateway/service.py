@@ -215,9 +215,10 @@ class Service:
             await self.device.ready()
         except BackendError as failure:
             return self._behind(failure, messages, sampling, gate)
-        if lacking(self.device, messages, sampling):
+        device_lacks, cloud_lacks = (lacking(side, messages, sampling) for side in (self.device, cloud))
+        if device_lacks:
             return self._on_cloud(messages, sampling, "capability", gate)
-        if lacking(cloud, messages, sampling):
+        if cloud_lacks:
             return await self._on_device(messages, sampling, "capability", gate)
         return self._strategy(messages, sampling, gate)
 

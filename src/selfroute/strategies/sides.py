@@ -218,8 +218,7 @@ def _trace(
 async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
     if attempt.started:
         # A call that broke off has not said how long its prompt was: what it may have cost is booked.
-        usage = attempt.usage
-        if attempt.written.usage is None:
-            usage += Usage(prompt_tokens=estimate.usage.prompt_tokens)
+        unknown = 0 if attempt.written.usage else estimate.usage.prompt_tokens
+        usage = attempt.usage + Usage(prompt_tokens=unknown)
         await lease.spend(usage, attempt.price.cost_usd(usage))
     await lease.close()

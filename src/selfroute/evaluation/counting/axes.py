@@ -98,7 +98,7 @@ def check_axes(names: Iterable[str], *, priced: bool) -> None:
             raise ConfigError(f"axes: '{name}' occurs more than once; name each axis once")
         seen.add(name)
     if "usd" in seen and not priced:
-        raise ConfigError("axes: 'usd' needs a price table; add prices: FILE, recipes/prices.yaml is an example")
+        raise ConfigError("axes: 'usd' needs a price table; add prices: FILE (`selfroute recipes prices` shows one)")
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------

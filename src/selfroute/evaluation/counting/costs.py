@@ -17,6 +17,7 @@ from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.counting.work import Work
 from selfroute.network.link import Network
 from selfroute.prices import Price, Prices
+from selfroute.shipped import recipe_file
 
 __all__ = ["PriceTable", "latency_s", "load_prices", "usd"]
 
@@ -72,13 +73,13 @@ def load_prices(path: Path, *, device: Sequence[str], cloud: Sequence[str]) -> P
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(recipe_file(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"price table '{path}' does not exist; recipes/prices.yaml is an example") from None
+        raise ConfigError(f"price table '{path}' does not exist; `selfroute recipes prices` shows an example") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"price table '{path}' cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"price table '{path}' is not a mapping; recipes/prices.yaml is an example")
+        raise ConfigError(f"price table '{path}' is not a mapping; `selfroute recipes prices` shows an example")
     known = ("as_of", "source", "models")
     for key in values:
         if key not in known:

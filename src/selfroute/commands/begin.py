@@ -1,0 +1,66 @@
+"""The commands to begin with: the recipes that come along, and a project of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from selfroute.commands.terminal import example
+from selfroute.errors import ConfigError
+
+__all__ = ["add_to"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(epilog=example("selfroute recipes", "selfroute recipes countdown/gapg"))(recipes)
+    app.command(epilog=example("selfroute init my-project"))(init)
+
+
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's text.")] = None) -> None:
+    """List the recipes that come along, or show one; commands take them by name.
+
+    To change one, write it to a file of your own: selfroute recipes countdown/gapg > mine.yaml
+    """
+    from selfroute.bounds import suggest
+    from selfroute.shipped import recipe_file, shipped_recipes
+
+    if name is None:
+        shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for column in ("recipe", "command", "what it does"):
+            shown.add_column(column)
+        for known, file in shipped_recipes().items():
+            shown.add_row(f"[bold]{known}[/bold]", *_described(file.read_text(encoding="utf-8")))
+        Console().print(shown)
+        return
+    file = recipe_file(name)
+    if file not in shipped_recipes().values():
+        raise ConfigError(
+            f"no recipe '{name}' comes along{suggest(name, shipped_recipes())}; `selfroute recipes` lists them"
+        )
+    typer.echo(file.read_text(encoding="utf-8"), nl=False)
+
+
+def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")]) -> None:
+    """Write a small project that runs: example rows, and recipes to train, evaluate and serve."""
+    from selfroute.assemble.project import write_project
+
+    for file in write_project(folder):
+        typer.echo(f"written: {file}")
+    typer.echo(f"next: cd {folder} && selfroute train train.yaml")
+
+
+def _described(text: str) -> tuple[str, str]:
+    """The command that runs a recipe, and the first sentence of what it says about itself."""
+    head: list[str] = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        head.append(line.removeprefix("#").strip())
+    command = next((line.split()[1] for line in head if line.startswith("selfroute ")), "")
+    words = " ".join(line for line in head if not line.startswith("selfroute "))
+    return command, words.strip().split(". ")[0].split("; ")[0].rstrip(".")
