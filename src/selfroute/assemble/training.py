@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.pieces import first_rows, named_files, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
-from selfroute.backends.files import ModelFiles
+from selfroute.backends.files import ModelFiles, is_path
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import TASKS, TrainRecipe, WarmupRecipe, at, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
@@ -50,7 +50,7 @@ def model_files(model: str) -> ModelFiles:
     path = Path(model).expanduser()
     if path.exists() and not (path / "config.json").is_file():
         raise ConfigError(f"model: '{model}' is not a model folder: it holds no config.json; name one that does")
-    if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or model.count("/") != 1):
+    if not path.exists() and (is_path(model) or "/" not in model):
         raise ConfigError(
             f"model: '{model}' does not exist; name a folder, a GGUF file, a hub repository, smollm2 or embedded:device"
         )

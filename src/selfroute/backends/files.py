@@ -1,10 +1,16 @@
-"""Where the weights of a model lie that is named and not a path."""
+"""Where the weights of a model lie, and whether a name is of a folder here or of a repository of the hub."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ModelFiles"]
+__all__ = ["ModelFiles", "is_path"]
+
+# What the hub calls its repositories: a name, or an owner and a name.
+_REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
+_OWN_FOLDER = "out"  # where our commands write without `out=`
 
 
 class ModelFiles(NamedTuple):
@@ -18,3 +24,16 @@ class ModelFiles(NamedTuple):
     model: str
     tokenizer: str
     template: str | None = None
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether a name means a folder on this machine, there or not, so that the hub need not be asked for it.
+
+    It does if no repository can be called so (`/a`, `./a`, `a/b/c`, `a/`, `a b`), or if what stands before its slash is
+    a folder here.
+    """
+    text = str(name)
+    if isinstance(name, Path) or text.startswith((".", "~")) or not _REPOSITORY.fullmatch(text):
+        return True
+    owner, slash, _ = text.partition("/")
+    return bool(slash) and (owner == _OWN_FOLDER or Path(owner).is_dir())

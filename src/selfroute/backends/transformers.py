@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import Backend, refuse_fields
+from selfroute.backends.files import is_path
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
@@ -494,7 +495,7 @@ def check_folder(path_or_repo: str | Path) -> None:
             raise ConfigError(
                 f"'{text}' is not a model folder: it has no config.json; give a folder saved by save_pretrained"
             )
-    elif isinstance(path_or_repo, Path) or text.startswith(("/", ".", "~")) or text.count("/") > 1:
+    elif is_path(path_or_repo):
         raise ConfigError(f"model folder '{text}' does not exist; check the path")
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from selfroute.backends.files import is_path
 from selfroute.errors import ConfigError
 from selfroute.scores.evidence import Evidence
 from selfroute.train.fit.scorer import Examples
@@ -76,6 +77,8 @@ class EncoderScorer:
         Raises:
             ConfigError: it cannot be found, or is no model.
         """
+        if is_path(folder) and not Path(folder).is_dir():
+            raise ConfigError(f"encoder '{folder}' does not exist; name a folder with its weights, or one of the hub")
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, use_safetensors=True)
