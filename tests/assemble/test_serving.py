@@ -245,13 +245,13 @@ def recipe_file(folder: Path, values: dict[str, Any]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_serve_answers_and_ends_in_good_order(tmp_path: Path, recorded: dict[str, Any], number: int) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_serve_answers_and_ends_in_good_order(tmp_path: Path, recorded: dict[str, Any], number: int, code: int) -> None:
     with process("serve", recipe_file(tmp_path, recorded)) as (running, url):
         answer = ask(url)
         assert (answer["choices"][0]["message"]["content"], answer["selfroute"]["source"]) == ("four", "cloud")
         running.send_signal(number)
-        assert running.wait(20) == 0
+        assert running.wait(20) == code
 
 
 def test_workers_share_the_port_the_metrics_and_the_records(tmp_path: Path, recorded: dict[str, Any]) -> None:

@@ -81,7 +81,15 @@ def jsonl(tmp_path: Path) -> Path:
         (["tasks", "--check", "countdwn"], ["did you mean 'countdown'?"]),
         (["tasks", "seed=3"], ["seed=3", "--check"]),
         (["serve", "--port", "99999"], ["'--port': 99999", "see: selfroute serve --help"]),
-        (["evaluate"], ["Missing argument 'RECIPE.yaml'"]),
+        (["evaluate"], ["Missing argument 'RECIPE.yaml'", "see: selfroute evaluate --help"]),
+        (
+            ["evaluate", EVALUATE, "--engin", "ray"],
+            ["No such option: --engin", "--engine", "selfroute evaluate --help"],
+        ),
+        (["trian"], ["No such command 'trian'", "'train'", "see: selfroute --help"]),
+        (["--foo"], ["No such option: --foo", "see: selfroute --help"]),
+        (["serve", "device=transformers:out/nowhere", "--check"], ["'out/nowhere' does not exist"]),
+        (["train", GAPG, "model=out/nowhere"], ["'out/nowhere' does not exist"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -119,6 +127,48 @@ def test_a_mistyped_command_or_option_is_exit_2() -> None:
     assert invoke("train", GAPG, "--resum").exit_code == 2
 
 
+FILES = {
+    "train": [GAPG, WARM_UP],
+    "evaluate": [EVALUATE, str(ROOT / "recipes/countdown/strategies.yaml")],
+    "serve": [str(ROOT / "recipes/serve/llama-server.yaml"), str(ROOT / "recipes/serve/two-processes.yaml")],
+    "place": [str(ROOT / "recipes/placement/r1.yaml")],
+    "prices": [str(ROOT / "recipes/prices.yaml")],
+}
+READERS = {
+    "train": [["train"]],
+    "evaluate": [["evaluate"]],
+    "serve": [["serve"], ["cloud", "--backend", "embedded:cloud"], ["ask", "x", "--config"], ["chat", "--config"]],
+    "place": [["place"]],
+}
+
+
+@pytest.mark.parametrize(
+    ("reader", "kind", "file"),
+    [
+        pytest.param(reader, kind, file, id=f"{reader[0]}-{Path(file).name}")
+        for wanted, readers in READERS.items()
+        for reader in readers
+        for kind, files in FILES.items()
+        for file in files
+        if kind != wanted
+    ],
+)
+def test_another_kind_of_recipe_is_named_as_such(reader: list[str], kind: str, file: str) -> None:
+    result = invoke(*reader, file)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    names = {
+        "train": "a training recipe",
+        "evaluate": "an evaluation recipe",
+        "serve": "a serving recipe",
+        "place": "a placement recipe",
+        "prices": "a price table",
+    }
+    assert f"{file}: this is {names[kind]}, not a" in result.stderr
+    assert (
+        "`prices` of a recipe" in result.stderr if kind == "prices" else f"`selfroute {kind} {file}`" in result.stderr
+    )
+
+
 def test_exit_codes_of_the_real_program() -> None:
     assert run("--version").stdout.strip() == version("selfroute")
     missing = run("train", "nope.yaml")
@@ -141,13 +191,16 @@ def test_env_shows_versions() -> None:
     assert version("torch") in output
 
 
-@pytest.mark.parametrize("command", ["tasks", "strategies", "backends"])
+@pytest.mark.parametrize("command", ["tasks", "strategies", "backends", "algorithms"])
 def test_lists_name_everything_with_a_sentence(command: str) -> None:
     from selfroute import config
 
     output = invoke(command).stdout
-    for name in getattr(config, command.upper()):
-        assert name in output
+    title, heads, *lines = output.splitlines()
+    assert title.startswith(command.capitalize()) and heads.split()[0] == "name"
+    for name, entry in getattr(config, command.upper()).items():
+        line = next(line for line in lines if line.startswith(f"{name} "))
+        assert entry.described() in line and len(entry.described().split()) > 3
     if command == "backends":
         assert "embedded:device" in output
 
@@ -297,6 +350,51 @@ main.app(["tasks", "--check", "countdown"], prog_name="selfroute")
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130
     assert stderr == "interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals")
+def test_ctrl_c_at_the_prompt_of_a_chat_ends_it(tmp_path: Path) -> None:
+    import pty
+
+    (answers := tmp_path / "answers.jsonl").write_text('{"prompt": "2+2", "text": "4"}\n')
+    outer, inner = pty.openpty()
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from selfroute.commands.main import main; main()"
+    arguments = ["chat", "--device", f"recorded:{answers}", "--cloud", f"recorded:{answers}"]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdin=inner, stdout=inner, stderr=inner)
+    os.close(inner)
+    shown = b""
+    while b"you: " not in shown:
+        shown += os.read(outer, 1024)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert os.read(outer, 1024).decode().split() == ["interrupted"]
+    os.close(outer)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["strategies"],
+        ["env"],
+        ["--help"],
+        ["tasks", "--check", "countdown", "limit=5"],
+        ["ask", "2+2", "--mode", "cloud"],
+    ],
+)
+def test_a_reader_that_leaves_is_no_error(arguments: list[str], tmp_path: Path) -> None:
+    (answers := tmp_path / "answers.jsonl").write_text('{"prompt": "2+2", "text": "4"}\n')
+    if arguments[0] == "ask":
+        (recipe := tmp_path / "pair.yaml").write_text(f"device: recorded:{answers}\ncloud: recorded:{answers}\n")
+        arguments = [*arguments, "--config", str(recipe)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "selfroute.commands.main", *arguments]
+    process = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    os.close(writing)
+    assert process.returncode == 1
+    assert [line for line in process.stderr.splitlines() if "/" not in line] == []
 
 
 def test_training_that_is_refused_asks_no_cloud_and_writes_nothing(tmp_path: Path) -> None:

@@ -10,13 +10,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.panel import Panel
 from rich.text import Text
 
 from selfroute.assemble.evaluating import evaluate_recipe
 from selfroute.assemble.training import train_recipe
-from selfroute.commands.terminal import in_words, training_view
+from selfroute.commands.terminal import boxed, console, in_words, say, training_view
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
 from selfroute.environment import has_fast_bf16, release_memory
 from selfroute.errors import ConfigError
@@ -49,34 +47,33 @@ def demo(*, out: Path, progress: Progress, seed: int = 1, steps: int = STEPS, ro
     Returns:
         The evaluation's summary.
     """
-    console = Console()
-    console.print(
-        Panel(
-            "A device model of 0.9 M parameters plays Countdown: reach a target with every given number once. "
-            "It can ask a stronger model in the cloud, but has no idea when to. Now it learns that by reinforcement "
-            f"learning (GAPG) under a budget: {SHARE:.0%} of the requests may go to the cloud.",
-            title="selfroute demo",
-            title_align="left",
-        )
+    boxed(
+        console(),
+        "selfroute demo",
+        "A device model of 0.9 M parameters plays Countdown: reach a target with every given number once. "
+        "It can ask a stronger model in the cloud, but has no idea when to. Now it learns that by reinforcement "
+        f"learning (GAPG) under a budget: {SHARE:.0%} of the requests may go to the cloud.",
     )
     trained = out / "train"
-    _train(trained, console, seed=seed, steps=steps)
-    console.print(f"\n[bold]2. Comparison[/bold] on {rows} problems that no training has seen")
+    _train(trained, seed=seed, steps=steps)
+    _heading("2. Comparison", f"on {rows} problems that no training has seen")
     summary = _evaluate(out / "evaluation", trained / "checkpoint", progress, seed=seed, rows=rows)
-    _show(out / "evaluation", summary, console)
+    _show(out / "evaluation", summary)
     return summary
 
 
-def _train(out: Path, console: Console, *, seed: int, steps: int) -> None:
+def _heading(title: str, rest: str) -> None:
+    say(Text.assemble("\n", (title, "bold"), f" {rest}"))
+
+
+def _train(out: Path, *, seed: int, steps: int) -> None:
     if (out / "run.json").exists() and (out / "checkpoint" / "config.json").exists():
-        console.print(f"\n[bold]1. Training[/bold] is finished in {out}; delete the folder to train again")
+        _heading("1. Training", f"is finished in {out}; delete the folder to train again")
         return
     from selfroute.train.folder import can_resume
     from selfroute.train.rl.checkpoint import STATE_FILE
 
-    console.print(
-        f"\n[bold]1. Training[/bold] at most {steps} steps and {MINUTES:.1f} minutes, after the cloud has answered"
-    )
+    _heading("1. Training", f"at most {steps} steps and {MINUTES:.1f} minutes, after the cloud has answered")
     recipe = TrainRecipe(
         task=Spec("countdown", options={"limit": steps * PROMPTS}),  # one epoch: every problem is seen once
         ask_ahead=True,
@@ -95,15 +92,15 @@ def _train(out: Path, console: Console, *, seed: int, steps: int) -> None:
     with training_view() as on_training:
         train_recipe(recipe, on_progress=on_training)
     release_memory()  # or the comparison comes on top of it, and both take more than 2 GB
-    _say_what_changed(out / "metrics.jsonl", console)
+    _say_what_changed(out / "metrics.jsonl")
 
 
-def _say_what_changed(metrics: Path, console: Console) -> None:
+def _say_what_changed(metrics: Path) -> None:
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     width = max(1, len(lines) // 6)
     for title, part in (("first steps", lines[:width]), ("last steps", lines[-width:])):
         means = {key: sum(line.get(key, 0.0) for line in part) / len(part) for key in part[0] if "rollouts/" in key}
-        console.print(f"   {title:<12} {in_words(means)}", highlight=False)
+        say(f"   {title:<12} {in_words(means)}")
 
 
 def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: int) -> dict[str, Any]:
@@ -126,23 +123,21 @@ def _evaluate(out: Path, policy: Path, progress: Progress, *, seed: int, rows: i
         return asyncio.run(evaluate_recipe(recipe, command=command, on_prepare=preparing, on_progress=show))
 
 
-def _show(out: Path, summary: Mapping[str, Any], console: Console) -> None:
+def _show(out: Path, summary: Mapping[str, Any]) -> None:
     from selfroute.evaluation.report.table import summary_table
 
-    console.print()
-    console.print(summary_table(summary))
-    console.print(
+    say(summary_table(summary))
+    say(
         "before GAPG: the shipped warm-up device; after GAPG: your training of a few minutes; shipped GAPG: the same "
         "training, longer.\n"
     )
     for title, text in _transcripts(out):
-        console.print(Panel(Text(text), title=title, title_align="left"))
-    console.print(
+        boxed(console(), title, text)
+    say(
         f"Report      {out / 'report.html'}\n"
         'Next        selfroute ask "Using the numbers [3, 5, 7], create an equation that equals 26"\n'
         "            selfroute train recipes/countdown/gapg.yaml out=out/mine\n"
-        "            selfroute evaluate recipes/countdown/evaluate.yaml seed=7 limit=400 out=out/compare",
-        highlight=False,
+        "            selfroute evaluate recipes/countdown/evaluate.yaml seed=7 limit=400 out=out/compare"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, progress
+from selfroute.commands.terminal import example, progress, say
 from selfroute.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -46,7 +46,6 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace what an export has written there before.")] = False,
 ) -> None:
     """Write a trained model for transformers, llama.cpp and Ollama."""
-    from rich.console import Console
     from rich.table import Table
 
     from selfroute.assemble.exporting import export_model
@@ -62,10 +61,10 @@ def export(
     shown.add_column("MB", justify="right")
     for one in made.files:
         shown.add_row(one.path.name, one.what, f"{one.size / 1e6:,.1f}" if one.size >= 1e5 else "<0.1")
-    Console().print(shown)
+    say(shown)
     for note in made.notes:
-        typer.echo(f"note: {note}")
-    typer.echo(f"exported: {out}")
+        say(f"note: {note}")
+    say(f"exported: {out}")
 
 
 def _listed(given: list[str] | None, option: str, default: str) -> list[str]:

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from selfroute.commands import begin, export, measure, place, replay, study
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
+from selfroute.commands.terminal import listing, say, training_view, visible
 from selfroute.commands.terminal import progress as _progress
-from selfroute.commands.terminal import training_view
 from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.shipped import recipe_file
@@ -39,8 +37,20 @@ LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-l
              "ortools")  # fmt: skip
 
 
+UsageError: Any = typer.BadParameter.__base__  # of click's, which typer brings along under changing names
+
+
 class _Group(TyperGroup):
     """Turns the errors of the error tree into one line and an exit code."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except UsageError as error:
+            if not given:  # the help is what was asked for
+                raise
+            _fail(_usage(error, None), 2, error)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         try:
@@ -53,15 +63,21 @@ class _Group(TyperGroup):
             if os.environ.get("SELFROUTE_DEBUG") == "1":
                 raise
             _fail(f"error: {not_installed(error, ctx.invoked_subcommand)}", 2, error)
-        except typer.BadParameter as error:
-            message = error.format_message().rstrip(".")
-            _fail(f"error: {message}; see: selfroute {ctx.invoked_subcommand} --help", 2, error)
+        except UsageError as error:
+            _fail(_usage(error, ctx.invoked_subcommand), 2, error)
         except KeyboardInterrupt as error:
+            typer.echo("", err=True, nl=sys.stderr.isatty())  # behind the ^C of the terminal
             _fail(f"interrupted{_how_to_go_on(ctx.invoked_subcommand)}", 130, error)
 
 
+def _usage(error: Any, command: str | None) -> str:
+    message = error.format_message().rstrip(".")
+    end = "" if message.endswith("?") else ";"
+    return f"error: {message}{end} see: selfroute {f'{command} ' if command else ''}--help"
+
+
 def _fail(line: str, code: int, cause: BaseException) -> NoReturn:
-    typer.echo(line, err=True)
+    typer.echo(visible(line), err=True)
     raise typer.Exit(code) from cause
 
 
@@ -142,6 +158,7 @@ def train(
     """Train a device model, or make one from nothing, as a recipe says."""
     from selfroute import config
 
+    config.check_kind(recipe, "train")
     arguments = [*(overrides or []), *(["resume=true"] if resume else [])]
     values = config.load_values(recipe, arguments)
     algorithm = config.algorithm_of(values)
@@ -151,7 +168,7 @@ def train(
     loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
     with training_view() as on_progress:
         out = config.at(algorithm.place)(loaded, on_progress=on_progress)
-    typer.echo(f"trained model: {out}")
+    say(f"trained model: {out}")
 
 
 def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
@@ -162,16 +179,11 @@ def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
         raise ConfigError(f"--dry-run: {algorithm.no_dry_run}; start it without this option")
     loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
     found = config.at(algorithm.dry_run)(loaded, beside=recipe_file(recipe).parent, processes=processes)
-    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in found.facts:
-        shown.add_row(f"[bold]{name}[/bold]", value)
-    shown.add_row("[bold]memory[/bold]", "of one process, predicted")
-    for name, size in found.memory:
-        shown.add_row("", f"{size / 2**30:8.2f} GiB  {name}")
-    Console().print(shown)
+    memory = [("", f"{size / 2**30:8.2f} GiB  {name}") for name, size in found.memory]
+    say(listing("", ("", ""), [*found.facts, ("memory", "of one process, predicted"), *memory]))
     for note in found.notes:
-        typer.echo(f"note: {note}")
-    typer.echo("dry run: every key is right; nothing was loaded, asked or written")
+        say(f"note: {note}")
+    say("dry run: every key is right; nothing was loaded, asked or written")
 
 
 @app.command(
@@ -193,6 +205,7 @@ def evaluate(
     from selfroute import config
     from selfroute.assemble.evaluating import evaluate_recipe
 
+    config.check_kind(recipe, "evaluate")
     arguments = [*(overrides or []), *([f"engine={engine}"] if engine else [])]
     loaded = config.load_recipe(config.EvaluateRecipe, recipe, arguments)
     command = shlex.join(["selfroute", "evaluate", str(recipe), *arguments])
@@ -206,8 +219,8 @@ def evaluate(
 
     from selfroute.evaluation.report.table import summary_table
 
-    Console().print(summary_table(summary))
-    typer.echo(f"report: {loaded.out / 'report.html'}")
+    say(summary_table(summary))
+    say(f"report: {loaded.out / 'report.html'}")
 
 
 @app.command(
@@ -252,7 +265,7 @@ def record(
                 on_progress=on_progress, price=price,
             )
         )  # fmt: skip
-    typer.echo(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
+    say(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
     if failed:
         raise SelfRouteError(f"{len(failed)} rows got no answer, first: {failed[0]}; run the same command to go on")
 
@@ -272,7 +285,7 @@ def tasks(
     if check is None:
         if options:
             raise ConfigError(f"'{options[0]}': options need a task to check; write selfroute tasks --check NAME …")
-        _list(config.TASKS)
+        _list(config.TASKS, "Tasks: what is asked, and how answers are judged. Try one: selfroute tasks --check NAME")
         return
     from selfroute.commands.check import rates_in_lines
     from selfroute.tasks.check import check as check_task
@@ -281,11 +294,11 @@ def tasks(
     task = config.make_task(_task_spec(check, options))
     with _progress("checking") as on_progress:
         count = check_task(task, split, on_progress=on_progress)
-    typer.echo(f"{task.name}: all {count} gold answers of '{split}' pass their verifier")
+    say(f"{task.name}: all {count} gold answers of '{split}' pass their verifier")
     with _progress("trying other spellings") as on_progress:
         rates = error_rates(task, split, on_progress=on_progress)
     for line in rates_in_lines(rates, verifier=getattr(task, "judged_by", "")):
-        typer.echo(line)
+        say(line)
 
 
 @app.command(epilog=_example("selfroute strategies"))
@@ -293,7 +306,8 @@ def strategies() -> None:
     """List the ways to split work between device and cloud."""
     from selfroute import config
 
-    _list(config.STRATEGIES)
+    title = "Strategies: how a request is split between device and cloud. As `strategy` of a serving recipe, or among "
+    _list(config.STRATEGIES, title + "the `strategies` of an evaluation.")
 
 
 @app.command(epilog=_example("selfroute backends"))
@@ -301,7 +315,8 @@ def backends() -> None:
     """List the kinds of models, with how to write them in a recipe."""
     from selfroute import config
 
-    _list(config.BACKENDS, examples=True)
+    title = "Backends: kinds of models. As `device` or `cloud` of a recipe, and after --backend, --device and --cloud."
+    _list(config.BACKENDS, title, written=True)
 
 
 @app.command(epilog=_example("selfroute algorithms"))
@@ -309,7 +324,7 @@ def algorithms() -> None:
     """List the ways to train."""
     from selfroute import config
 
-    _list(config.ALGORITHMS)
+    _list(config.ALGORITHMS, "Algorithms: ways to train. As `algorithm` of a training recipe.")
 
 
 @app.command(epilog=_example("selfroute env"))
@@ -324,7 +339,7 @@ def env() -> None:
         *((name, _version_of(name)) for name in LIBRARIES),
     ]
     for name, value in rows:
-        typer.echo(f"{name:<14}{value}")
+        say(f"{name:<14}{value}")
 
 
 begin.add_to(app)
@@ -345,11 +360,15 @@ def _task_spec(name: str, options: list[str] | None) -> Any:
     return config.Spec(spec.name, spec.value, {**spec.options, **config.parse_overrides(options or [])})
 
 
-def _list(entries: Mapping[str, Entry], *, examples: bool = False) -> None:
-    shown = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, entry in entries.items():
-        shown.add_row(f"[bold]{name}[/bold]", entry.described(), *([entry.written] if examples else []))
-    Console().print(shown)
+def _list(entries: Mapping[str, Entry], title: str, *, written: bool = False) -> None:
+    """Everything of a table with its sentence.
+
+    Args:
+        written: say how a recipe writes it as well.
+    """
+    heads = ("name", "what it is" + (", and how a recipe writes it" if written else ""))
+    rows = [(name, entry.described() + (f"\n{entry.written}" if written else "")) for name, entry in entries.items()]
+    say(listing(title, heads, rows))
 
 
 def _version_of(name: str) -> str:

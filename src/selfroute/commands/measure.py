@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, progress
+from selfroute.commands.terminal import example, progress, say
 from selfroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,13 +82,13 @@ def calibrate(
         from selfroute.evaluation.counting.calibration import drift
 
         moved = drift(found.score, read_scores(check, strategy=strategy).score, made)
-        typer.echo(f"{moved.verdict} (KS {moved.ks:.3f}, p {moved.ks_p:.2g}; share p {moved.share_p:.2g})")
+        say(f"{moved.verdict} (KS {moved.ks:.3f}, p {moved.ks_p:.2g}; share p {moved.share_p:.2g})")
         result["drift"] = {name: getattr(moved, name) for name in moved.__slots__}
     if out is not None:
         from selfroute.evaluation.files import write_text
 
         write_text(out, json.dumps(result, indent=2) + "\n")
-        typer.echo(f"written: {out}")
+        say(f"written: {out}")
 
 
 def _plain(made: Calibration) -> dict[str, object]:
@@ -101,28 +101,28 @@ def _plain(made: Calibration) -> dict[str, object]:
 def _tell(strategy: str, made: Calibration, *, skipped: int) -> None:
     name = strategy or "the strategy"
     if made.calls in (0, made.n):
-        typer.echo(f"{name}: send {'none' if made.calls == 0 else 'all'}; no threshold is needed")
+        say(f"{name}: send {'none' if made.calls == 0 else 'all'}; no threshold is needed")
     else:
-        typer.echo(f"{name}: threshold {made.threshold!r} (send a request that scores at or above it)")
+        say(f"{name}: threshold {made.threshold!r} (send a request that scores at or above it)")
     for_whom = "in the long run" if made.next_requests is None else f"of the next {made.next_requests} requests"
-    typer.echo(
+    say(
         f"call share {100 * made.share:.1f} % of {made.n} requests; {100 * made.share_low:.1f} to "
         f"{100 * made.share_high:.1f} % {for_whom}, {100 * made.level:g} times out of 100"
     )
     if made.usd_per_1000 is not None and made.usd_low is not None and made.usd_high is not None:
-        typer.echo(
+        say(
             f"cost ${made.usd_per_1000:.4g} per 1,000 requests; ${made.usd_low:.4g} to ${made.usd_high:.4g} for new "
             f"ones, {100 * made.level:g} times out of 100"
         )
     if made.next_share is not None:
-        typer.echo(
+        say(
             f"ties: requests of equal score are treated alike, so the share stays below what was asked for; one score "
             f"lower would send {100 * made.next_share:.1f} %"
         )
     elif made.tied > 1:
-        typer.echo(f"ties: {made.tied} requests score exactly the threshold; all of them are sent")
+        say(f"ties: {made.tied} requests score exactly the threshold; all of them are sent")
     if skipped:
-        typer.echo(f"{skipped} requests without a score are left out")
+        say(f"{skipped} requests without a score are left out")
 
 
 def report(
@@ -133,13 +133,11 @@ def report(
     ] = None,
 ) -> None:
     """Count finished records anew, e.g. at another share or with other prices, without asking any model."""
-    from rich.console import Console
-
     from selfroute.assemble.evaluating import report_folder
     from selfroute.evaluation.report.table import summary_table
 
     command = shlex.join(["selfroute", "report", str(folder), *(overrides or [])])
     with progress("counting") as on_progress:
         summary = report_folder(folder, overrides or [], command=command, on_progress=on_progress)
-    Console().print(summary_table(summary))
-    typer.echo(f"report: {folder / 'report.html'}")
+    say(summary_table(summary))
+    say(f"report: {folder / 'report.html'}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, progress
+from selfroute.commands.terminal import example, progress, say
 
 __all__ = ["add_to"]
 
@@ -32,11 +32,10 @@ def place(
     ] = None,
 ) -> None:
     """Place the experts of a mixture model on the ranks of a cluster."""
-    from rich.console import Console
-
     from selfroute import config
     from selfroute.assemble.placing import place_recipe
 
+    config.check_kind(recipe, "place")
     loaded = config.load_recipe(config.PlaceRecipe, recipe, overrides or [])
     command = shlex.join(["selfroute", "place", str(recipe), *(overrides or [])])
     with progress("placing") as on_progress:
@@ -45,9 +44,9 @@ def place(
     from selfroute.planning.report.table import plan_table
     from selfroute.planning.report.words import headline
 
-    Console().print(plan_table(summary))
+    say(plan_table(summary))
     for sentence in headline(summary):
-        typer.echo(sentence)
+        say(sentence)
     for name in summary["files"]:
-        typer.echo(f"written: {loaded.out / name}")
-    typer.echo(f"report: {loaded.out / 'report.html'}")
+        say(f"written: {loaded.out / name}")
+    say(f"report: {loaded.out / 'report.html'}")

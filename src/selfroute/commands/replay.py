@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfroute.commands.terminal import example
+from selfroute.commands.terminal import example, say
 from selfroute.commands.values import spec_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def replay(
         from selfroute.evaluation.files import write_text
 
         write_text(out, json.dumps(_plain(decisions, judged, found, mixes), indent=2) + "\n")
-        typer.echo(f"written: {out}")
+        say(f"written: {out}")
     for name in asked:
         found[name].check(name)
 
@@ -89,13 +89,11 @@ def _tell(
     found: Mapping[str, Replayed],
     mixes: Mapping[str, float | None],
 ) -> None:
-    from rich.console import Console
-
-    Console().print(_table(decisions, found, mixes))
+    say(_table(decisions, found, mixes))
     shares = ", ".join(f"{arm} {share:.0%}" for arm, share in judged.by_arm.items())
-    typer.echo(f"feedback: {judged.share:.1%} of the free decisions ({shares})")
+    say(f"feedback: {judged.share:.1%} of the free decisions ({shares})")
     if judged.depends_on_arm:
-        typer.echo(
+        say(
             f"note: whether there is feedback depends on the arm (p {judged.p:.1g}); all estimates lean towards arms "
             f"whose good answers are judged more often"
         )

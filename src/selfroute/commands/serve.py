@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 import yaml
-from rich.console import Console
+from rich.text import Text
 
+from selfroute.commands.terminal import WRITERS, console, say, written
 from selfroute.errors import ConfigError, SelfRouteError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from selfroute.config.serving import ServeRecipe
     from selfroute.gateway.service import Service
-    from selfroute.types import Message, Trace
+    from selfroute.types import Message, Role, Trace
 
 __all__ = ["EXAMPLES", "ask", "chat", "cloud", "key", "serve"]
+
+T = TypeVar("T")
+Run = Callable[[Coroutine[Any, Any, T]], T]
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": (
@@ -97,10 +104,8 @@ def ask(
     """Ask one question and watch who answers."""
     recipe = _recipe(config, device, cloud, template)
 
-    async def talk(service: Service) -> None:
-        await _turn(service, [_user(question)], max_tokens, mode)
-
-    asyncio.run(_with_service(recipe, config, talk))
+    with _asking(recipe, config) as (service, run):
+        run(_turn(service, [_user(question)], max_tokens, mode))
 
 
 def chat(
@@ -114,21 +119,17 @@ def chat(
     """Talk in the terminal and watch who answers; an empty line or Ctrl-D ends it."""
     recipe = _recipe(config, device, cloud, template)
 
-    async def talk(service: Service) -> None:
-        from selfroute.types import Message
-
-        said: list[Message] = []
-        while question := (await asyncio.to_thread(_read_line)).strip():
+    said: list[Message] = []
+    with _asking(recipe, config) as (service, run):
+        while question := _read_line().strip():
             said.append(_user(question))
             try:
-                answer = await _turn(service, said, max_tokens, mode)
+                answer = run(_turn(service, said, max_tokens, mode))
             except SelfRouteError as error:  # the next question may go better
-                typer.echo(f"error: {error}", err=True)
+                _say(f"error: {error}")
                 said.pop()
                 continue
-            said.append(Message("assistant", answer))
-
-    asyncio.run(_with_service(recipe, config, talk))
+            said.append(_message("assistant", answer))
 
 
 def key(name: Annotated[str, typer.Argument(help="What to call the client, e.g. app.")]) -> None:
@@ -136,27 +137,33 @@ def key(name: Annotated[str, typer.Argument(help="What to call the client, e.g. 
     from selfroute.gateway.access import hash_key, new_key
 
     made = new_key()
-    typer.echo(f"key, shown this once: {made}")
-    typer.echo(f"for the configuration:\napi_keys:\n  {name}: {hash_key(made)}")
+    say(f"key, shown this once: {made}")
+    say(f"for the configuration:\napi_keys:\n  {name}: {hash_key(made)}")
 
 
 # --- Helpers --------------------------------------------------------------------------------------------------------
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    say(line, stderr=True)
 
 
 def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """`[CONFIG.yaml] [KEY=VALUE …]`."""
+    from selfroute.config import check_kind
+
     file = Path(arguments[0]) if arguments and "=" not in arguments[0] else None
+    if file is not None:
+        check_kind(file, "serve")
     return file, list(arguments[1:] if file else arguments)
 
 
 def _recipe(config: Path | None, device: str | None, cloud: str | None, template: str | None) -> ServeRecipe:
-    from selfroute.config import load_values, parse_overrides
+    from selfroute.config import check_kind, load_values, parse_overrides
     from selfroute.config.serving import build_serve_recipe, naming
 
+    if config is not None:
+        check_kind(config, "serve")
     values: dict[str, Any] = parse_overrides([]) if config is None else load_values(config)
     values |= {name: _yaml(text) for name, text in (("device", device), ("cloud", cloud)) if text is not None}
     if config is None or template is not None:
@@ -175,9 +182,13 @@ def _yaml(text: str) -> Any:
 
 
 def _user(question: str) -> Message:
+    return _message("user", question)
+
+
+def _message(role: Role, text: str) -> Message:
     from selfroute.types import Message
 
-    return Message("user", question)
+    return Message(role, text)
 
 
 def _read_line() -> str:
@@ -187,19 +198,26 @@ def _read_line() -> str:
         return ""
 
 
-async def _with_service(recipe: ServeRecipe, config: Path | None, talk: Callable[[Service], Awaitable[None]]) -> None:
+@contextmanager
+def _asking(
+    recipe: ServeRecipe, config: Path | None
+) -> Iterator[tuple[Service, Callable[[Coroutine[Any, Any, T]], T]]]:
+    """A service whose models are loaded, and what runs its answers; lines are read outside the loop, where Ctrl-C ends
+    the reading."""
     from selfroute.assemble.serving import make_service
     from selfroute.config.serving import naming
 
     with naming(config):
         service = make_service(recipe)
-    try:
-        for _, guard in service.guards():
-            await guard.load()
-        await talk(service)
-    finally:
-        for _, guard in service.guards():
-            await guard.aclose()
+    guards = [guard for _, guard in service.guards()]
+    with asyncio.Runner() as runner:
+        try:
+            for guard in guards:
+                runner.run(guard.load())
+            yield service, runner.run
+        finally:
+            for guard in guards:
+                runner.run(guard.aclose())
 
 
 async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, mode: str) -> str:
@@ -209,7 +227,7 @@ async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, 
     from selfroute.gateway.request import ChatRequest
     from selfroute.types import Retract, Sampling, TextDelta
 
-    console = Console(highlight=False)
+    out = console()
     request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens))
     try:
         exchange = Exchange(service, request, service.mode(mode))
@@ -220,28 +238,28 @@ async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, 
     async for _, said in exchange.pieces():
         if isinstance(said, TextDelta):
             if said.source != speaker:
-                _print_change(console, speaker, said.source, style="bold cyan")
+                _print_change(out, speaker, said.source, style=f"bold {WRITERS[said.source]}")
                 speaker = said.source
             content += said.text if said.kind == "content" else ""
-            console.print(said.text, end="", markup=False, style="dim" if said.kind == "reasoning" else "")
+            out.print(written(said.text, said.source, thought=said.kind == "reasoning"), end="", soft_wrap=True)
         elif isinstance(said, Retract):
-            _print_change(console, speaker, "the cloud broke off; the device answers", style="yellow")
+            _print_change(out, speaker, "the cloud broke off; the device answers", style="bold")
             speaker = content = ""
         else:
-            _print_change(console, speaker, "the device asks for the cloud", style="yellow")
+            _print_change(out, speaker, "the device asks for the cloud", style="bold")
             speaker = ""
     assert choice.trace is not None
-    _print_end(console, choice.trace)
+    _print_end(out, choice.trace)
     return content
 
 
-def _print_change(console: Console, before: str, text: str, *, style: str) -> None:
+def _print_change(out: Console, before: str, text: str, *, style: str) -> None:
     """A line of our own between what the models write."""
-    console.print(("\n" if before else "") + f"[{style}]{text}[/{style}]")
+    out.print(Text(("\n" if before else "") + text, style=style))
 
 
-def _print_end(console: Console, trace: Trace) -> None:
+def _print_end(out: Console, trace: Trace) -> None:
     tokens = ", ".join(f"{side} {trace.usage(side).completion_tokens} tokens" for side in ("device", "cloud"))
-    console.print(f"\n[dim]answered by {trace.source} ({trace.reason}); {tokens}; {trace.seconds:.2f} s[/dim]")
+    out.print(f"\nanswered by {trace.source} ({trace.reason}); {tokens}; {trace.seconds:.2f} s", style="dim")
     if trace.error:
-        console.print(f"[dim]{trace.error}[/dim]", markup=False)
+        out.print(trace.error, style="dim")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from selfroute.commands.terminal import example, progress
+from selfroute.commands.terminal import example, progress, say
 from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError
 
@@ -61,8 +61,6 @@ def study(
     out: Annotated[Path | None, typer.Option(help="Write the result as JSON.")] = None,
 ) -> None:
     """Play policies and models in a setting of EVOLvE on the same seeds, and judge how they explore."""
-    from rich.console import Console
-
     from selfroute import config
     from selfroute.assemble.studying import environment_maker, judge, policy_runs
     from selfroute.environment import commit
@@ -79,13 +77,13 @@ def study(
             options = {"shown": shown, "shots": shots, "seed": seed, "on_progress": on_progress}
             studied[text] = asyncio.run(_played(load(), make, seeds, options))
     found = judge(studied, len(make(seed).arms))
-    Console().print(_table(found))
+    say(_table(found))
     if out is not None:
         from selfroute.evaluation.files import write_text
 
         about = {"setting": setting, "names": names, "context": shown, "shots": shots, "seed": seed, "commit": commit()}
         write_text(out, json.dumps({**about, "steps": make(seed).horizon, "agents": found}, indent=2) + "\n")
-        typer.echo(f"written: {out}")
+        say(f"written: {out}")
 
 
 async def _played(backend: Any, make: Any, seeds: int, options: Mapping[str, Any]) -> Studied:
@@ -136,4 +134,4 @@ def distil(
     makes = [environment_maker(one, names=names, steps=steps, movielens=movielens, train=True) for one in settings]
     with progress("writing") as on_progress:
         count = write_demonstrations(out, makes, spec, shown=shown, runs=runs, seed=seed, on_progress=on_progress)
-    typer.echo(f"{count} decisions: {out}")
+    say(f"{count} decisions: {out}")

@@ -1,21 +1,46 @@
-"""What several commands show in a terminal: progress, a training run as it goes, and examples under their help."""
+"""What several commands show in a terminal: outside text as it is, lists, progress, a training run as it goes.
+
+Model text, file names, keys and questions may hold brackets, `:names:` and control characters. Rich would read the
+first two, a terminal obeys the third. So every command prints through `console`, which shows all three.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import typer
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["OnTraining", "example", "in_words", "progress", "training_view"]
+__all__ = [
+    "WRITERS",
+    "OnTraining",
+    "boxed",
+    "console",
+    "example",
+    "in_words",
+    "listing",
+    "progress",
+    "say",
+    "training_view",
+    "visible",
+    "written",
+]
 
 OnTraining = Callable[[int, int, Mapping[str, float]], None]
+# Colours of 256 that stand out as much from black as from white: 4.5 to 1.
+WRITERS = {"device": "color(29)", "cloud": "color(98)"}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_UNFOLDED = 100_000  # columns of what is no terminal
 RECENT = 10  # steps that the middle column of a training view is the mean of
 # What a training view shows of a step, if the step has it: words, metric, how it is written.
 _SHOWN = (
@@ -36,22 +61,85 @@ _SHOWN = (
     ("loss", "loss", "{:.3f}"),
     ("seconds a step", "step_time", "{:.1f}"),
 )
+_AHEAD = "cloud/answered_ahead"
 _TOTALS = ("cloud/calls", "cloud/failures", "cloud/usd")  # counted since the start: a mean says nothing
 
 
+class _Console(Console):
+    """Shows text as it is written; styles come from `Text` and `style=` alone."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where commands print to.
+
+    Lines fold at the terminal's width. In a file or a pipe they do not, unless COLUMNS is set: what reads them wants
+    one line per thing. Colours stay away where NO_COLOR is set or no terminal is.
+    """
+    stream = sys.stderr if stderr else sys.stdout
+    folds = stream.isatty() or "COLUMNS" in os.environ
+    return _Console(stderr=stderr, markup=False, emoji=False, highlight=False, width=None if folds else _UNFOLDED)
+
+
+def say(what: RenderableType, *, stderr: bool = False) -> None:
+    """Print a line or a table. Words longer than the terminal is wide, such as paths, stay whole: they get copied."""
+    console(stderr=stderr).print(what, overflow="ignore" if isinstance(what, str) else None, crop=False)
+
+
+def visible(text: str) -> str:
+    """Text with its control characters written out, as `\\x1b`: a terminal would obey them.
+
+    Tabs and new lines stay, carriage returns go.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text.replace("\r", ""))
+
+
+def written(text: str, writer: str, *, thought: bool = False) -> Text:
+    """What a side wrote, in its colour; reasoning leans.
+
+    Args:
+        writer: "device" or "cloud".
+    """
+    return Text(visible(text), style=f"{WRITERS[writer]}{' italic' if thought else ''}")
+
+
+def listing(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A list of things: what they are, and a line for each, its name first."""
+    shown = Table(title=Text(title), title_justify="left", title_style="", show_header=any(heads), box=None,
+                  padding=(0, 2, 0, 0), pad_edge=False)  # fmt: skip
+    for number, head in enumerate(heads):
+        shown.add_column(head, overflow="fold", no_wrap=number == 0, header_style="dim")
+    for name, *cells in rows:
+        shown.add_row(Text(visible(name), style="bold"), *cells)
+    return shown
+
+
+def boxed(out: Console, title: str, text: str | Text) -> None:
+    """A text under its title, in a box where there is a terminal."""
+    from rich.panel import Panel
+
+    body = text if isinstance(text, Text) else Text(visible(text))
+    if out.is_terminal:
+        out.print(Panel(body, title=Text(visible(title)), title_align="left"))
+    else:
+        out.print(Text(f"--- {visible(title)}"), body, "", sep="\n")
+
+
 def example(*lines: str) -> str:
-    """Examples under a command's help."""
-    return "Examples:\n\n" + "\n\n".join(f"[bold]{line}[/bold]" for line in lines)
+    """Examples under a command's help, in rich's markup, which help texts are written in."""
+    return "Examples:\n\n" + "\n\n".join(f"[bold]{escape(line)}[/bold]" for line in lines)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
     """Progress on stderr, a bar or, in a log, a line per tenth; gives `on_progress(done, total, what)`."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    out = console(stderr=True)
+    if not out.is_terminal:
         yield _log_progress(title)
         return
-    bar = _bar(console)
+    bar = _bar(out)
     task = bar.add_task(title, total=None, what="")
 
     def on_progress(done: int, total: int, what: str = "") -> None:
@@ -68,25 +156,24 @@ def progress(title: str) -> Iterator[Any]:
 
 
 @contextmanager
-def training_view(title: str = "training", *, console: Console | None = None) -> Iterator[OnTraining]:
+def training_view(title: str = "training", *, out: Console | None = None) -> Iterator[OnTraining]:
     """A training run on stderr as it goes: a bar with the time left, and under it what the metrics were and are.
 
     In a log it is a line per tenth. Gives `on_training(step, steps, metrics)`.
 
     Args:
-        console: where to; None takes stderr.
+        out: where to; None takes stderr.
     """
     from rich.live import Live  # loaded here: a gateway shows no progress and need not pay for it
 
-    console = console or Console(stderr=True)
-    if not console.is_terminal:
-        show = _log_progress(title)
-        yield lambda step, steps, metrics: show(step, steps, in_words(metrics))
+    out = out or console(stderr=True)
+    if not out.is_terminal:
+        yield _log_training(title)
         return
-    bar = _bar(console)
+    bar = _bar(out)
     task = bar.add_task(title, total=None, what="")
     seen: list[Mapping[str, float]] = []
-    live = Live(bar, console=console, refresh_per_second=4)
+    live = Live(bar, console=out, refresh_per_second=4)
 
     def on_training(step: int, steps: int, metrics: Mapping[str, float]) -> None:
         if not live.is_started:
@@ -109,8 +196,8 @@ def training_view(title: str = "training", *, console: Console | None = None) ->
 
 def in_words(metrics: Mapping[str, float]) -> str:
     """A training step in a few words: the three shares of its rollouts, or the loss where there are none."""
-    if "cloud/answered_ahead" in metrics:
-        return f"the cloud answers ahead: {metrics['cloud/answered_ahead']:.0%}"
+    if _AHEAD in metrics:
+        return f"the cloud answers ahead: {metrics[_AHEAD]:.0%}"
     shown = {"asks": "call_share", "solves": "device_correct", "kept and wrong": "kept_and_wrong"}
     shares = {words: metrics.get(f"rollouts/{name}") for words, name in shown.items()}
     if any(share is None for share in shares.values()):
@@ -119,12 +206,12 @@ def in_words(metrics: Mapping[str, float]) -> str:
     return "  ".join([*(f"{words} {share:4.0%}" for words, share in shares.items()), *spent])
 
 
-def _bar(console: Console) -> Progress:
+def _bar(out: Console) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
-               TimeRemainingColumn(compact=True), TextColumn("{task.fields[what]}"))  # fmt: skip
-    return Progress(*columns, console=console)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=12), MofNCompleteColumn(),
+               TimeRemainingColumn(compact=True), TextColumn("{task.fields[what]}", markup=False))  # fmt: skip
+    return Progress(*columns, console=out)
 
 
 def _training_table(seen: list[Mapping[str, float]]) -> Table:
@@ -145,14 +232,27 @@ def _mean(steps: list[Mapping[str, float]], name: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
+def _log_training(title: str) -> OnTraining:
+    """A line per tenth of the answers before the first step, and of the steps."""
+    ahead, show = _log_progress("preparing"), _log_progress(title)
+
+    def on_training(step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        if step == 0 and _AHEAD in metrics:
+            ahead(round(100 * metrics[_AHEAD]), 100, "% of the cloud's answers")
+        else:
+            show(step, steps, in_words(metrics))
+
+    return on_training
+
+
 def _log_progress(title: str) -> Any:
-    said = -1
+    out, said = console(stderr=True), -1
 
     def on_progress(done: int, total: int, what: str = "") -> None:
         nonlocal said
         tenth = 10 * done // max(1, total)
         if tenth > said:
             said = tenth
-            typer.echo(f"{title} {done}/{total}  {what}".rstrip(), err=True)
+            out.print(f"{title} {done}/{total}  {what}".rstrip())
 
     return on_progress

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive
 from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry, at
+from selfroute.config.kinds import check_kind
 from selfroute.config.names import (
     algorithm_of,
     asked_for,
@@ -82,6 +83,7 @@ __all__ = [
     "asked_for",
     "at",
     "build",
+    "check_kind",
     "construct",
     "load_recipe",
     "load_values",

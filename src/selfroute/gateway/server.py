@@ -144,15 +144,22 @@ def _set_logs(quiet: bool) -> None:
 
 @contextmanager
 def _calm_signals() -> Iterator[None]:
-    """A signal that ended the server in good order does not kill the process a second time."""
+    """A signal that ended the server in good order does not kill the process a second time.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C; raised when the server has ended.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    came: list[int] = []
     for number in before:
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda number, _: came.append(number))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signal.SIGINT in came:
+        raise KeyboardInterrupt
 
 
 # --- Several workers ------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def split_of(numbers: Sequence[int], target: int) -> str:
 
 
 class Countdown:
-    """Countdown as a task.
+    """Reach a target with every given number once, by + - * /; problems are drawn, answers computed.
 
     Args:
         seed: draws the problems; the same seed gives the same rows.

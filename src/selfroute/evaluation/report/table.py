@@ -22,7 +22,7 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     """
     share = share_of(summary)
     table = Table(
-        title=f"{summary['task']}  n = {summary['n']}  seed {summary['seed']}; in %",
+        title=Text(f"{summary['task']}  n = {summary['n']}  seed {summary['seed']}; in %"),
         title_justify="left",
         pad_edge=False,
         collapse_padding=True,  # the longest of our names fits on one line
@@ -52,8 +52,9 @@ def _rank(entry: Mapping[str, Any]) -> tuple[bool, float]:
     return not matched, -entry["overall_accuracy" if matched else "raw_overall_accuracy"]
 
 
-def _cells(entry: Mapping[str, Any]) -> list[str]:
-    raw = [label(entry), _share(entry["raw_call_share"]), _share(entry["raw_overall_accuracy"])]
+def _cells(entry: Mapping[str, Any]) -> list[str | Text]:
+    # Names come from outside and may hold brackets, which a console would read as its markup.
+    raw: list[str | Text] = [Text(label(entry)), _share(entry["raw_call_share"]), _share(entry["raw_overall_accuracy"])]
     kept = _share(entry["conditional_local_accuracy"])
     if not is_matched(entry):
         return [*raw, "–", "", kept, "–", "–"]

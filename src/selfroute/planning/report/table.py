@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
 from selfroute.planning.report.words import amount, ratio, seconds, share
 
@@ -17,7 +18,7 @@ def plan_table(summary: Mapping[str, Any]) -> Table:
     """One line per method, the plan first. It fits 80 columns."""
     model, ranks = summary["model"], summary["ranks"]
     table = Table(
-        title=f"{summary['problem']}: {model['layers']} layers × {model['experts']} experts on {ranks} ranks",
+        title=Text(f"{summary['problem']}: {model['layers']} layers × {model['experts']} experts on {ranks} ranks"),
         title_justify="left",
         pad_edge=False,
         collapse_padding=True,
