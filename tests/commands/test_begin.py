@@ -22,7 +22,8 @@ def invoke(*arguments: str) -> Any:
 def test_recipes_are_listed_with_their_command_and_a_sentence() -> None:
     result = invoke("recipes")
     lines = [line.split(maxsplit=2) for line in result.stdout.splitlines()]
-    assert lines[0][:2] == ["recipe", "command"]
+    assert result.stdout.startswith("Recipes that come along")
+    assert lines[1][:2] == ["name", "command"]
     found = {name: (command, words) for name, command, words in lines[1:] if name in shipped_recipes()}
     assert set(found) == set(shipped_recipes())
     assert found["countdown/gapg"][0] == "train"

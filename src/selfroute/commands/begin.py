@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from selfroute.commands.terminal import example
+from selfroute.commands.terminal import example, listing, say
 from selfroute.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -30,12 +28,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's tex
     from selfroute.shipped import recipe_file, shipped_recipes
 
     if name is None:
-        shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("recipe", "command", "what it does"):
-            shown.add_column(column)
-        for known, file in shipped_recipes().items():
-            shown.add_row(f"[bold]{known}[/bold]", *_described(file.read_text(encoding="utf-8")))
-        Console().print(shown)
+        title = "Recipes that come along; commands take them by name. Show one: selfroute recipes NAME"
+        files = shipped_recipes().items()
+        rows = [(known, *_described(file.read_text(encoding="utf-8"))) for known, file in files]
+        say(listing(title, ("name", "command", "what it does"), rows))
         return
     file = recipe_file(name)
     if file not in shipped_recipes().values():
@@ -50,8 +46,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.
     from selfroute.assemble.project import write_project
 
     for file in write_project(folder):
-        typer.echo(f"written: {file}")
-    typer.echo(f"next: cd {folder} && selfroute train train.yaml")
+        say(f"written: {file}")
+    say(f"next: cd {folder} && selfroute train train.yaml")
 
 
 def _described(text: str) -> tuple[str, str]:

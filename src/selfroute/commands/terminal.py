@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.console import OverflowMethod
     from rich.progress import Progress
 
 __all__ = [
@@ -85,7 +86,15 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(what: RenderableType, *, stderr: bool = False) -> None:
     """Print a line or a table. Words longer than the terminal is wide, such as paths, stay whole: they get copied."""
-    console(stderr=stderr).print(what, overflow="ignore" if isinstance(what, str) else None, crop=False)
+    out = console(stderr=stderr)
+    overflow: OverflowMethod | None = "ignore" if isinstance(what, str) else None
+    if out.is_terminal:
+        out.print(what, overflow=overflow, crop=False)
+        return
+    with out.capture() as captured:
+        out.print(what, overflow=overflow, crop=False)
+    out.file.write("\n".join(line.rstrip() for line in captured.get().split("\n")))  # tables are padded on the right
+    out.file.flush()
 
 
 def visible(text: str) -> str:
