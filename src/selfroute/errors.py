@@ -57,26 +57,28 @@ class BackendError(SelfRouteError):
     Attributes:
         backend: name of the backend that failed.
         retryable: whether the same request may succeed later.
+        summary: what a log may hold: no word of a prompt, an answer or the server.
     """
 
-    def __init__(self, message: str, *, backend: str, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, backend: str, retryable: bool = False, summary: str | None = None) -> None:
         super().__init__(message)
         self.backend = backend
         self.retryable = retryable
+        self.summary = f"{backend}: {type(self).__name__}" if summary is None else summary
 
 
 class BackendTimeout(BackendError):
     """No answer within the time limit."""
 
     def __init__(self, message: str, *, backend: str, retryable: bool = True) -> None:
-        super().__init__(message, backend=backend, retryable=retryable)
+        super().__init__(message, backend=backend, retryable=retryable, summary=message)
 
 
 class BackendUnavailable(BackendError):
     """The connection failed, or the model is not loaded."""
 
-    def __init__(self, message: str, *, backend: str, retryable: bool = True) -> None:
-        super().__init__(message, backend=backend, retryable=retryable)
+    def __init__(self, message: str, *, backend: str, retryable: bool = True, summary: str | None = None) -> None:
+        super().__init__(message, backend=backend, retryable=retryable, summary=summary)
 
 
 class BackendStatusError(BackendError):
@@ -86,8 +88,10 @@ class BackendStatusError(BackendError):
         status_code: the HTTP status.
     """
 
-    def __init__(self, message: str, *, backend: str, status_code: int, retryable: bool = False) -> None:
-        super().__init__(message, backend=backend, retryable=retryable)
+    def __init__(
+        self, message: str, *, backend: str, status_code: int, retryable: bool = False, summary: str | None = None
+    ) -> None:
+        super().__init__(message, backend=backend, retryable=retryable, summary=summary)
         self.status_code = status_code
 
 
@@ -100,20 +104,41 @@ class BudgetExceeded(SelfRouteError):
 
     Attributes:
         limit: name of the limit, e.g. "calls".
-        spent: what is used up, in the limit's unit.
+        spent: what is used up, in the limit's unit, with what is held.
+        held: the part of it that is held for requests under way.
         cap: what the limit allows, in the same unit.
+        call: the most that the refused request can use, in the same unit; None where none was estimated.
         reset_s: seconds until the limit's window resets, or None if no clock resets it.
     """
 
     def __init__(
-        self, limit: str, *, spent: float, cap: float, reset_s: float | None = None, when: str | None = None
+        self,
+        limit: str,
+        *,
+        spent: float,
+        cap: float,
+        held: float = 0.0,
+        call: float | None = None,
+        reset_s: float | None = None,
+        when: str | None = None,
     ) -> None:
         """`when` says in words how the limit opens again, if not by its `reset_s`."""
         when = when or ("it does not reset" if reset_s is None else f"it resets in {math.ceil(reset_s)} s")
-        super().__init__(f"cloud budget '{limit}' is used up: {spent:.6g} of {cap:.6g} spent; {when}")
+        booked = f"{spent - held:.6g} of {cap:.6g} spent" + (f", {held:.6g} held for calls under way" if held else "")
+        left = max(0.0, cap - spent)
+        if call is None or not left:
+            what = f"is used up: {booked}"
+        elif call > cap:
+            what = f"lets no call of this size pass: it may take {call:.6g}; raise it, or limit the answer's tokens"
+            when = booked
+        else:
+            what = f"has no room for this call: it may take {call:.6g}, and {left:.6g} is left: {booked}"
+        super().__init__(f"cloud budget '{limit}' {what}; {when}")
         self.limit = limit
         self.spent = spent
+        self.held = held
         self.cap = cap
+        self.call = call
         self.reset_s = reset_s
 
 

@@ -215,12 +215,16 @@ class Refusal:
         limit: name of the limit, e.g. "calls_per_day".
         spent, cap: in the limit's unit.
         reset_s: seconds until the limit's window resets, None if no clock resets it.
+        held: the part of `spent` that is held for requests under way.
+        call: the most that the call could have used; None where none was estimated.
     """
 
     limit: str
     spent: float
     cap: float
     reset_s: float | None = None
+    held: float = 0.0
+    call: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,10 @@ async def test_everything_at_once(tmp_path: Path) -> None:
     lease = await budget.reserve(Estimate(Usage(10, 10), 0.5))
     await lease.spend(Usage(5, 5), 0.25)
     assert [state.spent for state in await budget.status()] == [1, 1, 1, 10, 0.25]
-    with pytest.raises(BudgetExceeded, match=r"'usd_per_month' is used up: 0\.25 of 5 spent; it resets in"):
+    with pytest.raises(
+        BudgetExceeded,
+        match=r"'usd_per_month' has no room for this call: it may take 4\.76, and 4\.75 is left: 0\.25 of 5 spent; it",
+    ):
         await budget.reserve(Estimate(cost_usd=4.76))
     await budget.aclose()
 

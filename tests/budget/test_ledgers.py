@@ -71,6 +71,39 @@ async def test_holds_spends_and_gives_back(open_ledger: Open) -> None:
     await budget.aclose()
 
 
+@pytest.mark.parametrize(
+    ("cap", "left_open", "message"),
+    [
+        (
+            25,
+            True,
+            "has no room for this call: it may take 10, and 5 is left: 10 of 25 spent, 10 held for calls under way",
+        ),
+        (25, False, "has no room for this call: it may take 10, and 5 is left: 20 of 25 spent; it resets in 80000 s"),
+        (20, False, "is used up: 20 of 20 spent; it resets in 80000 s"),
+        (
+            9,
+            False,
+            "lets no call of this size pass: it may take 10; raise it, or limit the answer's tokens; 0 of 9 spent",
+        ),
+    ],
+)
+async def test_a_refusal_says_what_a_call_may_take_and_what_is_left(
+    open_ledger: Open, cap: int, left_open: bool, message: str
+) -> None:
+    limits = Limits(windows=(window("tokens", "day", cap), window("calls", "total", 9)))
+    budget = LedgerBudget(limits, open_ledger(), clock=lambda: MIDNIGHT + 6400.0)
+    with pytest.raises(BudgetExceeded) as caught:
+        for spent in (True, not left_open, True):
+            lease = await budget.reserve(TEN)
+            if spent:
+                await lease.spend(Usage(4, 6), 0.001)
+    refusal = caught.value
+    assert f"cloud budget 'tokens_per_day' {message}" in str(refusal)
+    assert (refusal.call, refusal.held, refusal.cap) == (10, 10 if left_open else 0, cap)
+    await budget.aclose()
+
+
 async def test_what_a_limit_says_when_it_refuses(open_ledger: Open) -> None:
     now = MIDNIGHT + 6400.0  # 01:46:40
     budget = LedgerBudget(

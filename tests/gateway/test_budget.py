@@ -47,6 +47,7 @@ async def test_a_used_up_budget_is_told_in_headers_body_and_metrics() -> None:
     assert texts == [CLOUD_TEXT, CLOUD_TEXT, DEVICE_ANSWER]
     told = answers[2].parse().model_extra["selfroute"]["budget"]
     assert (told["limit"], told["spent"], told["cap"]) == ("calls_per_day", 2, 2)
+    assert (told["call"], told["held"]) == (1, 0)
     assert 0 < told["reset_s"] <= 86_400
     assert told["reset_at"] == pytest.approx(time.time() + told["reset_s"], abs=30)
 

@@ -112,6 +112,28 @@ async def test_a_broken_cloud_leaves_the_device_to_answer_and_says_so(fault: str
     assert (ledger.reserved, ledger.released, len(ledger.settled)) == ((1, 0, 1) if fault in PAID else (1, 1, 0))
 
 
+async def test_the_first_covered_failure_of_a_kind_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "selfroute.gateway")
+    quoting = {"error": {"message": f"cannot read '{HARD}'"}}
+    async with ChatServer() as cloud:
+        cloud.script += [
+            status(401, quoting),
+            status(401, quoting),
+            status(400, quoting),
+            raw(f"data: {HARD}\n\n".encode()),
+        ]
+        where = f"the cloud failed: large: {cloud.url}"
+        async with behind(service(device_fn, remote(cloud.url))) as (client, _):
+            for _ in range(4):
+                assert (await told(client, HARD, streamed=False))[0] == DEVICE_ANSWER
+    lines = [record.message for record in caplog.records if record.name == "selfroute.gateway"]
+    assert lines == [
+        f"{where} answered HTTP 401 (check the key in OPENAI_API_KEY)",
+        f"{where} answered HTTP 400",
+        f"{where}: the answer cannot be read",
+    ]
+
+
 async def test_a_dead_cloud_leaves_the_device_to_answer() -> None:
     made = service(device_fn, remote(f"http://127.0.0.1:{unused_port()}/v1"))
     async with behind(made) as (client, _):

@@ -211,7 +211,7 @@ class OpenAICompatibleBackend(Backend):
                         yield delta
             yield reader.end()
         except Malformed as error:
-            raise _Failed(self._unavailable(str(error))) from error
+            raise _Failed(self._unavailable(str(error), summary="the answer cannot be read")) from error
         except TimeoutError as error:
             raise _Failed(self._late(error)) from error
         except aiohttp.ClientPayloadError as error:
@@ -251,8 +251,10 @@ class OpenAICompatibleBackend(Backend):
         text = " ".join((text.replace(key, "***") if key else text).split())
         return text if len(text) <= 200 else text[:200] + "…"
 
-    def _unavailable(self, what: str) -> BackendUnavailable:
-        return BackendUnavailable(f"{self.name}: {self.base_url}: {self._scrub(what)}", backend=self.name)
+    def _unavailable(self, what: str, *, summary: str | None = None) -> BackendUnavailable:
+        where = f"{self.name}: {self.base_url}"
+        what = self._scrub(what)
+        return BackendUnavailable(f"{where}: {what}", backend=self.name, summary=f"{where}: {summary or what}")
 
     def _late(self, error: Exception) -> BackendTimeout:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -265,13 +267,15 @@ class OpenAICompatibleBackend(Backend):
         status = response.status
         body = (await response.content.read(65536)).decode("utf-8", "replace")
         said = error_message(body)
-        message = f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}: {self._scrub(said)}"
+        summary = f"{self.name}: {self.base_url} answered HTTP {status}{self._advice(status)}"
+        message = f"{summary}: {self._scrub(said)}"
         if status in (400, 413, 422) and _TOO_LONG.search(f"{said} {body}"):
             return _Failed(ContextLengthExceeded(message, backend=self.name))
         error = BackendStatusError(
             message,
             backend=self.name,
             status_code=status,
+            summary=summary,
             retryable=(status in _RETRYABLE or status >= 500) and "insufficient_quota" not in body,
         )
         return _Failed(error, _retry_after_s(response.headers.get("Retry-After")))

@@ -137,13 +137,16 @@ class LedgerBudget:
     def _refusal(self, charges: Sequence[Charge], reply: Reply, now: float) -> BudgetExceeded:
         """Of the limits that refuse, the one that does so longest; the share opens with the next requests."""
         full = [
-            (charge.ends is None, charge.ends or 0, limit, charge, taken)
-            for limit, charge, taken in zip(self.limits.windows, charges, reply.taken, strict=True)
+            (charge.ends is None, charge.ends or 0, limit, charge, taken, held)
+            for limit, charge, taken, held in zip(self.limits.windows, charges, reply.taken, reply.held, strict=True)
             if taken + charge.amount > charge.cap
         ]
         if full:
-            _, _, limit, charge, taken = max(full, key=lambda each: each[:2])
-            return BudgetExceeded(limit.name, spent=limit.shown(taken), cap=limit.cap, reset_s=_left(charge, now))
+            _, _, limit, charge, taken, held = max(full, key=lambda each: each[:2])
+            spent, call = limit.shown(taken), limit.shown(charge.amount)
+            return BudgetExceeded(
+                limit.name, spent=spent, held=limit.shown(held), cap=limit.cap, call=call, reset_s=_left(charge, now)
+            )
         assert self.limits.share is not None
         share = reply.calls / reply.requests if reply.requests else 0.0
         return BudgetExceeded("share", spent=share, cap=self.limits.share.share, when=REFILLS)

@@ -209,12 +209,14 @@ class Reply:
     Attributes:
         granted: whether everything is held now; if not, nothing is.
         taken: per charge what was spent and held before.
+        held: the part of it that was held.
         calls, requests: counted so far for the share: requests that use the cloud, and all, this one included.
         number: the ledger's name for what it holds.
     """
 
     granted: bool
     taken: tuple[int, ...]
+    held: tuple[int, ...] = ()
     calls: int = 0
     requests: int = 0
     number: int = 0
@@ -255,7 +257,8 @@ def reserve(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None
 
 def admit(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) -> Reply:
     """Hold the charges of a request that is counted, if every limit allows."""
-    taken = tuple(counters[charge.spent] + counters[charge.held] for charge in charges)
+    held = tuple(counters[charge.held] for charge in charges)
+    taken = tuple(counters[charge.spent] + amount for charge, amount in zip(charges, held, strict=True))
     granted = all(before + charge.amount <= charge.cap for before, charge in zip(taken, charges, strict=True))
     granted = granted and (bucket is None or counters[AHEAD] + WHOLE <= bucket.size)
     if granted:
@@ -265,8 +268,8 @@ def admit(counters: Counters, charges: Sequence[Charge], bucket: Bucket | None) 
             counters[AHEAD] += WHOLE
             counters[CALLS] += 1
     if bucket is None:
-        return Reply(granted, taken)
-    return Reply(granted, taken, counters[CALLS], counters[REQUESTS])
+        return Reply(granted, taken, held)
+    return Reply(granted, taken, held, counters[CALLS], counters[REQUESTS])
 
 
 def spend(counters: Counters, hold: Hold, left: Hold, used: Sequence[int]) -> None:

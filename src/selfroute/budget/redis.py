@@ -100,8 +100,9 @@ end
 local function admit()
   local reply = {{1, number(calls), number(requests)}}
   for i, charge in ipairs(charges) do
-    reply[i + 3] = number(charge.spent) + number(charge.held)
-    if reply[i + 3] + charge.amount > charge.other then reply[1] = 0 end
+    local held = number(charge.held)
+    reply[2 * i + 2], reply[2 * i + 3] = number(charge.spent) + held, held
+    if reply[2 * i + 2] + charge.amount > charge.other then reply[1] = 0 end
   end
   if leak >= 0 and number(ahead) + {WHOLE} > size then reply[1] = 0 end
   if reply[1] == 0 then return reply end
@@ -228,14 +229,14 @@ class RedisLedger:
         number, look = next(self._numbers), self._may_look()
         caps = [charge.cap for charge in charges]
         reply = await self._run("reserve", number, charges, caps, charges, bucket=bucket, look=look)
-        granted, calls, requests, *taken = reply
+        granted, calls, requests, *amounts = reply
         if granted:
             self._live_for(number)
         elif look:
             self._looked = time.monotonic()
         if bucket is None:
             calls = requests = 0
-        return Reply(granted == 1, tuple(taken), calls, requests, number)
+        return Reply(granted == 1, tuple(amounts[::2]), tuple(amounts[1::2]), calls, requests, number)
 
     async def sent(self, hold: Hold) -> None:
         (known,) = await self._run("sent", hold.number)

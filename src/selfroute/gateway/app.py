@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from selfroute.backends.flight import closing
 from selfroute.budget.base import Targeted
-from selfroute.errors import SelfRouteError
+from selfroute.errors import BackendError, SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
@@ -25,6 +25,7 @@ from selfroute.gateway.errors import ApiError, Rejected, api_error
 from selfroute.gateway.exchange import HEADERS, Exchange
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
+from selfroute.gateway.notices import Notices
 from selfroute.gateway.openapi import description
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
@@ -88,6 +89,7 @@ class Gateway:
         self.log_content = log_content
         self.follow = follow
         self.on_load_failure = on_load_failure
+        self.notices = Notices()
         self.in_flight = 0
         self.began = time.time()
         self._routes: dict[str, dict[str, Handler]] = {
@@ -103,7 +105,7 @@ class Gateway:
             "/v1/route": {"POST": self._route},
         }
         for side, guard in service.guards():
-            guard.on_failure = lambda failure, side=side: self.metrics.count_failure(side, failure)
+            guard.on_failure = lambda failure, side=side: self._note_failure(side, failure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -379,9 +381,17 @@ class Gateway:
             "cloud_tokens": cp + cc,
         }
         self.activity.add(record)
+        refusals = [choice.gate.refusal for choice in exchange.choices if choice.gate.refusal is not None]
+        for refusal in refusals:
+            self.notices.refusal(refusal)
         if _log.isEnabledFor(logging.INFO):
-            said = {**record, **self._content(exchange)}
+            refused = {"refusal": str(refusals[0])} if refusals else {}
+            said = {**record, **refused, **self._content(exchange)}
             _log.info("%s", json.dumps(said))
+
+    def _note_failure(self, side: str, failure: BackendError) -> None:
+        self.metrics.count_failure(side, failure)
+        self.notices.failure(side, failure)
 
     def _content(self, exchange: Exchange) -> dict[str, Any]:
         if not self.log_content:

@@ -130,7 +130,9 @@ def refusal_fields(refusal: BudgetExceeded) -> dict[str, Any]:
     return {
         "limit": refusal.limit,
         "spent": refusal.spent,
+        "held": refusal.held,
         "cap": refusal.cap,
+        "call": refusal.call,
         "reset_s": refusal.reset_s,
         "reset_at": reset_at,
     }

@@ -186,7 +186,7 @@ async def ask_cloud(
 
 def _failure(error: BudgetExceeded | BudgetUnavailable | BackendError, attempt: Attempt) -> _Failure:
     if isinstance(error, BudgetExceeded):
-        refusal = Refusal(error.limit, error.spent, error.cap, error.reset_s)
+        refusal = Refusal(error.limit, error.spent, error.cap, error.reset_s, error.held, error.call)
         return _Failure(reason="budget", error=str(error), refusal=refusal)
     if isinstance(error, BudgetUnavailable):
         return _Failure(reason="budget", error=str(error))
