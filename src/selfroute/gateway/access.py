@@ -80,7 +80,8 @@ class Access:
         Raises:
             ApiError: the Host header or the origin is a foreign one.
         """
-        if self._local_only and _name(host) not in self._hosts:
+        # Every browser names the host; HTTP/1.0 and plain scripts need not.
+        if self._local_only and host and _name(host) not in self._hosts:
             raise ApiError(
                 "origin_not_allowed", "this gateway answers on this machine alone; ask for 127.0.0.1, or list the name"
             )

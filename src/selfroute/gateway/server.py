@@ -127,6 +127,7 @@ def _uvicorn() -> Any:
 def _config(app: Any, shutdown_s: int, **options: Any) -> Any:
     return _uvicorn().Config(
         app,
+        http="selfroute.gateway.framing:Protocol",
         lifespan="on",
         access_log=False,
         log_config=None,
