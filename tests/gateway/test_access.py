@@ -98,7 +98,7 @@ def test_a_body_that_is_no_json_object(pair: Live, path: str, body: bytes) -> No
 
 
 def test_addresses_and_methods_that_are_not_there(pair: Live) -> None:
-    missing = httpx.get(f"{pair.url}/v1/embeddings")
+    missing = httpx.get(f"{pair.url}/v1/nowhere")
     wrong = httpx.get(f"{pair.url}/v1/chat/completions")
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")

@@ -183,8 +183,9 @@ def test_any_model_name_is_taken_and_echoed(pair: Live) -> None:
         answer = client.chat.completions.create(**ask(EASY) | {"model": "gpt-4o"})
         names = [model.id for model in client.models.list()]
         assert client.models.retrieve("selfroute").owned_by == "selfroute"
-        with pytest.raises(openai.NotFoundError, match="there is no model 'gpt-9'"):
-            client.models.retrieve("gpt-9")
+        assert client.models.retrieve("vendor/gpt-9:free").id == "vendor/gpt-9:free"
+        with pytest.raises(openai.NotFoundError, match="there is no model 'selfroute-moon'"):
+            client.models.retrieve("selfroute-moon")
     assert answer.model == "gpt-4o"
     assert names == ["selfroute", "selfroute-cloud", "selfroute-device", "selfroute-private"]
 

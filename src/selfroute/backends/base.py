@@ -14,6 +14,7 @@ from selfroute.errors import BackendError, ConfigError, SelfRouteError, Unsuppor
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 __all__ = [
+    "Asked",
     "Backend",
     "BatchBackend",
     "Fold",
@@ -92,12 +93,12 @@ class Backend(ABC):
     def offer(self, kind: type[T]) -> T | None:
         """This backend as a `kind`, or else the one behind it that is one; see `find_capability`.
 
-        A batch is not looked for behind a backend: it asks what `stream` asks, past whatever this one does for each
+        What asks the model is not looked for behind a backend, as it would go past whatever this one does for each
         request. One that writes other answers than its inner one must not be passed by at all: override this.
         """
         if isinstance(self, kind):
             return self
-        return None if self.inner is None or kind is BatchBackend else self.inner.offer(kind)
+        return None if self.inner is None or kind in (Asked, BatchBackend) else self.inner.offer(kind)
 
 
 @runtime_checkable
@@ -107,6 +108,26 @@ class BatchBackend(Protocol):
     name: str
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]: ...
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """Optional capability: a server that can be asked for more than chats, in its own terms."""
+
+    name: str
+    model: str
+
+    def ask(self, address: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The JSON objects of its answer: the one that it is, or the events of a stream.
+
+        Args:
+            address: behind the base URL, e.g. "embeddings".
+            body: of the request, sent as it is.
+
+        Raises:
+            BackendError: there is no whole answer.
+        """
+        ...
 
 
 def as_backend(value: object) -> Backend:

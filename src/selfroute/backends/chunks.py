@@ -12,7 +12,7 @@ from selfroute.backends.sse import DONE, Event, Malformed, error_message
 from selfroute.backends.tool_calls import ToolCalls
 from selfroute.types import Delta, Message, Token, Usage
 
-__all__ = ["ChunkReader"]
+__all__ = ["ChunkReader", "tokens_used", "whole_object"]
 
 # Why an answer ended, by the names of many servers; what is not here is "stop".
 _REASONS = {
@@ -97,11 +97,8 @@ class ChunkReader:
             if self._has_choice:
                 self._finish_reason = self._finish_reason or "stop"
             return None
-        if isinstance(event, str):
-            self.began = True
-            raise Malformed(f"a malformed event: {event}")
-        if _is_error(event):
-            raise Malformed(f"the server reported an error: {error_message(json.dumps(event, ensure_ascii=False))}")
+        self.began = self.began or isinstance(event, str)
+        event = whole_object(event)
         self.began = True
         try:
             return self._chunk(event)
@@ -111,7 +108,7 @@ class ChunkReader:
     def _chunk(self, chunk: Mapping[str, Any]) -> Delta | None:
         choices = chunk.get("choices")
         choice = choices[0] if choices else {}
-        self._usage = _usage(chunk.get("usage") or choice.get("usage")) or self._usage
+        self._usage = tokens_used(chunk.get("usage") or choice.get("usage")) or self._usage
         if not choices:
             return None
         self._has_choice = True
@@ -195,6 +192,19 @@ class ChunkReader:
         return lost
 
 
+def whole_object(event: Event) -> dict[str, Any]:
+    """The object that an event holds.
+
+    Raises:
+        Malformed: it holds none, or reports an error.
+    """
+    if isinstance(event, str):
+        raise Malformed(f"a malformed event: {event}")
+    if _is_error(event):
+        raise Malformed(f"the server reported an error: {error_message(json.dumps(event, ensure_ascii=False))}")
+    return event
+
+
 def _apart(value: Any) -> Any:
     """A value whose texts stand alone."""
     if isinstance(value, str):
@@ -253,8 +263,8 @@ def _top(alternatives: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 # --- usage
 
 
-def _usage(value: Any) -> Usage | None:
-    """None where the server counts nothing: neither tokens nor, as some do before the end, anything but zeros."""
+def tokens_used(value: Any) -> Usage | None:
+    """What a server's `usage` says, None where it counts nothing: zeros come from servers that do not count yet."""
     if not isinstance(value, dict):
         return None
     prompt = _count(value.get("prompt_tokens", value.get("input_tokens")))

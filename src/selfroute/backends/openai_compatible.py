@@ -10,8 +10,8 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
@@ -21,8 +21,8 @@ import aiohttp
 from yarl import URL
 
 from selfroute.backends.base import Backend, refuse_fields
-from selfroute.backends.chunks import ChunkReader
-from selfroute.backends.sse import EventReader, Malformed, error_message
+from selfroute.backends.chunks import ChunkReader, whole_object
+from selfroute.backends.sse import DONE, EventReader, Malformed, error_message
 from selfroute.errors import (
     BackendError,
     BackendStatusError,
@@ -190,35 +190,84 @@ class OpenAICompatibleBackend(Backend):
         reader: ChunkReader,
         deadline: float,
     ) -> AsyncGenerator[Delta, None]:
+        with self._faults():
+            try:
+                async with self._post(session, self._url, headers, body, deadline) as response:
+                    if not 200 <= response.status < 300:
+                        raise await self._refused(response)
+                    events = EventReader(is_json="json" in response.content_type)
+                    async for block in response.content.iter_any():
+                        for delta in reader.deltas(events.read(block)):
+                            yield delta
+                        if reader.is_done:
+                            await _drain(response)
+                            break
+                    else:
+                        for delta in reader.deltas(events.end()):
+                            yield delta
+            except aiohttp.ClientPayloadError as error:
+                if not reader.is_finished:  # else nothing but the server's own closing words is missing
+                    raise Malformed(f"the answer was cut off after {reader.characters} characters") from error
+            yield reader.end()
+
+    async def ask(self, address: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Ask another address of this server, once; see `selfroute.backends.base.Asked`.
+
+        Raises:
+            ConfigError, BackendTimeout, BackendUnavailable, BackendStatusError, ContextLengthExceeded: as in `stream`.
+        """
+        headers, link = self._headers(), await self._link()
+        async with link.gate:
+            try:
+                with self._faults():
+                    async with aclosing(self._objects(link.session, address, headers, body)) as objects:
+                        async for each in objects:
+                            yield each
+                return
+            except _Failed as error:
+                failed = error.error
+        raise failed  # outside the handler: its context could show the request and so the key
+
+    async def _objects(
+        self, session: aiohttp.ClientSession, address: str, headers: Mapping[str, str], body: Mapping[str, Any]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The JSON objects of an answer: the one that it is, or the events of a stream up to its end."""
+        url, deadline = _beside(self._url, address), time.monotonic() + self.timeout_s
+        async with self._post(session, url, headers, body, deadline) as response:
+            if not 200 <= response.status < 300:
+                raise await self._refused(response)
+            events = EventReader(is_json="json" in response.content_type)
+            async for block in response.content.iter_any():
+                for event in events.read(block):
+                    if event == DONE:
+                        await _drain(response)
+                        return
+                    yield whole_object(event)
+            for event in events.end():
+                if event != DONE:
+                    yield whole_object(event)
+
+    def _post(
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        headers: Mapping[str, str],
+        body: Mapping[str, Any],
+        deadline: float,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         left_s = max(deadline - time.monotonic(), 0.001)
         timeout = aiohttp.ClientTimeout(total=left_s, connect=self.connect_timeout_s)
-        request = session.post(
-            self._url, json=body, headers=headers, timeout=timeout, proxy=_proxy(self._url), allow_redirects=False
-        )
+        return session.post(url, json=body, headers=headers, timeout=timeout, proxy=_proxy(url), allow_redirects=False)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """What goes wrong between here and the server, as a failed attempt."""
         try:
-            async with request as response:
-                if not 200 <= response.status < 300:
-                    raise await self._refused(response)
-                events = EventReader(is_json="json" in response.content_type)
-                async for block in response.content.iter_any():
-                    for delta in reader.deltas(events.read(block)):
-                        yield delta
-                    if reader.is_done:
-                        await _drain(response)
-                        break
-                else:
-                    for delta in reader.deltas(events.end()):
-                        yield delta
-            yield reader.end()
+            yield
         except Malformed as error:
             raise _Failed(self._unavailable(str(error), summary="the answer cannot be read")) from error
         except TimeoutError as error:
             raise _Failed(self._late(error)) from error
-        except aiohttp.ClientPayloadError as error:
-            if not reader.is_finished:
-                what = f"the answer was cut off after {reader.characters} characters"
-                raise _Failed(self._unavailable(what)) from error
-            yield reader.end()  # nothing but the server's own closing words is missing
         except (aiohttp.ClientError, OSError) as error:
             what = f"the request failed, is the server running? {type(error).__name__}: {error}"
             raise _Failed(self._unavailable(what)) from error
@@ -389,6 +438,11 @@ def _endpoint(base_url: str) -> URL:
         raise wrong
     path = url.path.rstrip("/").removesuffix("/chat/completions")
     return url.with_path(f"{path}/chat/completions").with_query(url.query)
+
+
+def _beside(url: URL, address: str) -> URL:
+    """Another address of the server that answers chats at `url`."""
+    return url.with_path(url.path.removesuffix("chat/completions") + address).with_query(url.query)
 
 
 def _is_loopback(url: URL) -> bool:

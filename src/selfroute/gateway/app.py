@@ -11,7 +11,7 @@ import secrets
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from typing import Any, Protocol
 
@@ -27,9 +27,10 @@ from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.notices import Notices
 from selfroute.gateway.openapi import description
+from selfroute.gateway.passing import PASSED, passed
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
-from selfroute.gateway.service import Service
+from selfroute.gateway.service import Mode, Service
 from selfroute.gateway.status import status
 from selfroute.types import HandOff, Retract, TextDelta
 
@@ -43,12 +44,17 @@ _OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 Handler = Callable[[Http], Awaitable[None]]
 
 
-class _Chunks(Protocol):
+class _Stream(Protocol):
+    """A stream that may break off."""
+
+    def failed(self, error: ApiError) -> bytes: ...
+
+
+class _Chunks(_Stream, Protocol):
     """Turns the pieces of a stream into bytes."""
 
     def piece(self, index: int, said: TextDelta) -> bytes: ...
     def end(self) -> bytes: ...
-    def failed(self, error: ApiError) -> bytes: ...
 
 
 class Gateway:
@@ -103,6 +109,7 @@ class Gateway:
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/responses": {"POST": self._responses},
             "/v1/route": {"POST": self._route},
+            **{f"/v1/{address}": {"POST": partial(self._pass, address)} for address in PASSED},
         }
         for side, guard in service.guards():
             guard.on_failure = lambda failure, side=side: self._note_failure(side, failure)
@@ -255,19 +262,33 @@ class Gateway:
         exchange.dry = True
         await self._answer(http, exchange, self._decide(http, exchange))
 
+    async def _pass(self, address: str, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        mode = self._mode(http, str(body.get("model")))
+        self._check_room()
+        asked = await passed(self.service, address, body, mode, self.limits)
+        await self._answer(http, asked.exchange, asked.answer(http), asked)
+
     def _exchange(self, http: Http, request: ChatRequest) -> Exchange:
-        named = request.model.partition("selfroute-")[2] if request.model.startswith("selfroute-") else None
+        mode = self._mode(http, request.model)
+        self._check_room()
+        return Exchange(self.service, request, mode)
+
+    def _mode(self, http: Http, model: str) -> Mode:
+        """Who may answer, by header or by the name that the client has for the model."""
+        named = model.partition("selfroute-")[2] if model.startswith("selfroute-") else None
         header = http.header("x-selfroute-mode")
-        mode = self.service.mode(named if header is None else header)
+        return self.service.mode(named if header is None else header)
+
+    def _check_room(self) -> None:
         if self.in_flight >= self.limits.concurrent:
             raise ApiError(
                 "too_many_requests",
                 f"{self.limits.concurrent} requests are being answered; try again",
                 headers={"Retry-After": "1"},
             )
-        return Exchange(self.service, request, mode)
 
-    async def _answer(self, http: Http, exchange: Exchange, work: Any, chunks: _Chunks | None = None) -> None:
+    async def _answer(self, http: Http, exchange: Exchange, work: Any, stream: _Stream | None = None) -> None:
         """Do the work of one request within its time, and record what came of it.
 
         An error before the first piece of a stream is a plain error, after it the last event of the stream.
@@ -288,8 +309,8 @@ class Gateway:
             exchange.error, status_code = error, error.status
             if not http.started:
                 await self._refuse(http, error, exchange.headers())
-            elif chunks is not None:
-                await http.end(chunks.failed(error))
+            elif stream is not None:
+                await http.end(stream.failed(error))
         finally:
             self.in_flight -= 1
             self.metrics.in_flight.dec()
@@ -452,12 +473,13 @@ class Gateway:
         await http.answer(200, dumps({"object": "list", "data": self._known_models()}), {})
 
     async def _model(self, http: Http) -> None:
+        """Any name that a request may have: those that are not listed mean the strategy, and are echoed."""
         wanted = http.path.removeprefix("/v1/models/")
-        for model in self._known_models():
-            if model["id"] == wanted:
-                await http.answer(200, dumps(model), {})
-                return
-        raise ApiError("not_found", f"there is no model '{wanted[:80]}'; /v1/models lists them")
+        known = self._known_models()
+        if wanted.startswith("selfroute-") and wanted not in [model["id"] for model in known]:
+            raise ApiError("not_found", f"there is no model '{wanted[:80]}'; /v1/models lists them")
+        about = next((model for model in known if model["id"] == wanted), known[0] | {"id": wanted})
+        await http.answer(200, dumps(about), {})
 
 
 def _refuse_to_retract(event: HandOff | Retract, *, is_shown: bool) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from selfroute.backends.base import Backend, as_backend
+from selfroute.backends.base import Asked, Backend, as_backend, capability
 from selfroute.backends.flight import closing
 from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable, ContextLengthExceeded
 from selfroute.gateway.errors import REFUSED
@@ -146,6 +147,29 @@ class Guard(Backend):
                 while delta is not None:
                     yield delta
                     delta = await anext(stream, None)
+            self._note_answer()
+        except BackendError as failure:
+            self._note_failure(failure)
+            raise
+        finally:
+            self._in_flight -= 1
+            if probes:
+                self._probing = False
+
+    async def ask(self, address: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """See `selfroute.backends.base.Asked`; health and breaker are those of `stream`.
+
+        Raises:
+            UnsupportedByBackend: the model is no server that can be asked for this.
+            BackendUnavailable: as in `stream`.
+        """
+        probes = self._admit()
+        self._in_flight += 1
+        try:
+            server = capability(await self.ready(), Asked)
+            async with closing(server.ask(address, body)) as answer:
+                async for each in answer:
+                    yield each
             self._note_answer()
         except BackendError as failure:
             self._note_failure(failure)

@@ -24,11 +24,18 @@ def description(limits: Limits, *, needs_key: bool) -> dict[str, Any]:
         "/status.json": _get("What the dashboard shows", errors=(401,)),
         "/openapi.json": _get("This description"),
         "/v1/models": _get("Names that `model` may have", errors=(401,)),
-        "/v1/models/{model}": _get("One of them", errors=(401, 404), parameters=[_MODEL]),
+        "/v1/models/{model}": _get("One of them, or any other name", errors=(401, 404), parameters=[_MODEL]),
         "/v1/chat/completions": _post("Answer a conversation, whole or streamed", chat, "ChatCompletion", streams=True),
         "/v1/responses": _post(
             "Answer text with text, whole or streamed", {"$ref": "#/components/schemas/ResponseRequest"}, "Response",
             streams=True,
+        ),
+        "/v1/completions": _post(
+            "Pass a plain prompt on to one model's server", {"$ref": "#/components/schemas/CompletionRequest"},
+            "Passed", streams=True,
+        ),
+        "/v1/embeddings": _post(
+            "Pass texts on to one model's server", {"$ref": "#/components/schemas/EmbeddingRequest"}, "Passed"
         ),
         "/v1/route": _post("Say who would answer, without calling the cloud", chat, "Decision"),
     }  # fmt: skip
@@ -144,7 +151,14 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "properties": {"message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]},
                        "code": {"enum": list(CODES)}},
     }  # fmt: skip
+    passed = {"model": {"type": ["string", "null"]}}
+    prompts = {"type": ["string", "array"]}
+    plain = {**passed, "prompt": prompts, "stream": {"type": ["boolean", "null"]},
+             "max_tokens": {"type": ["integer", "null"], "minimum": 0}}  # fmt: skip
     return {
+        "CompletionRequest": {"type": "object", "required": ["prompt"], "properties": plain},
+        "EmbeddingRequest": {"type": "object", "required": ["input"], "properties": {**passed, "input": prompts}},
+        "Passed": {"type": "object"},
         "ChatRequest": {"type": "object", "required": ["messages"], "properties": chat},
         "ResponseRequest": {"type": "object", "required": ["input"], "properties": response},
         "ChatCompletion": _object("id", "object", "created", "model", "choices", "usage", "selfroute"),
