@@ -191,6 +191,7 @@ def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
         steps=recipe.steps,
         batch_tokens=recipe.batch_tokens,
         learning_rate=recipe.learning_rate,
+        optimizer=recipe.optimizer,
         seed=recipe.seed,
         start=start,
         workers=recipe.workers,

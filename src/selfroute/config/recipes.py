@@ -229,6 +229,7 @@ class WarmupRecipe:
         hidden_size: width; with `layers` it sets the size: 128 x 5 is about 0.9 M parameters.
         batch_tokens: padded tokens per step.
         learning_rate: peak of the cosine schedule.
+        optimizer: `muon` for matrices learns from fewer steps; the rest stays with AdamW.
         start: model to go on with (`embedded:device` or a folder); None makes a new one.
         workers: processes that write traces; 0 writes them between steps.
     """
@@ -241,6 +242,7 @@ class WarmupRecipe:
     steps: Count = 5500
     batch_tokens: Count = 4096
     learning_rate: Positive = 2e-3
+    optimizer: Literal["adamw", "muon"] = "adamw"
     start: str | None = None
     traces: TraceOptions = TraceOptions()
     seed: int = 0

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 from selfroute.environment import has_fast_bf16
 from selfroute.prompts import TEMPLATES, with_attempt
 from selfroute.train import folder
+from selfroute.train.imitation.optimizer import MuonAdamW
 from selfroute.train.imitation.writers import TOLD_SHARES
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def warm_up(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
+    optimizer: Literal["adamw", "muon"] = "adamw",
     start: str | None = None,
     workers: int = 1,
     resume: bool = False,
@@ -169,6 +171,7 @@ def warm_up(
         writer: of what it imitates.
         steps: optimiser steps; each sees about `batch_tokens` padded tokens.
         learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
+        optimizer: "muon" takes `MuonAdamW`.
         start: folder of a model to go on with, in place of a new one of `hidden_size` and `layers`.
         workers: processes that draw traces.
         resume: go on from the newest checkpoint in `out`.
@@ -214,7 +217,8 @@ def warm_up(
     )
     data = TraceBatches(tokenizer, writer, seed=seed, batch_tokens=batch_tokens)
     origin = folder.begin(out, config or {}, checkpoint)
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap)
+    own = MuonAdamW(model, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)) if optimizer == "muon" else None
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap, optimizers=(own, None))
     watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
     watcher.attach(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -230,6 +234,7 @@ def warm_up(
             "steps": steps,
             "batch_tokens": batch_tokens,
             "learning_rate": learning_rate,
+            "optimizer": optimizer,
             "hidden_size": model.config.hidden_size,
             "layers": model.config.num_hidden_layers,
             "start": start,
