@@ -78,6 +78,32 @@ def test_they_are_evaluated_and_the_seed_draws(tmp_path: Path) -> None:
     assert "2300" in Path("out/records.jsonl").read_text(), "drawn by the run's seed"
 
 
+def test_a_recipe_gives_them_names_and_options(tmp_path: Path) -> None:
+    entrants = {"some": {"alternate": {"share": 0.2}}, "mine": {"random_offload": {"share": 1.0}}}
+    recipe = {"task": "doubles", **PAIR, "strategies": ["always_device"], "entrants": entrants}
+    Path("mine.yaml").write_text(json.dumps(recipe))
+    run("evaluate", "mine.yaml", "limit=20", "out=out")
+    summary = json.loads(Path("out/summary.json").read_text())
+    shares = {entry["name"]: entry["raw_call_share"] for entry in summary["strategies"]}
+    assert shares.keys() == {"always_device", "some", "mine"} and shares["mine"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("{mine: {alternat: {}}}", "entrants.mine: unknown strategy 'alternat'; did you mean 'alternate'?"),
+        ("{mine: {alternate: {name: x}}}", "entrants.mine: name: x is one name too many"),
+        ("{mine: {alternate: {shar: 1}}}", "entrants.mine.alternate: unknown key 'shar'; did you mean 'share'?"),
+        ("{mine: prompt_length}", "entrants.mine: prompt_length goes by its own name alone"),
+    ],
+)
+def test_an_entrant_that_cannot_be_is_refused(written: str, message: str) -> None:
+    Path("mine.yaml").write_text(json.dumps({"task": "doubles", **PAIR}))
+    result = CliRunner().invoke(app, ["evaluate", "mine.yaml", f"entrants={written}", "out=out"])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
 def test_they_are_served(tmp_path: Path) -> None:
     import httpx2 as httpx
 

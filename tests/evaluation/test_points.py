@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,26 @@ async def test_a_knob_goes_on_where_it_was(tmp_path: Path) -> None:
     before, device.calls = device.calls, 0
     assert await run(tmp_path / "cut", entrants([Dial("dial")], device, cloud), cloud=cloud) == whole
     assert 0 < device.calls < before
+
+
+async def test_an_oracle_is_marked_and_never_the_best(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Knowing(Dial):
+        oracle: bool = True
+
+        def at(self, point: float) -> Strategy:
+            return replace(self, below=point, points=())
+
+    who = entrants([Knowing("knowing"), Dial("dial", points=(10.0,))], half(), other_half())
+    summary = await run(tmp_path, who, cloud=other_half(), axes=("cloud_tokens",))
+    marked = {entry["name"]: entry["oracle"] for entry in summary["strategies"]}
+    assert marked == {"knowing": True, "dial": False}
+    knowing, dial = summary["axes"][0]["lines"]
+    assert (knowing["oracle"], dial["oracle"]) == (True, False)
+    assert True in dial["near_best"]
+    html = (tmp_path / "report.html").read_text().replace("&nbsp;", " ")
+    assert "knowing (oracle)" in html and "dial @ 10 answers" in html
+    assert main(tmp_path) == []
 
 
 async def test_a_strategy_that_chooses_may_have_a_knob(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ FIELDS = [
     *("device_prompt_tokens", "cloud_prompt_tokens", "attempt_prompt_tokens", "attempt_tokens"),
     *("local_prompt_tokens", "local_tokens", "cloud_answer_prompt_tokens", "cloud_answer_tokens"),
     *("solve_rate", "solve_samples", "point", "joint", "cloud_calls", "up_bytes", "down_bytes"),
-    *("device_layer_tokens", "cloud_layer_tokens", "void_tokens"),
+    *("device_layer_tokens", "cloud_layer_tokens", "void_tokens", "oracle"),
 ]
 
 verdict = st.booleans() | st.none() | st.floats(0, 1)
@@ -44,6 +44,7 @@ records = st.builds(
     error=st.none() | text,
     point=st.none() | st.floats(-1, 1),
     joint=st.booleans(),
+    oracle=st.booleans(),
     up_bytes=st.integers(0, 9),
 )
 
@@ -119,6 +120,7 @@ BASE = {"strategy": "s", "id": "2", "source": "device", "wants_cloud": False}
         ({"cloud_correct": "yes"}, 'cloud_correct is "yes", not true, false'),
         ({"point": math.inf}, "point is Infinity, not a finite number or null"),
         ({"joint": 1}, "joint is 1, not true or false"),
+        ({"oracle": "yes"}, 'oracle is "yes", not true or false'),
         ({"up_bytes": -3}, "up_bytes is -3, not a number, 0 or more"),
         ({"id": 7}, "id is 7, not text"),
         ({"source": "edge"}, 'source is "edge"'),
@@ -167,7 +169,7 @@ def test_the_fast_reader_reads_the_same(tmp_path_factory: pytest.TempPathFactory
     write(path, *rows)
     fast, plain = read_columns(path), columns_of(read_records(path))
     assert (fast.settings, fast.ids) == (plain.settings, plain.ids)
-    for name in ("setting", "id", "wants", "sent", "joint", "failed"):
+    for name in ("setting", "id", "wants", "sent", "joint", "failed", "oracle"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
     for name in QUALITIES:
         np.testing.assert_array_equal(fast.qualities[name], plain.qualities[name])

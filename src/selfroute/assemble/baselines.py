@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
 from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
-from selfroute.config import STRATEGIES, StrategyEntry, asked_for, at
+from selfroute.config import STRATEGIES, Spec, StrategyEntry, asked_for, at, make_strategy
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
 from selfroute.strategies.always import AlwaysDevice
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_baselines",
+    "check_entrants",
     "make_baselines",
+    "make_entrants",
     "make_policies",
 ]
 
@@ -60,6 +62,36 @@ def make_policies(
     if alone:
         made += [entrant(AlwaysDevice(name=f"{name}, alone"), device) for name, device in policies.items()]
     return made
+
+
+def check_entrants(entrants: Mapping[str, Spec]) -> None:
+    """Refuse an entrant before any model is loaded.
+
+    Raises:
+        ConfigError: an unknown strategy, one that takes no name, or one with a name of its own.
+    """
+    for name, spec in entrants.items():
+        factory = STRATEGIES.resolve(spec.name, where=f"entrants.{name}")
+        if not asked_for(factory, {"name": name}):
+            raise ConfigError(f"entrants.{name}: {spec.name} goes by its own name alone; write it under strategies")
+        if "name" in spec.options:
+            raise ConfigError(f"entrants.{name}: name: {spec.options['name']} is one name too many; leave it out")
+
+
+def make_entrants(entrants: Mapping[str, Spec], sides: Sides) -> list[Entrant]:
+    """The strategies of a recipe that it names itself, with their options.
+
+    Raises:
+        ConfigError: as `check_entrants`, or an option that the strategy refuses.
+    """
+    from selfroute.evaluation.bench import Entrant
+
+    check_entrants(entrants)
+    return [
+        Entrant(strategy=make_strategy(named, where=f"entrants.{name}"), sides=sides)
+        for name, spec in entrants.items()
+        for named in [replace(spec, options={**spec.options, "name": name})]
+    ]
 
 
 def check_baselines(names: Iterable[str]) -> None:

@@ -8,7 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfroute.assemble.baselines import check_baselines, make_baselines, make_policies
+from selfroute.assemble.baselines import (
+    check_baselines,
+    check_entrants,
+    make_baselines,
+    make_entrants,
+    make_policies,
+)
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
 from selfroute.backends.base import Backend
 from selfroute.config import (
@@ -44,6 +50,8 @@ _NOT_IN_RECORDS = (
     *("prices", "priced_as", "network", "routellm_bins", "axes"),
 )
 
+_NEW = ("entrants",)  # a folder of before goes on where it is empty
+
 
 async def evaluate_recipe(
     recipe: EvaluateRecipe,
@@ -77,7 +85,7 @@ async def evaluate_recipe(
             on_count=on_count,
             command=command,
             # What cannot change a record may differ when an interrupted run goes on.
-            config={k: v for k, v in to_values(recipe).items() if k not in _NOT_IN_RECORDS},
+            config={k: v for k, v in to_values(recipe).items() if k not in _NOT_IN_RECORDS and (v or k not in _NEW)},
             **options,
         )
 
@@ -101,6 +109,7 @@ async def open_bench(
     from selfroute.evaluation.bench import Bench, Entrant
 
     check_baselines(recipe.strategies)
+    check_entrants(recipe.entrants)
     asking = next((name for name in recipe.strategies if STRATEGIES[name].asks_again), None)
     if asking is not None and recipe.device.name in BACKENDS and BACKENDS[recipe.device.name].replays:
         raise ConfigError(f"strategies: {asking} asks the device several times; a recording holds one answer")
@@ -127,6 +136,7 @@ async def open_bench(
         )
         told = recipe.share if recipe.tell_share else None
         entrants = [Entrant(strategy=strategy, sides=sides) for strategy in baselines]
+        entrants += make_entrants(recipe.entrants, sides)
         entrants += make_policies(policies, sides, alone=recipe.alone, told_share=told, context=recipe.context)
         yield Bench(
             entrants=entrants,

@@ -91,6 +91,8 @@ class EvaluateRecipe:
         tell_share: say `share` in the policies' prompts, as to one that was trained with `told_shares`.
         context: what the cloud sees of a hand-off: the conversation (`prompt`), or also the device's `attempt`.
         strategies: baselines, names of `STRATEGIES`.
+        entrants: name in the report -> a strategy with its options, as a serving recipe writes it; one with a knob is
+            run at each of its points.
         router_rows: rows of the train split that fit the strategies which learn, and set thresholds.
         folds: fit on the rows themselves in place of the train split, each judged by a fit without its fold.
         encoder: folder or hub repository of the encoder that encoder_router fine-tunes.
@@ -123,6 +125,7 @@ class EvaluateRecipe:
     tell_share: bool = False
     context: Literal["prompt", "attempt"] = "prompt"
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
+    entrants: Mapping[str, Spec] = field(default_factory=dict)
     router_rows: Count = 1000
     folds: Folds | None = None
     encoder: str = "microsoft/deberta-v3-base"

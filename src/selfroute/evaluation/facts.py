@@ -9,6 +9,7 @@ from selfroute.evaluation.bench import Answered, Bench, Entrant
 from selfroute.evaluation.records import Record, Sample
 from selfroute.evaluation.references import CloudAlone
 from selfroute.grading import answerer, grade, judge
+from selfroute.strategies.base import Oracle
 from selfroute.tasks.base import Row
 from selfroute.types import Trace, Usage
 
@@ -38,6 +39,7 @@ def failed(entrant: Entrant, row: Row, by_cloud: CloudAlone, error: Exception) -
         cloud_correct=by_cloud.correct,
         error=f"{type(error).__name__}: {error}",
         point=entrant.point,
+        oracle=_is_oracle(entrant),
     )
     return record, Sample(strategy=entrant.name, id=row.id, question=row.question, gold=row.gold, point=entrant.point)
 
@@ -64,6 +66,7 @@ def graded(bench: Bench, entrant: Entrant, row: Row, found: Answer, by_cloud: Cl
         error=outcome.error or failure,
         point=entrant.point,
         joint=joint,
+        oracle=_is_oracle(entrant),
         **_spent(trace),
         **_tokens("attempt", None if joint else _attempt(trace)),
         **_tokens("local", (local or trace).usage("device")),
@@ -79,6 +82,10 @@ def graded(bench: Bench, entrant: Entrant, row: Row, found: Answer, by_cloud: Cl
         local_text="" if local is None else local.text,
         point=entrant.point,
     )
+
+
+def _is_oracle(entrant: Entrant) -> bool:
+    return isinstance(entrant.strategy, Oracle) and entrant.strategy.oracle
 
 
 def _spent(trace: Trace) -> dict[str, int]:

@@ -65,6 +65,7 @@ class Record:
         device_layer_tokens, cloud_layer_tokens: tokens times the layers that each went through on that side; 0 where
             nobody counted.
         void_tokens: completion tokens of both sides that do not stand, e.g. rejected steps.
+        oracle: whether the strategy decides by what nobody can know in time.
     """
 
     strategy: str
@@ -99,6 +100,7 @@ class Record:
     device_layer_tokens: int = 0
     cloud_layer_tokens: int = 0
     void_tokens: int = 0
+    oracle: bool = False
 
     @property
     def key(self) -> Key:
@@ -129,7 +131,7 @@ class Sample:
 
 
 # What not every strategy has, left out of a line where it says nothing.
-_OPTIONAL: dict[str, object] = {"point": None, "joint": False} | dict.fromkeys(
+_OPTIONAL: dict[str, object] = {"point": None, "joint": False, "oracle": False} | dict.fromkeys(
     ("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens"), 0
 )
 
@@ -309,5 +311,5 @@ _RULES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
     ("solve_rate", "between 0 and 1, or null", lambda v: v is None or _is_number(v, low=0, high=1)),
     ("solve_samples", "a number, 0 or more", lambda v: _is_number(v, low=0)),
     ("point", "a finite number or null", lambda v: v is None or _is_number(v)),
-    ("joint", "true or false", lambda v: isinstance(v, bool)),
+    *((name, "true or false", lambda v: isinstance(v, bool)) for name in ("joint", "oracle")),
 )

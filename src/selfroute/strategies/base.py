@@ -14,7 +14,7 @@ from selfroute.prices import Prices
 from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
-__all__ = ["Knobbed", "Needs", "Sides", "Strategy", "Tellable", "answer", "check_cloud", "check_sides"]
+__all__ = ["Knobbed", "Needs", "Oracle", "Sides", "Strategy", "Tellable", "answer", "check_cloud", "check_sides"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,18 @@ class Knobbed(Protocol):
     def at(self, point: float) -> Strategy:
         """The strategy with its knob at a point, under the same name."""
         ...
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Optional: a strategy may say that it decides by what nobody can know in time, such as the cloud's answer.
+
+    Attributes:
+        oracle: whether it does; reports mark it, and count it as a bound and not as a way to work.
+    """
+
+    @property
+    def oracle(self) -> bool: ...
 
 
 def check_sides(strategy: Strategy, sides: Sides) -> None:

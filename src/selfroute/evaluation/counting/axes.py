@@ -303,6 +303,7 @@ class Along:
         ]
         return {
             "name": name,
+            "oracle": self.splits[numbers[0]].oracle,
             "points": points,
             "accuracy": _numbers(accuracy),
             "over_random": _numbers(accuracy - chance),
@@ -321,7 +322,7 @@ class Along:
             line["ci95"] = _bands(found, line["accuracy"])
             line["over_random_ci95"] = _bands(found - chance, line["accuracy"])
             line["near_best"] = [
-                None if value is None else _is_near(samples[str(best[at])], found, at)
+                None if value is None or best[at] is None else _is_near(samples[str(best[at])], found, at)
                 for at, value in enumerate(line["accuracy"])
             ]
 
@@ -367,7 +368,7 @@ def _thinned(path: Path) -> Path:
 
 
 def _best(lines: Iterable[Mapping[str, Any]], at: int) -> str | None:
-    known = [line for line in lines if line["accuracy"][at] is not None]
+    known = [line for line in lines if line["accuracy"][at] is not None and not line["oracle"]]
     return max(known, key=lambda line: float(line["accuracy"][at]))["name"] if known else None
 
 

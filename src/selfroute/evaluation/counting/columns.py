@@ -54,6 +54,7 @@ class Columns:
         sent: whether the cloud wrote any of the final answer.
         joint: whether both sides may write one answer.
         failed: whether the record holds an error.
+        oracle: whether its strategy decides by what nobody can know in time.
         qualities: by name of `QUALITIES`: float64 in [0, 1], NaN where it is not known.
         numbers: by name of `NUMBERS`: float64, NaN for null. Those that not every strategy has may be missing, and are
             then 0 in every record.
@@ -67,6 +68,7 @@ class Columns:
     sent: npt.NDArray[np.bool_]
     joint: npt.NDArray[np.bool_]
     failed: npt.NDArray[np.bool_]
+    oracle: npt.NDArray[np.bool_]
     qualities: Mapping[str, npt.NDArray[np.float64]]
     numbers: Mapping[str, npt.NDArray[np.float64]]
 
@@ -110,6 +112,7 @@ def columns_of(records: Iterable[Record]) -> Columns:
         sent=np.array([r.source != "device" for r in rows], dtype=bool),
         joint=np.array([r.joint for r in rows], dtype=bool),
         failed=np.array([r.error is not None for r in rows], dtype=bool),
+        oracle=np.array([r.oracle for r in rows], dtype=bool),
         qualities={name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in QUALITIES},
         numbers={name: values for name, values in numbers.items() if name in _OF_EVERY or values.any()},
     )
@@ -167,7 +170,7 @@ def _joined(path: Path, on_progress: OnBytes | None) -> Columns | None:
     return Columns(
         tuple(settings.known),
         tuple(ids.known),
-        **{name: whole[name] for name in ("setting", "id", "wants", "sent", "joint", "failed")},
+        **{name: whole[name] for name in ("setting", "id", "wants", "sent", "joint", "failed", "oracle")},
         qualities={name: whole[name] for name in QUALITIES},
         numbers={name: whole[name] for name in NUMBERS if name in whole},
     )
@@ -208,6 +211,7 @@ def _parsed(block: bytes, settings: _Known[Setting], ids: _Known[str]) -> dict[s
         "sent": pc.not_equal(table["source"], "device").to_numpy(),
         "joint": table["joint"].fill_null(False).to_numpy().astype(bool),
         "failed": ~table["error"].is_null().to_numpy(),
+        "oracle": table["oracle"].fill_null(False).to_numpy().astype(bool),
         **{name: _floats(table[name].cast("float64"), np.nan) for name in QUALITIES},
         **{name: _floats(table[name], _ABSENT.get(name, np.nan)) for name in _OF_EVERY},
         **{name: _floats(values, _ABSENT[name]) for name, values in optional.items()},
@@ -244,7 +248,7 @@ def _read(block: bytes, verdict: Any) -> Any:
     import pyarrow.json as arrow_json  # type: ignore[import-untyped]
 
     kinds = dict.fromkeys(("strategy", "id", "source", "error"), pa.string())
-    kinds |= dict.fromkeys(("wants_cloud", "joint"), pa.bool_()) | dict.fromkeys(QUALITIES, verdict)
+    kinds |= dict.fromkeys(("wants_cloud", "joint", "oracle"), pa.bool_()) | dict.fromkeys(QUALITIES, verdict)
     kinds |= dict.fromkeys(("point", *NUMBERS), pa.float64())
     try:
         return arrow_json.read_json(

@@ -140,6 +140,7 @@ def entry_of(
         "name": split.name,
         "point": split.point,
         "joint": split.joint,
+        "oracle": split.oracle,
         "fixed": split.fixed,
         "matched_by": ("random" if np.isnan(split.score).all() else "score") if is_shared else None,
         "call_share": calls / n if is_shared else None,

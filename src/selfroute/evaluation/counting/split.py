@@ -29,6 +29,7 @@ class Split:
         numbers: the other numbers of the records by name, NaN for null; see `amount`.
         errors: records in which something failed, those of left-out prompts too.
         joint: whether both sides may write one answer.
+        oracle: whether the strategy decides by what nobody can know in time.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Split:
     errors: int
     point: float | None = None
     joint: bool = False
+    oracle: bool = False
 
     def __len__(self) -> int:
         return len(self.wants)
@@ -165,4 +167,5 @@ def _split(columns: Columns, setting: Setting, at: Ints, *, seed: int, errors: i
         errors=errors,
         point=setting[1],
         joint=bool(columns.joint[at].any()),
+        oracle=bool(columns.oracle[at].any()),
     )

@@ -24,7 +24,8 @@ _NOTE = (
 
 _READ = (
     "Accuracy when so much of what the cloud alone spends is spent, with its interval; a star marks what a paired "
-    "interval does not tell apart from the best at that budget. A dash: it treats every prompt alike, or the budget is "
+    "interval does not tell apart from the best at that budget, oracles left aside. A dash: it treats every prompt "
+    "alike, or the budget is "
     "below its cheapest setting."
 )
 
@@ -60,8 +61,8 @@ def _shown(chart: Chart, section: Mapping[str, Any]) -> list[ChartLine]:
 
 
 def _rank(line: Mapping[str, Any]) -> tuple[float, ...]:
-    """Higher at the largest budget is better; what treats every prompt alike comes last."""
-    return tuple(-1.0 if value is None else value for value in reversed(line["accuracy"]))
+    """Higher at the largest budget is better; what treats every prompt alike comes late, and oracles last."""
+    return (float(not line["oracle"]), *(-1.0 if value is None else value for value in reversed(line["accuracy"])))
 
 
 # --- the figure ------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def _table(section: Mapping[str, Any]) -> str:
         for kind in ("oracle", "random")
     ]
     lines = sorted(section["lines"], key=_rank, reverse=True)
-    made = [_line(name, line, is_best=number == 0 and _rank(line)[0] >= 0) for number, line in enumerate(lines)]
+    made = [_line(name, line, is_best=number == 0 and _rank(line)[1] >= 0) for number, line in enumerate(lines)]
     alone = [table_line(f"{end} alone", *cells, *empty) for end, cells in ends]
     return table(["spent as run", "right as run", *budgets], [bounds[0], *made, bounds[1], *alone], _READ)
 
@@ -147,7 +148,8 @@ def _line(axis: str, line: Mapping[str, Any], *, is_best: bool) -> str:
         run = [f"{len(points)} points", ""]
     values = zip(line["accuracy"], line["ci95"], line["near_best"], strict=True)
     cells = [_cell(value, band, near) for value, band, near in values]
-    return table_line(line["name"], *run, *cells, kind="best" if is_best else "own")
+    name = f"{line['name']} (oracle)" if line["oracle"] else line["name"]
+    return table_line(name, *run, *cells, kind="best" if is_best else "own")
 
 
 def _cell(value: float | None, band: Sequence[float] | None, near: bool | None) -> str:

@@ -70,8 +70,11 @@ def label(entry: Entry) -> str:
 
 
 def best(summary: Mapping[str, Any]) -> Entry:
-    """The strategy of highest accuracy at the share; where none is compared there, the best one as run that chooses."""
-    entries: list[Entry] = summary["strategies"]
+    """The strategy of highest accuracy at the share, oracles left aside.
+
+    Where none is compared there, it is the best one as run that chooses.
+    """
+    entries: list[Entry] = [entry for entry in summary["strategies"] if not entry["oracle"]] or summary["strategies"]
     if matched := [entry for entry in entries if is_matched(entry)]:
         return max(matched, key=lambda entry: entry["overall_accuracy"])
     return max((e for e in entries if not e["fixed"]), key=lambda e: e["raw_overall_accuracy"], default=entries[0])
