@@ -9,8 +9,8 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.files import is_path
+from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
@@ -30,41 +31,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from selfroute.backends.torch.sampler import Sampled, Step
+    from selfroute.backends.torch.sessions import Engine, Line, TorchSession
 
 __all__ = ["TransformersBackend"]
-
-# How long the first request of a batch waits for company.
-_GATHER_S = 0.002
-
-
-@dataclass(eq=False)
-class _Request:
-    """One `stream` call on its way through the worker thread."""
-
-    messages: Sequence[Message]
-    sampling: Sampling
-    loop: asyncio.AbstractEventLoop
-    pieces: asyncio.Queue[Delta | SelfRouteError] = field(default_factory=asyncio.Queue)
-    cancelled: bool = False
-
-    def send(self, piece: Delta | SelfRouteError) -> None:
-        _deliver([(self, piece)])
-
-
-def _deliver(pieces: Sequence[tuple[_Request, Delta | SelfRouteError]]) -> None:
-    """Hand pieces to their consumers, waking each event loop once: a wake-up costs more than a token."""
-    for loop in {request.loop for request, _ in pieces}:
-        own = [(request.pieces, piece) for request, piece in pieces if request.loop is loop]
-        try:
-            loop.call_soon_threadsafe(_put_all, own)
-        except RuntimeError:  # the consumers' loop is closed
-            for request, _ in pieces:
-                request.cancelled |= request.loop is loop
-
-
-def _put_all(pieces: Sequence[tuple[asyncio.Queue[Delta | SelfRouteError], Delta | SelfRouteError]]) -> None:
-    for queue, piece in pieces:
-        queue.put_nowait(piece)
 
 
 @dataclass(eq=False)
@@ -80,9 +49,8 @@ class _Row:
 class TransformersBackend(Backend):
     """A causal language model of transformers, batched.
 
-    Concurrent `stream` calls with equal sampling are answered together by one worker thread; a call that arrives
-    while a batch is being written waits for the next one. Use it as a context manager, or call `close`, to end
-    the thread.
+    Concurrent streams and sessions are written together by one worker thread, as they come. Use it as a context
+    manager, or call `close`, to end the thread.
 
     Args:
         name: how errors and reports call it.
@@ -114,9 +82,8 @@ class TransformersBackend(Backend):
         self._texts = TokenTexts(tokenizer)
         self._forbid_table = lru_cache(maxsize=8)(self._make_forbid_table)
         self._model_lock = threading.Lock()
-        self._wake = threading.Condition()
-        self._waiting: deque[_Request] = deque()
-        self._worker: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._engine: Engine | None = None
         self._closed = False
 
     @classmethod
@@ -168,95 +135,97 @@ class TransformersBackend(Backend):
         refuse_fields(self, messages, sampling)
         if sampling.max_tokens < 1:
             raise ConfigError(f"max_tokens is {sampling.max_tokens}; give at least 1")
-        request = _Request(list(messages), sampling, asyncio.get_running_loop())
-        self._submit(request)
+        from selfroute.backends.torch.sessions import WriteJob
+
+        engine, prompt = self._running(), self._encode(messages)
+        line = self._line(prompt, sampling, Look(top=sampling.top_logprobs or 0), None)
+        row = _Row(RowText(self.tokenizer, sampling.stop), len(prompt))
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Delta | SelfRouteError]()
+
+        def on_token(token: Written) -> bool:
+            _push(row, token.token_id, token.logprob, token.view.top if token.view else {})
+            delta = self._delta(row, sampling)
+            if delta.text or delta.tokens:
+                engine.tell(loop, pieces.put_nowait, delta)
+            return row.text.stopped
+
+        def done(result: list[Written] | SelfRouteError) -> None:
+            if isinstance(result, SelfRouteError):
+                engine.tell(loop, pieces.put_nowait, result)
+                return
+            row.text.finish()
+            reason = "stop" if result[-1].ends or row.text.stopped else "length"
+            engine.tell(loop, pieces.put_nowait, self._delta(row, sampling, finish_reason=reason))
+            engine.let_go(line)
+
+        engine.submit(WriteJob(line, done, limit=self._room(prompt, sampling), on_token=on_token))
         try:
             while True:
-                piece = await request.pieces.get()
+                piece = await pieces.get()
                 if isinstance(piece, SelfRouteError):
                     raise piece
                 yield piece
                 if piece.finish_reason is not None:
                     return
         finally:
-            request.cancelled = True
+            engine.let_go(line)
 
-    def _submit(self, request: _Request) -> None:
-        with self._wake:
+    # --- sessions
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """See `selfroute.backends.sessions.Sessions`."""
+        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge"})
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """See `selfroute.backends.sessions.Sessions`."""
+        return fingerprint(self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer)))))
+
+    def session(
+        self, messages: Sequence[Message], sampling: Sampling, *, look: Look = NO_LOOK, luck: int | None = None
+    ) -> TorchSession:
+        """Open an answer; see `selfroute.backends.sessions.Sessions`.
+
+        Raises:
+            BackendError: the prompt cannot be encoded.
+            ConfigError: the model's cache cannot be rolled back.
+            UnsupportedByBackend: the request asks for more than text.
+        """
+        from selfroute.backends.torch.sessions import TorchSession
+
+        refuse_fields(self, messages, sampling)
+        line = self._line(self._encode(messages), sampling, look, luck)
+        return TorchSession(
+            self._running(),
+            line,
+            self.tokenizer,
+            vocabulary=self.vocabulary,
+            size=self._vocabulary,
+            window=self._window,
+        )
+
+    def speller(self, stop: Sequence[str] = ()) -> RowText:
+        """See `selfroute.backends.sessions.Sessions`."""
+        return RowText(self.tokenizer, stop)
+
+    def _running(self) -> Engine:
+        """The worker of sessions and streams."""
+        from selfroute.backends.torch.sessions import Engine
+
+        with self._starting:
             if self._closed:
                 raise self._closed_error()
-            self._waiting.append(request)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name=f"selfroute {self.name}", daemon=True)
-                self._worker.start()
-            self._wake.notify()
+            if self._engine is None:
+                self._engine = Engine(self.name, self.model, self._eos, max_rows=self.max_batch, lock=self._model_lock)
+            return self._engine
 
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-            time.sleep(_GATHER_S)
-            with self._wake:
-                if self._closed:
-                    return
-                batch = self._take_batch()
-            if batch:
-                self._serve(batch)
+    def _line(self, prompt: list[int], sampling: Sampling, look: Look, luck: int | None) -> Line:
+        from selfroute.backends.torch.sessions import Line, lucks
 
-    def _take_batch(self) -> list[_Request]:
-        """The first waiting request and every other one that can be answered along with it."""
-        batch: list[_Request] = []
-        rest: deque[_Request] = deque()
-        for request in self._waiting:
-            if request.cancelled:
-                continue
-            alike = not batch or _kind(request.sampling) == _kind(batch[0].sampling)
-            (batch if alike and len(batch) < self.max_batch else rest).append(request)
-        self._waiting = rest
-        return batch
-
-    def _serve(self, requests: Sequence[_Request]) -> None:
-        """Answer a batch; whatever goes wrong reaches the consumers as an error."""
-        served: list[_Request] = []
-        prompts: list[list[int]] = []
-        for request in requests:
-            try:
-                prompts.append(self._encode(request.messages))
-                served.append(request)
-            except SelfRouteError as error:
-                request.send(error)
-        if not served:
-            return
-        rows = [_Row(RowText(self.tokenizer, r.sampling.stop), len(p)) for r, p in zip(served, prompts, strict=True)]
-        try:
-            done = self._write(
-                prompts, [r.sampling for r in served], on_step=lambda step: self._forward(step, served, rows)
-            )
-        except Exception as error:  # the worker must outlive any failure of a library
-            for request in served:
-                request.send(self._as_backend_error(error))
-            return
-        for request, row, sampled in zip(served, rows, done, strict=True):
-            row.text.finish()
-            request.send(self._delta(row, request.sampling, finish_reason=sampled.finish_reason))
-
-    def _forward(self, step: Step, requests: Sequence[_Request], rows: Sequence[_Row]) -> list[int]:
-        """Send one step's new text to its consumers; which rows are over."""
-        over = []
-        pieces: list[tuple[_Request, Delta | SelfRouteError]] = []
-        if self._closed:
-            raise self._closed_error()
-        for at, index in enumerate(step.rows):
-            request, row = requests[index], rows[index]
-            if not request.cancelled:
-                _push(row, step, at)
-                delta = self._delta(row, request.sampling)
-                if delta.text or delta.tokens:
-                    pieces.append((request, delta))
-            if request.cancelled or row.text.stopped:
-                over.append(index)
-        _deliver(pieces)
-        return over
+        seed = _own_seeds([prompt], [sampling.seed], alone=True)[0] if luck is None else luck
+        table = self._forbid_table(sampling.forbid) if any(sampling.forbid) else None
+        return Line(prompt, sampling, look, lucks(seed, self._room(prompt, sampling)), table)
 
     def _delta(self, row: _Row, sampling: Sampling, *, finish_reason: str | None = None) -> Delta:
         text, which = row.text.take(last=finish_reason is not None)
@@ -391,14 +360,10 @@ class TransformersBackend(Backend):
 
     def close(self) -> None:
         """End the worker thread; answers under way fail."""
-        with self._wake:
-            self._closed = True
-            waiting, self._waiting = list(self._waiting), deque()
-            self._wake.notify()
-        for request in waiting:
-            request.send(self._closed_error())
-        if self._worker is not None and self._worker is not threading.current_thread():
-            self._worker.join()
+        with self._starting:
+            self._closed, engine = True, self._engine
+        if engine is not None:
+            engine.close(self._closed_error())
 
     async def aclose(self) -> None:
         """`close` without blocking the event loop."""
@@ -507,11 +472,6 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> f
     return frozenset(i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int))
 
 
-def _kind(sampling: Sampling) -> tuple[Any, ...]:
-    """What requests must agree in to be written together; the rest is each row's own."""
-    return sampling.temperature, sampling.top_p, sampling.top_logprobs, sampling.forbid
-
-
 def _own_seeds(
     prompts: Sequence[Sequence[int]], seeds: Sequence[int | None], *, alone: bool = False
 ) -> list[int | None]:
@@ -529,17 +489,18 @@ def _own_seeds(
     return own
 
 
-def _push(row: _Row, step: Step, at: int) -> None:
-    row.text.push(step.token_ids[at])
-    row.logprobs.append(step.logprobs[at])
-    if step.top is not None:
-        row.top.append(step.top[at])
+def _push(row: _Row, token_id: int, logprob: float, top: Mapping[int, float] | None) -> None:
+    row.text.push(token_id)
+    row.logprobs.append(logprob)
+    if top is not None:
+        row.top.append(dict(top))
 
 
 def _push_all(rows: Sequence[_Row], step: Step) -> list[int]:
     """Add one step to the rows; those that a stop string ended."""
     for at, index in enumerate(step.rows):
-        _push(rows[index], step, at)
+        top = None if step.top is None else step.top[at]
+        _push(rows[index], step.token_ids[at], step.logprobs[at], top)
     return [index for index in step.rows if rows[index].text.stopped]
 
 

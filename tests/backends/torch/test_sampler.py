@@ -21,7 +21,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from selfroute.backends.torch.sampler import Sampled, Step, _draw, sample
+from selfroute.backends.torch.sampler import Sampled, Step, draw, sample
 from selfroute.errors import ConfigError
 
 VOCABULARY = 48
@@ -215,7 +215,7 @@ def nucleus(probs: list[float], top_p: float) -> list[float]:
 )
 def test_never_draws_what_has_no_probability(weights: list[float], uniform: float, top_p: float) -> None:
     probs = torch.tensor([weights]) / sum(weights)
-    [drawn] = _draw(probs, torch.tensor([uniform]), top_p).tolist()
+    [drawn] = draw(probs, torch.tensor([uniform]), top_p).tolist()
     assert weights[drawn] > 0
     # Everything strictly likelier is kept first, so it must not fill the nucleus by itself.
     assert sum(w for w in weights if w > weights[drawn]) / sum(weights) < top_p + 1e-6

@@ -19,7 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from selfroute.errors import ConfigError
 
-__all__ = ["Sampled", "Step", "sample"]
+__all__ = ["Sampled", "Step", "check_heat", "draw", "evaluating", "sample"]
 
 # Room in the cache beyond the prompt, in tokens; a longer completion makes it grow.
 _SPARE_TOKENS = 128
@@ -106,7 +106,7 @@ def sample(
         return []
     rows = len(prompts) * samples_per_prompt
     device = model.device
-    with torch.inference_mode(), _evaluating(model):
+    with torch.inference_mode(), evaluating(model):
         batch, logits = _prefill(model, prompts, samples_per_prompt, pad_token_id, max(limits))
         limit = torch.tensor(limits, device=device).repeat_interleave(samples_per_prompt)
         uniforms = _uniforms(limits, samples_per_prompt, seed).to(device) if temperature > 0 else None
@@ -120,7 +120,7 @@ def sample(
             moves = None if table is None else table[states]
             allowed = scores if moves is None else scores.masked_fill(moves < 0, float("-inf"))
             luck = None if uniforms is None else uniforms[batch.rows, step]
-            tokens = allowed.argmax(-1) if luck is None else _draw(allowed.exp(), luck, top_p)
+            tokens = allowed.argmax(-1) if luck is None else draw(allowed.exp(), luck, top_p)
             new = record.write(step, batch.rows, tokens, scores, wanted=on_step is not None)
             ended = torch.isin(tokens, eos)
             if on_step is not None and new is not None:
@@ -154,24 +154,36 @@ def _check(
         raise ConfigError(f"max_new_tokens is {min(limits)}; give at least 1")
     if samples_per_prompt < 1:
         raise ConfigError(f"samples_per_prompt is {samples_per_prompt}; give at least 1")
-    if temperature < 0:
-        raise ConfigError(f"temperature is {temperature}; give 0 for greedy decoding or a positive number")
-    if not 0 < top_p <= 1:
-        raise ConfigError(f"top_p is {top_p}; give a number above 0 and at most 1")
+    check_heat(temperature, top_p)
     empty = next((i for i, prompt in enumerate(prompts) if not len(prompt)), None)
     if empty is not None:
         raise ConfigError(f"prompt {empty} has no tokens; give at least one, such as the beginning-of-sequence token")
     return limits
 
 
+def check_heat(temperature: float, top_p: float) -> None:
+    """See that a distribution can be drawn from.
+
+    Raises:
+        ConfigError: a number is out of range.
+    """
+    if temperature < 0:
+        raise ConfigError(f"temperature is {temperature}; give 0 for greedy decoding or a positive number")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p is {top_p}; give a number above 0 and at most 1")
+
+
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Eval mode meanwhile; a model that is in it is not told, which costs as much as a small pass."""
+    if not model.training:
+        yield
+        return
     model.train(False)
     try:
         yield
     finally:
-        model.train(training)
+        model.train(True)
 
 
 # --- randomness and choice
@@ -194,7 +206,7 @@ def _uniforms(limits: Sequence[int], samples: int, seed: int | Sequence[int | No
     return rows.flatten(0, 1)
 
 
-def _draw(probs: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+def draw(probs: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
     """One token per row by inverting the cumulative distribution.
 
     Args:
