@@ -528,3 +528,50 @@ def test_a_proxy_of_the_environment_is_used_but_not_for_loopback(monkeypatch):
     ]
     proxies = [openai_compatible._proxy(openai_compatible._endpoint(url)) for url in urls]
     assert proxies == ["http://proxy:3128", None, None, None]
+
+
+async def test_own_headers_are_sent_and_their_values_shown_nowhere(server, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("ORG_KEY", KEY)
+    options = {"api_key_env": None, "headers": {"X-Title": "my app"}, "headers_env": {"X-Org-Key": "ORG_KEY"}}
+    server.script.append(status(403, {"error": {"message": f"{KEY} may not"}}))
+    async with OpenAICompatibleBackend("cloud", server.url, "m", max_retries=0, **options) as backend:
+        with pytest.raises(BackendStatusError) as caught:
+            await complete(backend, ASK, Sampling())
+        await complete(backend, ASK, Sampling())
+        shown = everything_shown(caught.value) + repr(backend) + repr(vars(backend)) + caplog.text
+    assert [headers.get("X-Title") for headers in server.headers] == ["my app", "my app"]
+    assert [headers.get("X-Org-Key") for headers in server.headers] == [KEY, KEY]
+    assert KEY not in shown and "my app" not in repr(backend)
+    assert "X-Title=***, X-Org-Key=***" in repr(backend)
+
+
+async def test_an_own_header_may_stand_in_for_the_key(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-other")
+    monkeypatch.setenv("BASIC", "Basic abc")
+    options = {"headers_env": {"authorization": "BASIC"}}
+    async with OpenAICompatibleBackend("cloud", server.url, "m", **options) as backend:
+        await complete(backend, ASK, Sampling())
+    assert [v for k, v in server.headers[-1].items() if k.lower() == "authorization"] == ["Basic abc"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"headers": {"x y": "1"}}, "headers: 'x y' is no header that can be set; write e.g. X-Title"),
+        ({"headers": {"Host": "elsewhere"}}, "headers: 'Host' is no header that can be set; write e.g. X-Title"),
+        ({"headers": {"X-A": "a\r\nX-B: b"}}, "headers.X-A: its value holds characters that no header has"),
+        ({"headers_env": {"X-A": KEY}}, "headers_env.X-A is not the name of an environment variable; it must not be"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_named(options, message):
+    with pytest.raises(ConfigError) as caught:
+        OpenAICompatibleBackend("cloud", "http://127.0.0.1:1/v1", "m", **options)
+    assert message in str(caught.value) and KEY not in str(caught.value)
+
+
+def test_a_header_without_its_value_is_named_before_the_first_request(monkeypatch):
+    monkeypatch.delenv("ORG_KEY", raising=False)
+    options = {"api_key_env": None, "headers_env": {"X-Org-Key": "ORG_KEY"}}
+    with pytest.raises(ConfigError, match="cloud: no value for the header X-Org-Key; export ORG_KEY=…"):
+        OpenAICompatibleBackend("cloud", "https://api.example.com/v1", "m", **options).check()

@@ -18,6 +18,7 @@ from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from selfroute.backends.base import Backend, refuse_fields
@@ -45,6 +46,8 @@ _TOO_LONG = re.compile(
     r"context_length_exceeded|context (length|size|window)|maximum context|prompt is too long|too many (input )?tokens",
     re.IGNORECASE,
 )
+# Headers that belong to the connection.
+_NOT_OURS = frozenset({"host", "connection", "content-length", "content-type", "transfer-encoding", "accept-encoding"})
 _DRAIN_S = 0.05  # most waits for the end of a response behind [DONE]; some servers leave it open
 
 
@@ -63,6 +66,8 @@ class OpenAICompatibleBackend(Backend):
         model: the server's name for the model.
         api_key_env: the environment variable that holds the key, read with every request and never kept; None
             sends no key. On a loopback address the variable may be absent.
+        headers: to send with each request, for what may be written down, e.g. `{"X-Title": "my app"}`.
+        headers_env: header -> environment variable that holds its value, read and kept like the key. They win.
         timeout_s: seconds for one whole answer, retries and their pauses included.
         connect_timeout_s: seconds for the connection alone.
         max_retries: further attempts after a failed one.
@@ -91,17 +96,24 @@ class OpenAICompatibleBackend(Backend):
         max_retries: int = 3,
         concurrency: int = 16,
         extra_body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        headers_env: Mapping[str, str] | None = None,
         lacks: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.model = model
-        self.api_key_env = _checked_variable(api_key_env)
+        self.api_key_env = None if api_key_env is None else _checked_variable(api_key_env, "api_key_env")
         self.timeout_s = _checked("timeout_s", timeout_s, above=0)
         self.connect_timeout_s = _checked("connect_timeout_s", connect_timeout_s, above=0)
         self.max_retries = int(_checked("max_retries", max_retries, above=-1))
         self.concurrency = int(_checked("concurrency", concurrency, above=0))
         self.lacks = frozenset(lacks)
         self._extra_body = _checked_body(extra_body)
+        self._own_headers = {name: _checked_header(name, value) for name, value in (headers or {}).items()}
+        self.headers_env = {
+            _header_name(name): _checked_variable(variable, f"headers_env.{name}")
+            for name, variable in (headers_env or {}).items()
+        }
         self._url = _endpoint(base_url)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
@@ -117,9 +129,10 @@ class OpenAICompatibleBackend(Backend):
         return f"{self.base_url} {self.model} {extra}".rstrip()
 
     def __repr__(self) -> str:
+        masked = "".join(f", {name}=***" for name in (*self._own_headers, *self.headers_env))
         return (
             f"OpenAICompatibleBackend({self.name!r}, {self.base_url!r}, {self.model!r}, "
-            f"api_key_env={self.api_key_env!r})"
+            f"api_key_env={self.api_key_env!r}{masked})"
         )
 
     async def __aenter__(self) -> Self:
@@ -273,16 +286,23 @@ class OpenAICompatibleBackend(Backend):
             raise _Failed(self._unavailable(what)) from error
 
     def check(self) -> None:
-        """See that the key is there before the first request needs it.
+        """See that the key and the values of headers are there before the first request needs them.
 
         Raises:
-            ConfigError: it is missing, or cannot be one.
+            ConfigError: one is missing, or cannot be sent.
         """
-        self._key()
+        self._headers()
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> Mapping[str, str]:
         key = self._key()
-        return {"Authorization": f"Bearer {key}"} if key else {}
+        sent = CIMultiDict({"Authorization": f"Bearer {key}"} if key else {})
+        sent.update(self._own_headers)
+        for name, variable in self.headers_env.items():
+            value = os.environ.get(variable, "").strip()
+            if not value:
+                raise ConfigError(f"{self.name}: no value for the header {name}; export {variable}=…")
+            sent[name] = _checked_header(name, value, f"the value in {variable}")
+        return sent
 
     def _key(self) -> str | None:
         if self.api_key_env is None:
@@ -295,9 +315,11 @@ class OpenAICompatibleBackend(Backend):
         return key or None
 
     def _scrub(self, text: str) -> str:
-        """A server's words for the user: on one line, short, and without the key if the server repeats it."""
-        key = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
-        text = " ".join((text.replace(key, "***") if key else text).split())
+        """A server's words for the user: on one line, short, and without keys if the server repeats them."""
+        for variable in (self.api_key_env, *self.headers_env.values()):
+            if secret := os.environ.get(variable, "").strip() if variable else "":
+                text = text.replace(secret, "***")
+        text = " ".join(text.split())
         return text if len(text) <= 200 else text[:200] + "…"
 
     def _unavailable(self, what: str, *, summary: str | None = None) -> BackendUnavailable:
@@ -459,11 +481,24 @@ def _proxy(url: URL) -> str | None:
     return getproxies().get(url.scheme)
 
 
-def _checked_variable(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+def _checked_variable(name: str, where: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         # The value is not shown: it is likely the key itself.
-        raise ConfigError("api_key_env is not the name of an environment variable; it must not be the key itself")
+        raise ConfigError(f"{where} is not the name of an environment variable; it must not be the key itself")
     return name
+
+
+def _header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or name.lower() in _NOT_OURS:
+        raise ConfigError(f"headers: '{name}' is no header that can be set; write e.g. X-Title")
+    return name
+
+
+def _checked_header(name: str, value: str, what: str = "its value") -> str:
+    _header_name(name)
+    if not value.isascii() or not value.isprintable():
+        raise ConfigError(f"headers.{name}: {what} holds characters that no header has; write printable ASCII")
+    return value
 
 
 def _checked_body(extra_body: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
 from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import Spec, check_keys, convert
+from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Task
@@ -226,6 +227,12 @@ def _bind(
     for name, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and name not in options:
             raise ConfigError(f"{where}: option '{name}' is missing; write {{{where.split('.')[-1]}: {{{name}: …}}}}")
+    for name, value in options.items():
+        if f"{name}_env" in parameters and is_filled(value):
+            raise ConfigError(
+                f"{where}: {name}: what the environment says would be written into a run's folder; "
+                f"name the variable in {name}_env instead"
+            )
     hints = _hints(factory)
     converted = {k: convert(v, hints.get(k, Any), f"{where}: {k}") for k, v in options.items()}
     return partial(factory, **given, **converted)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 
 from selfroute.bounds import Bounds, Choice, suggest
+from selfroute.config.variables import Filled, fill
 from selfroute.errors import ConfigError
 from selfroute.shipped import recipe_file, shipped_recipes
 
@@ -64,8 +65,20 @@ def load_recipe(recipe: type[T], path: Path | str, overrides: Sequence[str] = ()
 
 
 def load_values(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The recipe as plain values, not yet checked."""
-    return parse_overrides(overrides, over=_read(Path(path)))
+    """The recipe as plain values, not yet checked, with its variables filled in.
+
+    Raises:
+        ConfigError: the file cannot be read, an override is none, or a variable is not set.
+    """
+    values = _overridden(overrides, _read(Path(path)))
+    try:
+        return _filled(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: fill(value, key) for key, value in values.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -85,12 +98,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def parse_overrides(overrides: Iterable[str], *, over: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Put `key=value` and `key.nested=value` arguments over a mapping.
+    """Put `key=value` and `key.nested=value` arguments over a mapping, and fill in variables.
 
     Raises:
-        ConfigError: no `=`, a value that is no YAML, or a nested key below a plain value.
+        ConfigError: no `=`, a value that is no YAML, a nested key below a plain value, or a variable that is not set.
     """
-    values: dict[str, Any] = dict(over or {})
+    return _filled(_overridden(overrides, over or {}))
+
+
+def _overridden(overrides: Iterable[str], over: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = dict(over)
     for text in overrides:
         key, equals, raw = text.partition("=")
         if not equals or not key:
@@ -168,8 +185,18 @@ def convert(value: Any, hint: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}: {value!r} must be a mapping, e.g. {{{_first_field(hint)}: …}}")
         return build(hint, value, where=name)  # type: ignore[arg-type]
+    if isinstance(value, Filled) and hint in (bool, int, float):
+        value = _scalar(value)
     reader = _SCALARS.get(hint)
     return reader(value, name) if reader else value
+
+
+def _scalar(text: str) -> Any:
+    """Text of a variable as the number or truth value that it writes; itself if it writes none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _convert_union(value: Any, arguments: Sequence[Any], name: str) -> Any:
@@ -271,7 +298,7 @@ def to_values(value: Any) -> Any:
         return {key: to_values(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [to_values(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | str) else value
 
 
 # --- Messages --------------------------------------------------------------------------------------------------------
