@@ -22,9 +22,9 @@ from cells import Cell, Numbers
 
 from selfroute.bandits import catalogue
 from selfroute.bandits.base import Arm, Context, Outcome
-from selfroute.bandits.pacing import DualPrice, affordable
 from selfroute.bandits.policy import Policy
 from selfroute.bandits.static import static_mix
+from selfroute.budget.pacing import DualPrice, affordable
 
 Floats = npt.NDArray[np.float64]
 BUDGETS = (8.3e-5, 2.3e-4, 6.6e-4, 1.9e-3, 5.3e-3)  # USD per request

@@ -30,7 +30,7 @@ class Context:
 
     Attributes:
         features: x, shape (d,): hand-off score, lengths, hour, …; none for policies without context.
-        price_weight: λ, quality per USD, as `selfroute.bandits.pacing.DualPrice` has it.
+        price_weight: λ, quality per USD, as `selfroute.budget.pacing.DualPrice` has it.
         latency_weight: κ, quality per second.
     """
 

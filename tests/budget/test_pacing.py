@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfroute.bandits.base import Arm
-from selfroute.bandits.pacing import DualPrice, affordable
+from selfroute.budget.pacing import DualPrice, affordable
 from selfroute.errors import ConfigError
 
 QUALITY, COST = np.array([0.79, 0.92, 0.93]), np.array([2.9e-5, 5.3e-4, 1.5e-2])
