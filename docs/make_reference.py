@@ -22,6 +22,7 @@ from selfroute.config import (
     CLUSTERS,
     LEDGERS,
     LOADS,
+    POLICIES,
     STRATEGIES,
     TASKS,
     Bounds,
@@ -39,7 +40,7 @@ from selfroute.config import (
 )
 from selfroute.config.serving import ServeRecipe
 from selfroute.gateway.errors import CODES
-from selfroute.gateway.exchange import HEADERS, REASONS
+from selfroute.gateway.exchange import ASKS, HEADERS, REASONS
 from selfroute.gateway.metrics import METRICS
 from selfroute.train.imitation.writers import TraceStyle
 
@@ -87,6 +88,12 @@ def serving_page() -> str:
             "chunk's `selfroute` object has them.",
             ("header", "meaning"),
             code_first(HEADERS.items()),
+        ),
+        section(
+            "Request headers",
+            "Where [several clouds](several-clouds.md) are chosen by them.",
+            ("header", "meaning"),
+            code_first(ASKS.items()),
         ),
         section(
             "Reasons",
@@ -159,6 +166,7 @@ def names_page() -> str:
             algorithms(),
         ),
         section("Ledgers", "Of [the budget](budget.md).", THING, things(LEDGERS)),
+        section("Policies", "Of [several clouds](several-clouds.md).", THING, things(POLICIES)),
         section("Clusters", "Of [placement](placement.md).", THING, things(CLUSTERS)),
         section("Loads", "Of [placement](placement.md).", THING, things(LOADS)),
     )
@@ -250,6 +258,10 @@ def keys(
         meaning = own.get(field.name) or shared.get(f"{prefix}{field.name}") or inherited
         inner = options_class(hint)
         name, default = f"`{prefix}{field.name}`", code(default_of(field))
+        if (each := options_of_each(hint)) is not None:
+            yield name, "list of mappings", default, one_line(meaning)
+            yield from keys(each, f"{prefix}{field.name}[].", "", shared)
+            continue
         if inner is None:
             yield name, kind_of(hint), default, one_line(meaning)
             continue
@@ -263,6 +275,12 @@ def options_class(hint: Any) -> Any:
     """The dataclass of a nested group of keys, None for a plain value."""
     inside = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return next((each for each in inside if dataclasses.is_dataclass(each) and each is not Spec), None)
+
+
+def options_of_each(hint: Any) -> Any:
+    """The dataclass of a list's items, None for any other list and for all else."""
+    items = get_args(hint) if get_origin(hint) is tuple else ()
+    return next((each for each in items if dataclasses.is_dataclass(each) and each is not Spec), None)
 
 
 def attributes(recipe: Any) -> dict[str, str]:

@@ -175,6 +175,10 @@ def test_every_strategy_can_be_served(
         stored = "selfroute.scores.scorers:Scorer.load"
         monkeypatch.setitem(STRATEGIES, name, replace(entry, stored=stored))
     spec = {name: options} if options else name
+    if entry.several:
+        cloud = recorded.pop("cloud")
+        recorded["clouds"] = [{"name": "one", "model": cloud}, {"name": "other", "model": cloud}]
+        recorded["choose"] = {"state": "memory"}
     gateway = make_gateway(build_serve_recipe({**recorded, "strategy": spec}, where="x"))
     strategy = gateway.service.strategy
     assert strategy.name == name

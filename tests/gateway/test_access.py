@@ -144,6 +144,7 @@ def test_metrics_count_what_was_answered() -> None:
         text = httpx.get(f"{live.url}/metrics").text
     assert 'selfroute_requests_total{mode="auto",reason="hand-off",source="cloud",status="200"} 1.0' in text
     assert 'selfroute_decisions_total{mode="auto",reason="hand-off",source="cloud",status="200"} 1.0' in text
-    for name in ("selfroute_handoffs_total 1.0", "selfroute_cloud_calls_total 1.0", 'backend_up{side="cloud"} 1.0'):
+    up = 'backend_up{model="large",side="cloud"} 1.0'
+    for name in ("selfroute_handoffs_total 1.0", "selfroute_cloud_calls_total 1.0", up):
         assert name in text
     assert "question" not in text

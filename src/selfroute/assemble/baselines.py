@@ -98,12 +98,14 @@ def check_baselines(names: Iterable[str]) -> None:
     """Refuse an unknown strategy before any model is loaded.
 
     Raises:
-        ConfigError: a name is not in `STRATEGIES`, or is of a strategy that needs a policy.
+        ConfigError: a name is not in `STRATEGIES`, or is of a strategy that needs a policy or several clouds.
     """
     for name in names:
         STRATEGIES.resolve(name, where="strategies")
         if STRATEGIES[name].policy:
             raise ConfigError(f"strategies: {name} needs a device model; write policies: {{{name}: <model>}}")
+        if STRATEGIES[name].several:
+            raise ConfigError(f"strategies: {name} chooses among several clouds, which only selfroute serve has")
 
 
 async def make_baselines(

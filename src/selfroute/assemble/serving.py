@@ -7,17 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from selfroute.assemble.clouds import make_clouds, make_verifier
 from selfroute.backends.base import Backend
+from selfroute.backends.clouds import Clouds
+from selfroute.budget.shared import SharedBeliefs
 from selfroute.config import BACKENDS, STRATEGIES, Spec, asked_for, make_budget, make_strategy, prepare_backend
 from selfroute.config.recipes import CountLimits, UsdLimits
-from selfroute.config.serving import ServeRecipe, load_serve_recipe, naming
+from selfroute.config.serving import CloudOptions, ServeRecipe, load_serve_recipe, naming
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.gateway.access import Access, is_loopback
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
-from selfroute.gateway.service import Service, SingleService
+from selfroute.gateway.service import Service, SingleService, Switch
 from selfroute.prompts import TEMPLATES
 from selfroute.shipped import recipe_file
 from selfroute.strategies.base import Strategy, check_cloud
@@ -26,7 +29,17 @@ if TYPE_CHECKING:  # what serves needs more packages than what answers
     from selfroute.gateway.activity import Activity
     from selfroute.gateway.app import Gateway
 
-__all__ = ["BUDGETED_TOKENS", "ShareFollower", "backend_gateway", "make_gateway", "make_service", "serve_recipe"]
+__all__ = [
+    "BUDGETED_TOKENS",
+    "ShareFollower",
+    "SwitchFollower",
+    "backend_gateway",
+    "make_gateway",
+    "make_service",
+    "serve_recipe",
+]
+
+T = TypeVar("T")
 
 BUDGETED_TOKENS = 4096  # `limits.default_tokens` under a budget of tokens or money, if the recipe sets none
 
@@ -77,21 +90,26 @@ def _named_gateway(
     with naming(file):
         if backend is not None:
             return backend_gateway(backend, recipe, **options)
-        follow = None if file is None else ShareFollower(file, overrides)
-        return make_gateway(recipe, follow=follow, **options)
+        if file is None:
+            return make_gateway(recipe, **options)
+        switch = SwitchFollower(file, overrides) if recipe.clouds else None
+        return make_gateway(recipe, follow=ShareFollower(file, overrides), switch=switch, **options)
 
 
 def _banner(recipe: ServeRecipe, backend: Spec | None, address: str) -> str:
     if backend is not None:
         return f"serving {_named(backend)} on {address}/v1"
     cloud = "no cloud" if recipe.cloud is None else f"cloud {_named(recipe.cloud)}"
+    if recipe.clouds:
+        cloud = f"clouds {', '.join(cloud.name for cloud in recipe.clouds)}, {recipe.choose.mode}"
     return (
         f"serving {address}/v1 (device {_named(recipe.device)}, {cloud}, {recipe.strategy.name}); dashboard: {address}/"
     )
 
 
 def _named(spec: Spec) -> str:
-    return str(spec.options.get("model") or ":".join(filter(None, (spec.name, spec.value))))
+    written = ":".join(filter(None, (spec.name, spec.value)))
+    return str(spec.options.get("name") or spec.options.get("model") or written)
 
 
 # --- Recipes to objects ---------------------------------------------------------------------------------------------
@@ -104,13 +122,12 @@ def make_service(recipe: ServeRecipe) -> Service:
         ConfigError: an unknown name or option, or a missing key.
     """
     device = _guard(recipe.device, "device", recipe, recipe.wait.device_first_token_s)
-    cloud = None
-    if recipe.cloud is not None:
-        cloud = _guard(recipe.cloud, "cloud", recipe, recipe.wait.cloud_first_token_s)
-    # Both models have been found by now, so their names are in the table.
+    cloud, learning = _cloud(recipe)
+    # All models have been found by now, so their names are in the table.
     plain_device = BACKENDS[recipe.device.name].template_only
-    plain_cloud = recipe.cloud is not None and BACKENDS[recipe.cloud.name].template_only
-    both = plain_device and (plain_cloud or recipe.cloud is None)
+    asked = _cloud_specs(recipe)
+    plain_cloud = bool(asked) and all(BACKENDS[spec.name].template_only for spec in asked)
+    both = plain_device and (plain_cloud or not asked)
     wrap = plain_device if recipe.prompt.wrap is None else recipe.prompt.wrap
     tags = recipe.prompt.cloud_tags or ("strip" if plain_cloud else "keep")
     turns = recipe.prompt.turns or ("last" if both else "all")
@@ -129,13 +146,35 @@ def make_service(recipe: ServeRecipe) -> Service:
         wrap=wrap,
         last_turn=turns == "last",
         strip_cloud_tags=tags == "strip",
+        learning=learning,
     )
 
 
-def _guard(spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None) -> Guard:
+def _cloud(recipe: ServeRecipe) -> tuple[Guard | Clouds | None, SharedBeliefs | None]:
+    """The cloud, or several and what they learn."""
+    patience_s = recipe.wait.cloud_first_token_s
+    if recipe.clouds:
+
+        def guarded(cloud: CloudOptions) -> Guard:
+            return _guard(cloud.model, f"clouds.{cloud.name}", recipe, patience_s, name=cloud.name)
+
+        return make_clouds(recipe, guarded)
+    return None if recipe.cloud is None else _guard(recipe.cloud, "cloud", recipe, patience_s), None
+
+
+def _cloud_specs(recipe: ServeRecipe) -> list[Spec]:
+    """The models that are asked as a cloud."""
+    if recipe.clouds:
+        return [cloud.model for cloud in recipe.clouds]
+    return [] if recipe.cloud is None else [recipe.cloud]
+
+
+def _guard(
+    spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None, *, name: str | None = None
+) -> Guard:
     made = _model(spec, role)
     return Guard(
-        str(spec.options.get("name") or spec.options.get("model") or ":".join(filter(None, (spec.name, spec.value)))),
+        name or _named(spec),
         made,
         failures=recipe.breaker.failures,
         rest_s=recipe.breaker.rest_s,
@@ -156,8 +195,11 @@ def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
 
 def _strategy(recipe: ServeRecipe) -> Strategy:
     spec, context = recipe.strategy, {"context": recipe.handoff.context}
-    if recipe.cloud is None and spec.name in STRATEGIES and (alone := STRATEGIES[spec.name].without_cloud):
-        spec = Spec(alone)
+    entry = STRATEGIES.find(spec.name, where="strategy")
+    if not _cloud_specs(recipe) and entry.without_cloud:
+        spec = Spec(entry.without_cloud)
+    if entry.several and not recipe.clouds:
+        raise ConfigError(f"strategy: '{spec.name}' chooses among several clouds; write clouds: in the place of cloud:")
     if recipe.handoff.context == "prompt":
         return make_strategy(spec)
     if not asked_for(STRATEGIES.resolve(spec.name, where="strategy"), context):
@@ -170,6 +212,7 @@ def make_gateway(
     *,
     activity: Activity | None = None,
     follow: Callable[[], float | None] | None = None,
+    switch: Callable[[], Switch | None] | None = None,
     on_load_failure: Callable[[SelfRouteError], None] | None = None,
 ) -> Gateway:
     """The application that a recipe describes.
@@ -181,8 +224,13 @@ def make_gateway(
 
     share = recipe.budget.share if recipe.budget else None
     share = recipe.strategy.options.get("share") if share is None else share
+    service = make_service(recipe)
+    verifier = make_verifier(recipe.feedback, service.template) if recipe.clouds else None
     return Gateway(
-        make_service(recipe),
+        service,
+        feedback_per_minute=recipe.feedback.per_minute,
+        verifier=verifier,
+        switch=switch,
         limits=_limits(recipe),
         access=_access(recipe),
         temperature=recipe.temperature,
@@ -226,33 +274,39 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
     )
 
 
-# --- Another share while it runs ------------------------------------------------------------------------------------
+# --- What may change while it runs ----------------------------------------------------------------------------------
 
 
-class ShareFollower:
-    """Looks for another `budget.share` in the file of a running gateway; every worker looks for itself.
+class _Follower(Generic[T]):
+    """Looks for another value in the file of a running gateway; every worker looks for itself.
 
     Args:
         file: the recipe.
         overrides: of the command line, which still win.
     """
 
+    what: str
+
     def __init__(self, file: Path, overrides: Sequence[str] = ()) -> None:
         self.file = recipe_file(file)
         self.overrides = overrides
-        self._stamp, self._share = self._changed(), self._read()
+        self._stamp, self._value = self._changed(), self._read()
 
-    def __call__(self) -> float | None:
-        """The new share; None if it is the old one, or cannot be read."""
+    def of(self, recipe: ServeRecipe) -> T | None:
+        """The value in a recipe; None if it sets none."""
+        raise NotImplementedError
+
+    def __call__(self) -> T | None:
+        """The new value; None if it is the old one, or cannot be read."""
         stamp = self._changed()
         if stamp is None or stamp == self._stamp:
             return None
         self._stamp = stamp
-        share = self._read()
-        if share is None or share == self._share:
+        value = self._read()
+        if value is None or value == self._value:
             return None
-        self._share = share
-        return share
+        self._value = value
+        return value
 
     def _changed(self) -> int | None:
         try:
@@ -260,10 +314,28 @@ class ShareFollower:
         except OSError:  # being replaced
             return None
 
-    def _read(self) -> float | None:
+    def _read(self) -> T | None:
         try:
-            budget = load_serve_recipe(self.file, self.overrides).budget
+            recipe = load_serve_recipe(self.file, self.overrides)
         except ConfigError as error:
-            logging.getLogger("selfroute.gateway").warning("the call share stays as it is: %s", error)
+            logging.getLogger("selfroute.gateway").warning("%s as it is: %s", self.what, error)
             return None
-        return None if budget is None else budget.share
+        return self.of(recipe)
+
+
+class ShareFollower(_Follower[float]):
+    """Looks for another `budget.share`."""
+
+    what = "the call share stays"
+
+    def of(self, recipe: ServeRecipe) -> float | None:
+        return None if recipe.budget is None else recipe.budget.share
+
+
+class SwitchFollower(_Follower[Switch]):
+    """Looks for another `choose.mode` or `choose.frozen`."""
+
+    what = "the choice among clouds stays"
+
+    def of(self, recipe: ServeRecipe) -> Switch | None:
+        return Switch(recipe.choose.mode, recipe.choose.frozen)

@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from selfroute.backends.flight import in_flight
-from selfroute.errors import BackendError, ConfigError, SelfRouteError, UnsupportedByBackend
+from selfroute.errors import (
+    BackendError,
+    BackendStatusError,
+    ConfigError,
+    ContextLengthExceeded,
+    SelfRouteError,
+    UnsupportedByBackend,
+)
 from selfroute.types import Completion, Delta, Message, Sampling, Token, Usage
 
 __all__ = [
+    "REFUSED",
     "Asked",
     "Backend",
     "BatchBackend",
@@ -23,6 +31,7 @@ __all__ = [
     "complete",
     "complete_all",
     "find_capability",
+    "is_refusal",
     "lacking",
     "refuse_fields",
     "request_fields",
@@ -30,6 +39,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# HTTP statuses by which a model's server says that the request is wrong, not the server.
+REFUSED = frozenset({400, 413, 415, 422})
 
 
 class Backend(ABC):
@@ -89,6 +101,11 @@ class Backend(ABC):
         """Let go of connections, threads and memory; closing twice does nothing."""
         if self.inner is not None:
             await self.inner.aclose()
+
+    def missing(self, fields: Sequence[str]) -> list[str]:
+        """Of the fields that a request asks for, those that it cannot honour; see `lacking`."""
+        lacks = self.lacks
+        return list(fields) if lacks is None else [name for name in fields if name in lacks]
 
     def offer(self, kind: type[T]) -> T | None:
         """This backend as a `kind`, or else the one behind it that is one; see `find_capability`.
@@ -225,9 +242,17 @@ def _beyond_text(message: Message) -> list[str]:
 
 def lacking(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> list[str]:
     """The fields of a request that this backend cannot honour; see `Backend.lacks`."""
-    asked = request_fields(messages, sampling)
     lacks = backend.lacks
-    return asked if lacks is None else [name for name in asked if name in lacks]
+    if lacks is not None and not lacks:  # most endpoints: nothing to look for
+        return []
+    return backend.missing(request_fields(messages, sampling))
+
+
+def is_refusal(failure: BackendError) -> bool:
+    """Whether a failure is the request's fault: asking again, or asking less often, is of no use."""
+    if isinstance(failure, BackendStatusError):
+        return failure.status_code in REFUSED
+    return isinstance(failure, ContextLengthExceeded)
 
 
 def refuse_fields(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> None:

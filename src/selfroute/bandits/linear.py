@@ -104,6 +104,7 @@ class Ridges:
     def state(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
+            "arms": list(self._row),
             "told": self._told.tolist(),
             "pull": self._pull.tolist(),
             "at": self._at.tolist(),
@@ -111,16 +112,18 @@ class Ridges:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, of the same arms and as many features.
+        """Go on where `state` was taken, of as many features; arms that are no more are forgotten, new ones unknown.
 
         Raises:
             ConfigError: the state has another number of features.
         """
         pull = np.asarray(state["pull"], dtype=np.float64)
-        if pull.shape != self._pull.shape:
+        if pull.shape[-1] != self.features:
             raise ConfigError(f"state: it has {pull.shape[-1]} features, and the policy {self.features}; start anew")
-        self._told = np.asarray(state["told"], dtype=np.float64)
-        self._pull = pull
-        self._at = np.asarray(state["at"], dtype=np.int64)
+        known = [(row, state["arms"].index(arm)) for arm, row in self._row.items() if arm in state["arms"]]
+        rows, theirs = [row for row, _ in known], [their for _, their in known]
+        for mine, told in ((self._told, state["told"]), (self._pull, pull), (self._at, state["at"])):
+            mine[:] = 0
+            mine[rows] = np.asarray(told)[theirs]
         self._now = state["now"]
         self._solve_all()

@@ -7,7 +7,8 @@ A line is a decision or an outcome; outcomes come later, perhaps in parts, perha
      "latency_weight": 0.0}
     {"version": 1, "kind": "outcome", "trace": "t1", "quality": 1.0, "cost_usd": 0.0011, "latency_s": 0.8}
 
-`prices_usd` names the candidates with their quotes. No text and no key of a user is in it.
+`prices_usd` names the candidates with their quotes. `would`, if it is there, has the probabilities of a policy that was
+watched and did not act; a replay passes it by. No text and no key of a user is in it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,14 @@ class Decision:
     cost_usd: float | None = None
 
 
-def decision_line(trace: str, context: Context, arms: Sequence[Arm], choice: Choice) -> str:
-    """A decision as a line of a log, without its end."""
+def decision_line(
+    trace: str, context: Context, arms: Sequence[Arm], choice: Choice, *, would: Mapping[str, float] | None = None
+) -> str:
+    """A decision as a line of a log, without its end.
+
+    Args:
+        would: probabilities of a policy that was watched and did not act.
+    """
     return json.dumps(
         {
             "version": VERSION,
@@ -55,6 +62,7 @@ def decision_line(trace: str, context: Context, arms: Sequence[Arm], choice: Cho
             "features": list(context.features),
             "price_weight": context.price_weight,
             "latency_weight": context.latency_weight,
+            **({} if would is None else {"would": dict(would)}),
         }
     )
 

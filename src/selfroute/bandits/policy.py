@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +13,21 @@ from selfroute.bandits.rules import Rule
 from selfroute.bandits.tallies import Tallies
 from selfroute.errors import ConfigError
 
-__all__ = ["Policy"]
+__all__ = ["Outlook", "Policy"]
+
+
+class Outlook(NamedTuple):
+    """What a policy thinks of a candidate.
+
+    Attributes:
+        chance: with which it would be chosen now.
+        quality: expected, None where nothing is known.
+        latency_s: expected seconds until the answer is whole, None where none was timed.
+    """
+
+    chance: float
+    quality: float | None
+    latency_s: float | None
 
 
 class Policy:
@@ -62,6 +76,11 @@ class Policy:
         self._fresh = trials > 0  # an arm may still have trials to come
         self._rng = np.random.default_rng(seed)
 
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms there are."""
+        return tuple(self._asked)
+
     def choose(self, context: Context, arms: Sequence[Arm]) -> Choice:
         """See `selfroute.bandits.base.Bandit.choose`."""
         names = [arm.name for arm in arms]
@@ -82,6 +101,21 @@ class Policy:
             shares = self._shares(context, arms)
         even = self._floor / len(arms)
         return [(1.0 - self._floor) * share + even for share in shares]
+
+    def look(self, context: Context, arms: Sequence[Arm]) -> list[Outlook]:
+        """What is thought of each candidate now; the next choice is the same as without it.
+
+        Raises:
+            ConfigError: as `probabilities`.
+        """
+        drawn = self._rng.bit_generator.state
+        chances = self.probabilities(context, arms)
+        self._rng.bit_generator.state = drawn
+        means = self.rule.means([arm.name for arm in arms], context.features)
+        return [
+            Outlook(chance, mean, self.latency.mean(arm.name))
+            for chance, mean, arm in zip(chances, means, arms, strict=True)
+        ]
 
     def note(self, arm: str) -> None:
         """Count a choice, also one that was made elsewhere: by another replica, or in a log."""
@@ -157,11 +191,22 @@ class Policy:
                 f"state: it is for the arms {', '.join(state['asked'])}, and this policy has "
                 f"{', '.join(self._asked)}; start anew, or name the same arms"
             )
+        self.adopt(state)
+        self._rng.bit_generator.state = state["rng"]
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """Believe what a policy of the same rule did, with other arms or not, and go on with draws of one's own.
+
+        New arms are unknown, and have their trials to come.
+        """
         self.rule.restore(state["quality"])
         self.latency.restore(state["latency"])
-        self._asked = dict(state["asked"])
+        self._asked = {arm: state["asked"].get(arm, 0) for arm in self._asked}
         self._fresh = self._trials > 0
-        self._rng.bit_generator.state = state["rng"]
+
+    def reseed(self, *seed: int) -> None:
+        """Draw from another stream: replicas with one seed must not explore in step."""
+        self._rng = np.random.default_rng(seed)
 
 
 def _even(chosen: Sequence[bool]) -> list[float]:

@@ -32,6 +32,10 @@ class Rule(Protocol):
         """A number per arm, of quality, higher is better; shape (draws or 1, K)."""
         ...
 
+    def means(self, arms: Sequence[str], features: Sequence[float]) -> list[float | None]:
+        """The quality that is expected of each arm, nothing added to it; None where nothing is known."""
+        ...
+
     def learn(self, arm: str, quality: float, outcome: Outcome) -> None:
         """Take in the quality of one answer."""
         ...
@@ -52,6 +56,9 @@ class Fixed:
     def rows(self, arms: Sequence[str], features: Sequence[float], rng: np.random.Generator) -> Rows:
         return [[math.inf if arm == self.arm else 0.0 for arm in arms]]
 
+    def means(self, arms: Sequence[str], features: Sequence[float]) -> list[float | None]:
+        return [None] * len(arms)
+
     def learn(self, arm: str, quality: float, outcome: Outcome) -> None:
         """There is nothing to learn."""
 
@@ -70,6 +77,9 @@ class _Tallied:
     def __init__(self, tallies: Tallies) -> None:
         self.tallies = tallies
 
+    def means(self, arms: Sequence[str], features: Sequence[float]) -> list[float | None]:
+        return [self.tallies.mean(arm) for arm in arms]
+
     def learn(self, arm: str, quality: float, outcome: Outcome) -> None:
         self.tallies.add(arm, quality, outcome.weight)
 
@@ -84,8 +94,7 @@ class Greedy(_Tallied):
     """The mean, and nothing added to it; an arm of which nothing is known comes first."""
 
     def rows(self, arms: Sequence[str], features: Sequence[float], rng: np.random.Generator) -> Rows:
-        means = [self.tallies.mean(arm) for arm in arms]
-        return [[math.inf if mean is None else mean for mean in means]]
+        return [[math.inf if mean is None else mean for mean in self.means(arms, features)]]
 
 
 class UCB(_Tallied):
@@ -192,6 +201,9 @@ class LinUCB:
         """Exploitation values and exploration bonuses, shape (K,) each."""
         means, variances = self.ridges.predict(arms, features)
         return means, self._alpha * np.sqrt(variances)
+
+    def means(self, arms: Sequence[str], features: Sequence[float]) -> list[float | None]:
+        return list(map(float, self.ridges.predict(arms, features)[0]))
 
     def learn(self, arm: str, quality: float, outcome: Outcome) -> None:
         self.ridges.add(arm, outcome.features, quality, outcome.weight)

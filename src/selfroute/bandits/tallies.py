@@ -101,12 +101,13 @@ class Tallies:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken, of the same arms."""
+        """Go on where `state` was taken; arms that are no more are forgotten, new ones are unknown."""
+        gone = [arm for arm in state["counts"] if arm not in self._counts]
         self._scale = state["scale"]
-        self._counts = dict(state["counts"])
-        self._sums = dict(state["sums"])
-        self._stored = state["stored"]
-        self._recent = deque((arm, value, weight) for arm, value, weight in state["recent"])
+        self._stored = state["stored"] - sum(state["counts"][arm] for arm in gone)
+        self._counts = {arm: state["counts"].get(arm, 0.0) for arm in self._counts}
+        self._sums = {arm: state["sums"].get(arm, 0.0) for arm in self._counts}
+        self._recent = deque((arm, value, weight) for arm, value, weight in state["recent"] if arm not in gone)
         self._inside = dict.fromkeys(self._counts, 0)
         for arm, _, _ in self._recent:
             self._inside[arm] += 1

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 from selfroute.errors import BudgetExceeded
 from selfroute.types import Usage
 
-__all__ = ["Budget", "Estimate", "Lease", "LimitState", "NoCloud", "Reporting", "Targeted", "Unlimited"]
+__all__ = ["Budget", "Estimate", "Foreseeing", "Lease", "LimitState", "NoCloud", "Reporting", "Targeted", "Unlimited"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,15 @@ class Targeted(Protocol):
 
     def retarget(self, share: float) -> None:
         """Let `share` of the requests go to the cloud from now on; a budget without a share stays without."""
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """Optional capability of a budget: say beforehand, without asking anybody, whether a call would be refused."""
+
+    def fits(self, estimate: Estimate) -> bool:
+        """Whether there is room for a request, by what was last heard of the limits; only `reserve` knows."""
         ...
 
 

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Sequence
 
-from selfroute.budget.base import Budget, Estimate, Lease, LimitState, Reporting, Targeted
+from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease, LimitState, Reporting, Targeted
 from selfroute.budget.limits import ShareLimit
 from selfroute.errors import BudgetExceeded, ConfigError
 from selfroute.types import Usage
@@ -148,6 +148,10 @@ class CompetingBudget:
         self.controller.retarget(share)
         if isinstance(self.budget, Targeted):
             self.budget.retarget(share)
+
+    def fits(self, estimate: Estimate) -> bool:
+        """See `selfroute.budget.base.Foreseeing`."""
+        return self.budget.fits(estimate) if isinstance(self.budget, Foreseeing) else True
 
     async def status(self) -> Sequence[LimitState]:
         """See `selfroute.budget.base.Reporting`."""

@@ -74,6 +74,7 @@ class LedgerBudget:
         self.ledger = ledger
         self._clock = clock
         self._bucket = None if limits.share is None else limits.share.bucket
+        self._taken: dict[str, int] = {}  # by charge's key, as the ledger last said it
 
     async def reserve(self, estimate: Estimate, *, score: float | None = None) -> Lease:
         """See `selfroute.budget.base.Budget`; the score has no say here."""
@@ -86,9 +87,15 @@ class LedgerBudget:
             # The ledger may book it all the same, for a request that nobody will answer.
             booking.add_done_callback(lambda done: self._undo(done, charges, estimate))
             raise
+        self._taken = {charge.key: taken for charge, taken in zip(charges, reply.taken, strict=True)}
         if not reply.granted:
             raise self._refusal(charges, reply, now)
         return self._lease(reply, charges, estimate)
+
+    def fits(self, estimate: Estimate) -> bool:
+        """See `selfroute.budget.base.Foreseeing`; of a window that has just begun nothing was heard."""
+        charges = [limit.charge(estimate, self._clock()) for limit in self.limits.windows]
+        return all(self._taken.get(charge.key, 0) + charge.amount <= charge.cap for charge in charges)
 
     async def keep(self) -> None:
         """See `selfroute.budget.base.Budget`."""

@@ -9,7 +9,7 @@ from typing import Any
 from selfroute.bandits.base import Arm
 from selfroute.errors import ConfigError
 
-__all__ = ["DualPrice", "affordable"]
+__all__ = ["DualPrice", "FixedPrice", "affordable"]
 
 _FARTHEST = 30.0  # of the exponent; at 10^13 λ₀ the cheapest arm is chosen anyway
 
@@ -74,7 +74,30 @@ class DualPrice:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken, of the same budget."""
-        self._debt = state["debt"]
+        self._debt = state.get("debt", 0.0)
+
+
+class FixedPrice:
+    """λ that stays as it is."""
+
+    def __init__(self, price: float) -> None:
+        if not (math.isfinite(price) and price >= 0.0):
+            raise ConfigError(f"price_weight: {price} is not 0 or more; give quality per USD, e.g. 50")
+        self._price = price
+
+    @property
+    def price(self) -> float:
+        """λ, quality per USD."""
+        return self._price
+
+    def spend(self, usd: float) -> None:
+        """What was spent changes nothing."""
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """There is nothing to restore."""
 
 
 def affordable(arms: Sequence[Arm], ceiling_usd: float) -> list[Arm]:

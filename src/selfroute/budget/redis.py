@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from selfroute.budget.limits import AHEAD, CALLS, REQUESTS, WHOLE, Bucket, Charge, Hold, Reply
 from selfroute.errors import BudgetUnavailable, ConfigError
 
-__all__ = ["RedisLedger"]
+__all__ = ["RedisLedger", "address_of", "check_server", "lost", "place_of"]
 
 _REPLY_S = 60  # how long an operation's reply is kept for a client that has to ask again
 _CONNECTIONS = 16  # per event loop; further operations wait for one
@@ -193,7 +193,7 @@ class RedisLedger:
         if not silence_s > 0:
             raise ConfigError(f"silence_s: {silence_s:g} is not above 0; 15 lets a process be silent for 15 s")
 
-        self._url = _address(url, url_env)
+        self._url = address_of(url, url_env)
         self.scope = scope
         self.timeout_s = timeout_s
         self.silence_s = silence_s
@@ -202,22 +202,12 @@ class RedisLedger:
         self._looked = -math.inf
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._error = redis.RedisError
-        try:
-            with redis.Redis.from_url(
-                self._url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, retry=None
-            ) as client:
-                client.ping()
-        except (redis.RedisError, OSError, ValueError) as error:
-            raise ConfigError(
-                f"Redis at {self.place} does not answer: {_one_line(error)}; start it, or give its address: "
-                "ledger: redis:redis://HOST:6379"
-            ) from None
+        check_server(self._url, timeout_s)
 
     @property
     def place(self) -> str:
         """The address without user and password."""
-        parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return place_of(self._url)
 
     def __repr__(self) -> str:
         return f"RedisLedger({self.place!r}, scope={self.scope!r})"
@@ -352,7 +342,7 @@ class RedisLedger:
         return redis.asyncio.Redis.from_pool(pool)
 
     def _lost(self, error: Exception) -> BudgetUnavailable:
-        return BudgetUnavailable(f"budget ledger {self.place}: {_one_line(error)}; check the Redis server")
+        return lost(self.place, error)
 
 
 @dataclass(slots=True)
@@ -365,13 +355,49 @@ class _Link:
     living: asyncio.Task[None] | None = None
 
 
-def _address(url: str | None, url_env: str) -> str:
+def address_of(url: str | None, url_env: str) -> str:
+    """The address of a Redis server.
+
+    Raises:
+        ConfigError: there is none, or it holds a password.
+    """
     found = url or os.environ.get(url_env, "").strip()
     if not found:
         raise ConfigError(f"no address of a Redis server; write ledger: redis:redis://HOST:6379, or export {url_env}=…")
     if url is not None and "@" in urlsplit(url).netloc:
         raise ConfigError(f"the Redis address holds a password; export {url_env}=… and leave the address out")
     return found
+
+
+def place_of(url: str) -> str:
+    """An address without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def check_server(url: str, timeout_s: float) -> None:
+    """See that a Redis server answers.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    import redis
+
+    try:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=timeout_s, socket_timeout=timeout_s, retry=None
+        ) as client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"Redis at {place_of(url)} does not answer: {_one_line(error)}; start it, or give its address: "
+            "ledger: redis:redis://HOST:6379"
+        ) from None
+
+
+def lost(place: str, error: Exception) -> BudgetUnavailable:
+    """A server that was there answers no more."""
+    return BudgetUnavailable(f"budget ledger {place}: {_one_line(error)}; check the Redis server")
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,17 @@ from typing import Any, Literal, TypeVar
 from selfroute.bounds import suggest
 from selfroute.errors import ConfigError
 
-__all__ = ["AlgorithmEntry", "BackendEntry", "Entry", "StrategyEntry", "Table", "TaskEntry", "at", "not_installed"]
+__all__ = [
+    "AlgorithmEntry",
+    "BackendEntry",
+    "Entry",
+    "LedgerEntry",
+    "StrategyEntry",
+    "Table",
+    "TaskEntry",
+    "at",
+    "not_installed",
+]
 
 E = TypeVar("E", bound="Entry")
 
@@ -105,6 +115,7 @@ class StrategyEntry(Entry):
         asks_again: the device is asked several times for one request.
         policy: the device model itself decides; an evaluation names it under `policies`.
         without_cloud: the strategy that takes its place where there is no cloud; None if that is an error.
+        several: the policy of several clouds decides, and the device is one more of its arms; only a gateway has such.
     """
 
     reads: Literal["question", "answer"] | None = None
@@ -114,6 +125,7 @@ class StrategyEntry(Entry):
     asks_again: bool = False
     policy: bool = False
     without_cloud: str | None = None
+    several: bool = False
 
     @property
     def fitted(self) -> bool:
@@ -137,6 +149,17 @@ class AlgorithmEntry(Entry):
     offers_handoff: bool = True
     dry_run: str = "selfroute.assemble.dry_run:dry_run"
     no_dry_run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry(Entry):
+    """Where counters are kept.
+
+    Attributes:
+        journal: place of the journal that lies there too, with the same options.
+    """
+
+    journal: str
 
 
 class Table(dict[str, E]):

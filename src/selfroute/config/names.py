@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
 from selfroute.budget.controller import CompetingBudget, ShareController
+from selfroute.budget.journal import Journal
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
 from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
@@ -31,6 +32,7 @@ __all__ = [
     "construct",
     "make_backend",
     "make_budget",
+    "make_journal",
     "make_ledger",
     "make_policy",
     "make_strategy",
@@ -150,7 +152,21 @@ def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") ->
     Raises:
         ConfigError: an unknown name or option, or a file or server that cannot be reached.
     """
-    factory = LEDGERS.resolve(spec.name, where=where)
+    ledger: Ledger = _stored(LEDGERS.resolve(spec.name, where=where), spec, scope, where)
+    return ledger
+
+
+def make_journal(spec: Spec, *, scope: str = "default", where: str = "state") -> Journal:
+    """The journal that lies where the ledger of a spec does.
+
+    Raises:
+        ConfigError: as `make_ledger`.
+    """
+    journal: Journal = _stored(at(LEDGERS.find(spec.name, where=where).journal), spec, scope, where)
+    return journal
+
+
+def _stored(factory: Callable[..., Any], spec: Spec, scope: str, where: str) -> Any:
     parameters = list(inspect.signature(factory).parameters)
     options = dict(spec.options)
     if spec.value is not None:
@@ -161,8 +177,7 @@ def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") ->
         options[parameters[0]] = spec.value
     if "scope" in parameters:
         options.setdefault("scope", scope)
-    ledger: Ledger = construct(factory, options, f"{where}.{spec.name}", LEDGERS[spec.name])
-    return ledger
+    return construct(factory, options, f"{where}.{spec.name}", LEDGERS[spec.name])
 
 
 def make_budget(options: BudgetOptions | None, *, where: str = "budget") -> Budget:

@@ -8,18 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from selfroute.bounds import Bounds, Count, NotNegative, Positive, suggest
-from selfroute.config.recipes import BudgetOptions
+from selfroute.backends.clouds import Mode as ChoiceMode
+from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate, suggest
+from selfroute.config.recipes import BudgetOptions, UsdLimits
 from selfroute.config.values import Spec, build, load_values, parse_overrides
 from selfroute.errors import ConfigError
 from selfroute.gateway.access import is_loopback
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import MODES, Mode
-from selfroute.prices import Prices
+from selfroute.prices import Price, Prices
 from selfroute.prompts import TEMPLATES
 
 __all__ = [
     "BreakerOptions",
+    "ChooseOptions",
+    "CloudOptions",
+    "FeedbackOptions",
     "HandoffOptions",
     "PromptOptions",
     "ServeRecipe",
@@ -30,7 +34,7 @@ __all__ = [
 ]
 
 EMBEDDED_DEVICE, EMBEDDED_CLOUD = Spec("embedded", "device-gapg"), Spec("embedded", "cloud")
-SELF_ROUTE = Spec("self_route")
+SELF_ROUTE, THOMPSON = Spec("self_route"), Spec("thompson")
 Port = Annotated[int, Bounds(0, 65535)]
 
 
@@ -86,12 +90,92 @@ class BreakerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CloudOptions:
+    """One of several clouds.
+
+    Attributes:
+        name: in traces, metrics and the log; no two share one.
+        model: as `cloud` has it.
+        prices: USD per million tokens.
+        tags: what requests may ask for with `x-selfroute-tags`, e.g. `[eu, fast]`.
+        context_tokens: its window; conversations that are longer go elsewhere. null knows of none.
+    """
+
+    name: str
+    model: Spec
+    prices: Price = field(default_factory=Price)
+    tags: tuple[str, ...] = ()
+    context_tokens: Count | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseOptions:
+    """Which of several clouds answers; see docs/several-clouds.md.
+
+    Attributes:
+        policy: how it is chosen: a policy of docs/several-clouds.md, or `{name: {option: value}}`.
+        mode: `observe` asks the default and logs what the policy would have done, `act` does what it says.
+        default: who answers in mode `observe`; null is the first one. `device` too, under `bandit_router`.
+        explore: share of the requests that any candidate answers in mode `observe`, so that the log can be replayed.
+        frozen: learn nothing more, and choose by what is known.
+        usd_per_request: what a request may cost in the mean; a price of money moves until it does. null paces nothing.
+        price_weight: a fixed price of money, quality per USD, in the place of `usd_per_request`.
+        latency_weight: what a second is worth, in quality.
+        most_usd: dearest quote that is asked at all; the cheapest candidate always is.
+        tasks: kinds of work that `x-selfroute-task` may name.
+        state: where what is learnt is kept and shared, as `budget.ledger`; null takes that, else `sqlite`.
+        scope: keeps apart gateways that share a store.
+        log: file of decisions and what came of them, for `selfroute replay`; null writes none.
+        seed: of all draws.
+    """
+
+    policy: Spec = THOMPSON
+    mode: ChoiceMode = "observe"
+    default: str | None = None
+    explore: Rate = 0.0
+    frozen: bool = False
+    usd_per_request: Positive | None = None
+    price_weight: NotNegative | None = None
+    latency_weight: NotNegative = 0.0
+    most_usd: Positive | None = None
+    tasks: tuple[str, ...] = ()
+    state: Spec | None = None
+    scope: str = "default"
+    log: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackOptions:
+    """Scores of answers, by `POST /v1/feedback`.
+
+    Attributes:
+        lifetime_s: how long an answer can be judged.
+        limit: most answers that wait for it.
+        per_minute: most pieces of one client, in one worker process.
+        weights: how much a source counts: `verifier` (1 if not named), `user` (0.5), `failure` (0.25).
+        task: a task whose verifier judges answers to its questions, of whatever client; null judges none.
+        split: of that task.
+        rows: most questions of it that are known.
+    """
+
+    lifetime_s: Positive = 86400.0
+    limit: Count = 100_000
+    per_minute: Count = 600
+    weights: Mapping[str, Positive] = field(default_factory=dict)
+    task: Spec | None = None
+    split: str = "test"
+    rows: Count = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeRecipe:
     """What `selfroute serve` needs; without a file it serves the embedded pair.
 
     Attributes:
         device: model on the device; `selfroute backends` shows how to write one.
         cloud: model in the cloud; null keeps every request on the device.
+        clouds: several clouds in the place of `cloud`, among which `choose` says how to choose.
         strategy: how work is split, a name of `selfroute strategies` or `{name: {option: value}}`.
         budget: limits on cloud use, see docs/budget.md; null sets none.
         on_budget: what happens when the budget refuses: the device answers, or the client gets a 429.
@@ -110,6 +194,9 @@ class ServeRecipe:
 
     device: Spec = EMBEDDED_DEVICE
     cloud: Spec | None = EMBEDDED_CLOUD
+    clouds: tuple[CloudOptions, ...] = ()
+    choose: ChooseOptions = ChooseOptions()
+    feedback: FeedbackOptions = FeedbackOptions()
     strategy: Spec = SELF_ROUTE
     prompt: PromptOptions = PromptOptions()
     handoff: HandoffOptions = HandoffOptions()
@@ -163,7 +250,21 @@ def build_serve_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
     if not recipe.modes:
         raise ConfigError(f"modes: the list is empty; name some of {', '.join(MODES)}")
     _check_address(recipe.host, recipe.api_keys)
+    if recipe.clouds:
+        _check_clouds(recipe, values)
     return recipe
+
+
+def _check_clouds(recipe: ServeRecipe, values: Mapping[str, Any]) -> None:
+    if values.get("cloud") is not None:
+        raise ConfigError("clouds: there is a cloud beside them; move it into the list, or leave it out")
+    choose, usd = recipe.choose, recipe.budget is not None and recipe.budget.usd != UsdLimits()
+    if choose.usd_per_request is not None and choose.price_weight is not None:
+        raise ConfigError("choose: usd_per_request and price_weight are two prices of money; give one of them")
+    needs_price = "budget.usd" if usd else "choose.usd_per_request" if choose.usd_per_request else None
+    for cloud in recipe.clouds:
+        if needs_price and cloud.prices == Price():
+            raise ConfigError(f"clouds: '{cloud.name}' has no prices, and {needs_price} counts money; add prices: …")
 
 
 def _check_address(host: str, api_keys: Mapping[str, str]) -> None:

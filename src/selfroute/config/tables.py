@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry
+from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, LedgerEntry, StrategyEntry, Table, TaskEntry
 from selfroute.train.rl.options import ALGORITHMS as METHODS
 
 __all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "POLICIES", "STRATEGIES", "TASKS"]
@@ -160,6 +160,7 @@ STRATEGIES = Table(
         asks_again=True,
     ),
     _scored("self_verification", "answer"),
+    StrategyEntry(name="bandit_router", place="selfroute.strategies.bandit_router:BanditRouter", several=True),
     StrategyEntry(
         name="self_route",
         place="selfroute.strategies.self_route:SelfRoute",
@@ -185,20 +186,23 @@ ALGORITHMS = Table(
 
 LEDGERS = Table(
     "ledger",
-    Entry(
+    LedgerEntry(
         name="memory",
         place="selfroute.budget.memory:MemoryLedger",
+        journal="selfroute.budget.journal:MemoryJournal",
         summary="In this process alone, forgotten at its end.",
     ),
-    Entry(
+    LedgerEntry(
         name="sqlite",
         place="selfroute.budget.sqlite:SQLiteLedger",
+        journal="selfroute.budget.sqlite_journal:SQLiteJournal",
         example="sqlite:FILE",
         summary="A file that the processes of one machine share.",
     ),
-    Entry(
+    LedgerEntry(
         name="redis",
         place="selfroute.budget.redis:RedisLedger",
+        journal="selfroute.budget.redis_journal:RedisJournal",
         example="{redis: {url_env: REDIS_URL}}",
         summary="A Redis server that several machines share.",
         extra="redis",

@@ -10,7 +10,8 @@ import re
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
 from selfroute.gateway.errors import ApiError, Rejected, api_error
 from selfroute.gateway.exchange import HEADERS, Exchange
+from selfroute.gateway.feedback import FeedbackDesk, what_is_said
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.notices import Notices
@@ -30,11 +32,11 @@ from selfroute.gateway.openapi import description
 from selfroute.gateway.passing import PASSED, passed
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
-from selfroute.gateway.service import Mode, Service
-from selfroute.gateway.status import status
-from selfroute.types import HandOff, Retract, TextDelta
+from selfroute.gateway.service import Mode, Service, Switch
+from selfroute.gateway.status import health_states, status
+from selfroute.types import HandOff, Message, Retract, TextDelta
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "Verifier"]
 
 _log = logging.getLogger("selfroute.gateway")
 _FOLLOW_S = 1.0  # between looks for a new call share
@@ -42,6 +44,8 @@ _READABLE = ", ".join([*HEADERS, "retry-after"]).encode()  # headers that pages 
 _PATIENCE_S = 1.0  # how long a stream may fail with a status of its own before its head leaves
 _OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/openapi.json"})
 Handler = Callable[[Http], Awaitable[None]]
+# From a conversation and an answer to a score in [0, 1]; None where it does not know the question.
+Verifier = Callable[[Sequence[Message], str], Awaitable[float | None]]
 
 
 class _Stream(Protocol):
@@ -68,7 +72,10 @@ class Gateway:
         share: target call share to show on the dashboard, None if there is none.
         activity, metrics: where requests are recorded.
         log_content: write prompts and answers to the log.
+        feedback_per_minute: most pieces of feedback of one client, in this process.
+        verifier: judges answers to questions that it knows; None judges none.
         follow: asked once a second for a new call share; None if it stays.
+        switch: asked once a second whether several clouds act, and whether they learn; None if that stays.
         on_load_failure: called when a model cannot be loaded, to end the server.
     """
 
@@ -83,7 +90,10 @@ class Gateway:
         activity: Activity | None = None,
         metrics: Metrics | None = None,
         log_content: bool = False,
+        feedback_per_minute: int = 600,
+        verifier: Verifier | None = None,
         follow: Callable[[], float | None] | None = None,
+        switch: Callable[[], Switch | None] | None = None,
         on_load_failure: Callable[[SelfRouteError], None] | None = None,
     ) -> None:
         self.service = service
@@ -93,9 +103,11 @@ class Gateway:
         self.activity = activity or Activity()
         self.metrics = metrics or Metrics()
         self.log_content = log_content
-        self.follow = follow
+        self.verifier = verifier
+        self.follow, self.switch = follow, switch
         self.on_load_failure = on_load_failure
         self.notices = Notices()
+        self._verifying: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.began = time.time()
         self._routes: dict[str, dict[str, Handler]] = {
@@ -110,9 +122,18 @@ class Gateway:
             "/v1/responses": {"POST": self._responses},
             "/v1/route": {"POST": self._route},
             **{f"/v1/{address}": {"POST": partial(self._pass, address)} for address in PASSED},
+            "/v1/feedback": {"POST": self._feedback},
         }
         for side, guard in service.guards():
-            guard.on_failure = lambda failure, side=side: self._note_failure(side, failure)
+            guard.on_failure = partial(self._note_failure, side, guard.name)
+        self.desk = self._desk(feedback_per_minute)
+
+    def _desk(self, per_minute: int) -> FeedbackDesk | None:
+        """Where feedback goes, if there are several clouds that learn from it."""
+        clouds, learning = self.service.clouds, self.service.learning
+        if clouds is None or learning is None:
+            return None
+        return FeedbackDesk(learning, per_minute=per_minute, log=clouds.log, count=self.metrics.count_feedback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,19 +152,24 @@ class Gateway:
         await receive()
         loading.cancel()
         following.cancel()
-        for _, guard in self.service.guards():
-            await guard.aclose()
-        if aclose := getattr(self.service.budget, "aclose", None):
-            await aclose()
+        await self._verified()
+        await self.service.aclose()
         self.activity.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _follow(self) -> None:
-        """Take another share when there is one."""
-        while self.follow is not None:
+        """Take another share, or set the switches of several clouds, when the file says so."""
+        while self.follow is not None or self.switch is not None:
             await asyncio.sleep(_FOLLOW_S)
-            if (share := self.follow()) is not None:
+            if self.follow is not None and (share := self.follow()) is not None:
                 self.retarget(share)
+            if self.switch is not None and (switch := self.switch()) is not None:
+                self._set(switch)
+
+    def _set(self, switch: Switch) -> None:
+        if (clouds := self.service.clouds) is not None:
+            clouds.mode, clouds.beliefs.frozen = switch
+            _log.warning("clouds: mode %s%s from now on", switch.mode, ", frozen" if switch.frozen else "")
 
     def retarget(self, share: float) -> None:
         """Let `share` of the requests go to the cloud from now on."""
@@ -193,7 +219,7 @@ class Gateway:
         if http.method == "OPTIONS":
             return lambda http: self._preflight(http, methods)
         if http.path not in _OPEN_PATHS:
-            self.access.client(http.header("authorization"))
+            http.client = self.access.client(http.header("authorization"))
         handler = methods.get("GET" if http.method == "HEAD" else http.method)
         if handler is None:
             allowed = ", ".join(methods)
@@ -272,7 +298,8 @@ class Gateway:
     def _exchange(self, http: Http, request: ChatRequest) -> Exchange:
         mode = self._mode(http, request.model)
         self._check_room()
-        return Exchange(self.service, request, mode)
+        clouds = self.service.clouds
+        return Exchange(self.service, request, mode, None if clouds is None else what_is_said(http, request, clouds))
 
     def _mode(self, http: Http, model: str) -> Mode:
         """Who may answer, by header or by the name that the client has for the model."""
@@ -315,6 +342,7 @@ class Gateway:
             self.in_flight -= 1
             self.metrics.in_flight.dec()
             self._record(exchange, status_code)
+            self._verify(exchange)
 
     def _told(self, failure: Exception, exchange: Exchange) -> ApiError:
         if isinstance(failure, TimeoutError):
@@ -362,10 +390,11 @@ class Gateway:
                     await http.write(data)
 
     async def _decide(self, http: Http, exchange: Exchange) -> None:
-        finished = await self.service.decide(exchange.request, exchange.mode)
+        about = exchange.choices[0].gate.about
+        finished = await self.service.decide(exchange.request, exchange.mode, about)
         trace = finished.trace
         exchange.choices[0].trace = trace
-        decision = {
+        decision: dict[str, Any] = {
             "object": "selfroute.decision",
             "source": trace.source,
             "reason": trace.reason,
@@ -377,7 +406,39 @@ class Gateway:
             "trace_id": exchange.id,
             "error": trace.error,
         }
+        if self.service.clouds is not None:
+            outlook = self.service.outlook(exchange.request, about, trace.score)
+            decision["candidates"] = [candidate._asdict() for candidate in outlook]
         await http.answer(200, dumps(decision), exchange.headers())
+
+    async def _feedback(self, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        if self.desk is None:
+            raise ApiError("not_found", "feedback is for gateways with several clouds; write clouds: in the recipe")
+        await http.answer(200, dumps(await self.desk.take(body, http.client)), {})
+
+    # --- verifiers
+
+    def _verify(self, exchange: Exchange) -> None:
+        """Judge the answers to a question that the verifier knows, after they have left."""
+        if self.verifier is None or self.desk is None or exchange.dry:
+            return
+        task = asyncio.create_task(self._verify_all(self.verifier, self.desk, exchange))
+        self._verifying.add(task)
+        task.add_done_callback(self._verifying.discard)
+
+    async def _verify_all(self, verifier: Verifier, desk: FeedbackDesk, exchange: Exchange) -> None:
+        for choice in exchange.choices:
+            trace, about = choice.trace, choice.gate.about
+            if trace is None or about is None or trace.end.propensity is None:  # nobody was chosen
+                continue
+            score = await verifier(exchange.request.messages, trace.text)
+            if score is not None:
+                with suppress(ApiError):  # a client was quicker, or the store is out of reach
+                    await desk.judge(about.trace, about.client, score, "verifier")
+
+    async def _verified(self) -> None:
+        await asyncio.gather(*self._verifying)
 
     # --- records
 
@@ -401,6 +462,8 @@ class Gateway:
             "device_tokens": dp + dc,
             "cloud_tokens": cp + cc,
         }
+        if self.service.clouds is not None:
+            record["models"] = [segment.model for segment in exchange.cloud_segments]
         self.activity.add(record)
         refusals = [choice.gate.refusal for choice in exchange.choices if choice.gate.refusal is not None]
         for refusal in refusals:
@@ -410,8 +473,8 @@ class Gateway:
             said = {**record, **refused, **self._content(exchange)}
             _log.info("%s", json.dumps(said))
 
-    def _note_failure(self, side: str, failure: BackendError) -> None:
-        self.metrics.count_failure(side, failure)
+    def _note_failure(self, side: str, model: str, failure: BackendError) -> None:
+        self.metrics.count_failure(side, model, failure)
         self.notices.failure(side, failure)
 
     def _content(self, exchange: Exchange) -> dict[str, Any]:
@@ -438,13 +501,15 @@ class Gateway:
 
     async def _readyz(self, http: Http) -> None:
         """Ready once a request can be answered: all models are loaded, and not all of them rest."""
-        states = {side: guard.health().state for side, guard in self.service.guards()}
+        states = health_states(self.service.guards())
         ready = "loading" not in states.values() and any(state != "resting" for state in states.values())
         headers = {} if ready else {"Retry-After": "1"}
         await http.answer(200 if ready else 503, dumps({"ready": ready, **states}), headers)
 
     async def _metrics(self, http: Http) -> None:
         self.metrics.note_health(self.service.guards())
+        if self.service.clouds is not None:
+            self.metrics.note_clouds(self.service.clouds)
         await http.answer(200, self.metrics.render(), {}, "text/plain; version=0.0.4; charset=utf-8")
 
     async def _status(self, http: Http) -> None:

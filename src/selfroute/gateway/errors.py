@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from selfroute.backends.base import REFUSED
 from selfroute.errors import (
     BackendStatusError,
     BackendTimeout,
@@ -19,10 +20,7 @@ from selfroute.errors import (
     UnsupportedByBackend,
 )
 
-__all__ = ["CODES", "REFUSED", "ApiError", "Rejected", "api_error", "bad_request", "refusal_fields"]
-
-# HTTP statuses by which a model's server says that the request is wrong, not the server.
-REFUSED = frozenset({400, 413, 415, 422})
+__all__ = ["CODES", "ApiError", "Rejected", "api_error", "bad_request", "refusal_fields"]
 
 # Every `code` a client can meet: HTTP status, `type`, and what it means. The reference page is made from this table.
 CODES: dict[str, tuple[int, str, str]] = {
@@ -36,12 +34,19 @@ CODES: dict[str, tuple[int, str, str]] = {
     "invalid_api_key": (401, "authentication_error", "the client's key is missing or unknown"),
     "origin_not_allowed": (403, "permission_error", "a web page of another origin, or a foreign Host header"),
     "not_found": (404, "invalid_request_error", "there is no such address"),
+    "trace_unknown": (404, "not_found_error", "feedback on an answer that this client did not get, or no cloud gave"),
     "recording_missing": (404, "not_found_error", "a replayed model has no answer to this prompt"),
     "method_not_allowed": (405, "invalid_request_error", "the address exists, with another method"),
+    "feedback_conflict": (409, "invalid_request_error", "the answer was judged otherwise before"),
+    "trace_expired": (410, "invalid_request_error", "the answer is too old for feedback"),
     "unsupported_encoding": (415, "invalid_request_error", "the body is compressed in a way the gateway cannot read"),
     "body_too_large": (413, "invalid_request_error", "the body is larger than `limits.body_bytes`"),
     "budget_exceeded": (429, "insufficient_quota", "the cloud budget is used up, and the device does not answer"),
-    "too_many_requests": (429, "rate_limit_error", "`limits.concurrent` requests are being answered"),
+    "too_many_requests": (
+        429,
+        "rate_limit_error",
+        "`limits.concurrent` requests are under way, or feedback is too fast",
+    ),
     "upstream_rate_limited": (429, "rate_limit_error", "the model's server asks to slow down"),
     "internal_error": (500, "server_error", "a fault of the gateway; the log has it under the trace id"),
     "upstream_error": (502, "server_error", "the model's server failed, cut its answer or sent something else"),

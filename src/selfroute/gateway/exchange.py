@@ -9,14 +9,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from selfroute.backends.clouds import About
 from selfroute.backends.flight import closing
 from selfroute.errors import BackendError, BudgetExceeded
 from selfroute.gateway.errors import ApiError, refusal_fields
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
-from selfroute.types import Finished, HandOff, Retract, Source, TextDelta, Trace, Usage
+from selfroute.types import Finished, HandOff, Retract, Segment, Source, TextDelta, Trace, Usage
 
-__all__ = ["HEADERS", "REASONS", "Choice", "Exchange", "Piece"]
+__all__ = ["ASKS", "HEADERS", "REASONS", "Choice", "Exchange", "Piece"]
 
 
 # The reference page is made from these tables.
@@ -27,6 +28,12 @@ HEADERS: dict[str, str] = {
     "x-selfroute-trace-id": "names the request in the log, on the dashboard and in the `selfroute` object",
     "x-request-id": "the same, under the name that OpenAI's clients show in their errors",
     "x-selfroute-mode": "who was allowed to answer; as request header it asks for a mode",
+}
+# Of requests, where several clouds choose by them.
+ASKS: dict[str, str] = {
+    "x-selfroute-session": "names a conversation, which stays with its cloud; `prompt_cache_key` does so too",
+    "x-selfroute-task": "what kind of work it is, one of `choose.tasks`",
+    "x-selfroute-tags": "tags that a cloud must have to answer, by commas; each cloud's name is one",
 }
 REASONS: dict[str, str] = {
     "answered": "the device answered and did not ask for the cloud",
@@ -78,7 +85,7 @@ class Exchange:
         first_token_s: time to the first piece, None before it.
     """
 
-    def __init__(self, service: Service, request: ChatRequest, mode: Mode) -> None:
+    def __init__(self, service: Service, request: ChatRequest, mode: Mode, about: About | None = None) -> None:
         self.id = secrets.token_hex(16)
         self.service, self.request, self.mode = service, request, mode
         self.began = time.perf_counter()
@@ -87,7 +94,11 @@ class Exchange:
         self.error: ApiError | None = None
         self.text = ("", "")  # reasoning and content, where they are kept for the log
         self.dry = False  # a decision only
-        self.choices = [Choice(index, service.gate()) for index in range(request.n)]
+        self.choices = [Choice(index, service.gate(self._about(about, index))) for index in range(request.n)]
+
+    def _about(self, about: About | None, index: int) -> About | None:
+        """What is known of one choice; those after the first have ids of their own."""
+        return about and replace(about, trace=f"{self.id}.{index}" if index else self.id)
 
     def pieces(self) -> AsyncIterator[Piece]:
         """What the client gets, in order; then all choices have their traces.
@@ -223,13 +234,26 @@ class Exchange:
             "cost_usd": self.cost_usd,
             "seconds": round(self.seconds, 6),
         }
-        for side, guard in self.service.guards():
+        for side, name in self._models():
             prompt, completion = self.tokens(side)
-            about[side] = {"model": guard.name, "prompt_tokens": prompt, "completion_tokens": completion}
+            about[side] = {"model": name, "prompt_tokens": prompt, "completion_tokens": completion}
         about |= self._decision(self.choices[0])
         if len(self.choices) > 1:
             about["choices"] = [{"index": c.index, **self._decision(c)} for c in self.choices]
         return about
+
+    def _models(self) -> list[tuple[Source, str | None]]:
+        """The models by side; of several clouds the one that was asked, None if none was."""
+        models: dict[Source, str | None] = {side: guard.name for side, guard in self.service.guards()}
+        if self.service.clouds is not None:
+            models["cloud"] = None
+            models |= {segment.source: segment.model for segment in self.cloud_segments}
+        return list(models.items())
+
+    @property
+    def cloud_segments(self) -> list[Segment]:
+        """What clouds wrote, also what does not stand."""
+        return [segment for trace in self.traces for segment in trace.segments if segment.source == "cloud"]
 
     def _decision(self, choice: Choice) -> dict[str, Any]:
         trace, refusal = choice.trace, choice.gate.refusal
@@ -237,6 +261,8 @@ class Exchange:
         if trace is not None:
             about = {"source": trace.source, "reason": trace.reason, "wants_cloud": trace.wants_cloud}
             about |= {"score": trace.score, "error": trace.error}
+            if trace.end.propensity is not None:
+                about["propensity"] = trace.end.propensity
         if isinstance(refusal, BudgetExceeded):
             about["budget"] = refusal_fields(refusal)
         elif refusal is not None:

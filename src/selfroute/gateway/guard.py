@@ -9,10 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from selfroute.backends.base import Asked, Backend, as_backend, capability
+from selfroute.backends.base import Asked, Backend, as_backend, capability, is_refusal
 from selfroute.backends.flight import closing
-from selfroute.errors import BackendError, BackendStatusError, BackendTimeout, BackendUnavailable, ContextLengthExceeded
-from selfroute.gateway.errors import REFUSED
+from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["Guard", "Health"]
@@ -190,17 +189,21 @@ class Guard(Backend):
                 f"{self.name}: nothing within {patience_s:g} s; raise first_token_s", backend=self.name
             ) from None
 
+    def resting(self) -> str | None:
+        """Why a request would fail at once, None if it may be asked."""
+        if self._in_a_row < self.failures:
+            return None
+        left_s = self._rests_until - time.monotonic()
+        if left_s <= 0 and not self._probing:
+            return None
+        return f"failed {self._in_a_row} times in a row, last: {self._error}; next try in {max(left_s, 0):.0f} s"
+
     def _admit(self) -> bool:
         """Whether this request is the probe of an open breaker."""
         if self._in_a_row < self.failures:
             return False
-        left_s = self._rests_until - time.monotonic()
-        if left_s > 0 or self._probing:
-            raise BackendUnavailable(
-                f"{self.name}: failed {self._in_a_row} times in a row, last: {self._error}; "
-                f"next try in {max(left_s, 0):.0f} s",
-                backend=self.name,
-            )
+        if (why := self.resting()) is not None:
+            raise BackendUnavailable(f"{self.name}: {why}", backend=self.name)
         self._probing = True
         return True
 
@@ -216,8 +219,7 @@ class Guard(Backend):
         self._failed += 1
         if self.on_failure is not None:
             self.on_failure(failure)
-        refused = isinstance(failure, BackendStatusError) and failure.status_code in REFUSED
-        if refused or isinstance(failure, ContextLengthExceeded):
+        if is_refusal(failure):
             return
         self._error = str(failure)
         self._in_a_row += 1

@@ -39,6 +39,7 @@ class Http:
 
     Attributes:
         started: whether the answer has begun; from then on an error can only end it.
+        client: name of the key that asks, None where no keys are asked for.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,6 +47,7 @@ class Http:
         self.path: str = scope["path"]
         self.always: list[tuple[bytes, bytes]] = []  # headers of this answer, whatever it says
         self.started = False
+        self.client: str | None = None
         self._headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive, self._send = receive, send
         self._gathered: list[bytes] = []

@@ -9,6 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from selfroute.backends.clouds import Clouds
 from selfroute.errors import BackendError
 from selfroute.gateway.exchange import Exchange
 from selfroute.gateway.guard import Guard
@@ -27,9 +28,17 @@ METRICS: tuple[tuple[str, type, tuple[str, ...], str], ...] = (
     ("selfroute_cloud_calls", Counter, (), "Answers that used the cloud, those that broke off included."),
     ("selfroute_handoffs", Counter, (), "Times that the strategy wanted the cloud, whether or not it got it."),
     ("selfroute_budget_refusals", Counter, ("limit",), "Cloud calls that the budget refused."),
-    ("selfroute_backend_failures", Counter, ("side", "error"), "Failed requests to a model, by kind of error."),
+    ("selfroute_backend_failures", Counter, ("side", "model", "error"), "Failed requests to a model, by kind."),
     ("selfroute_in_flight", Gauge, (), "Requests being answered."),
-    ("selfroute_backend_up", Gauge, ("side",), "1 if the model is loaded and its last request went well."),
+    ("selfroute_backend_up", Gauge, ("side", "model"), "1 if the model is loaded and its last request went well."),
+    ("selfroute_clouds_calls", Counter, ("cloud", "part"), "Calls of each of several clouds; part is answer or void."),
+    ("selfroute_clouds_cost_usd", Counter, ("cloud",), "What each of several clouds cost."),
+    ("selfroute_clouds_seconds", Histogram, ("cloud",), "Time that each of several clouds took for its answers."),
+    ("selfroute_clouds_share", Gauge, ("cloud",), "Share of the last answers of all workers, by cloud."),
+    ("selfroute_clouds_quality", Gauge, ("cloud",), "Quality that the policy expects of each cloud."),
+    ("selfroute_clouds_latency_seconds", Gauge, ("cloud",), "Latency that the policy expects of each cloud."),
+    ("selfroute_price_weight", Gauge, (), "What a dollar is worth in quality, by which several clouds are chosen."),
+    ("selfroute_feedback", Counter, ("source", "verdict"), "Feedback on answers of clouds, and what became of it."),
 )  # fmt: skip
 
 
@@ -64,6 +73,8 @@ class Metrics:
         self._count_use(exchange)
         if not exchange.dry:
             self._count_answer(exchange)
+            if exchange.service.clouds is not None:
+                self._count_clouds(exchange)
 
     def _count_use(self, exchange: Exchange) -> None:
         """Tokens and money; the device may have written some for a decision too."""
@@ -87,12 +98,31 @@ class Metrics:
                 limit = getattr(choice.gate.refusal, "limit", "ledger")  # which nobody could ask
                 self._child("selfroute_budget_refusals", limit).inc()
 
-    def count_failure(self, side: str, failure: BackendError) -> None:
-        self._child("selfroute_backend_failures", side, type(failure).__name__).inc()
+    def _count_clouds(self, exchange: Exchange) -> None:
+        for segment in exchange.cloud_segments:
+            self._child("selfroute_clouds_calls", segment.model, segment.part).inc()
+            self._child("selfroute_clouds_cost_usd", segment.model).inc(segment.cost_usd)
+            self._child("selfroute_clouds_seconds", segment.model).observe(segment.seconds)
+
+    def count_failure(self, side: str, model: str, failure: BackendError) -> None:
+        self._child("selfroute_backend_failures", side, model, type(failure).__name__).inc()
+
+    def count_feedback(self, source: str, verdict: str) -> None:
+        self._child("selfroute_feedback", source, verdict).inc()
 
     def note_health(self, guards: Sequence[tuple[str, Guard]]) -> None:
         for side, guard in guards:
-            self._child("selfroute_backend_up", side).set(float(guard.health().state == "ready"))
+            self._child("selfroute_backend_up", side, guard.name).set(float(guard.health().state == "ready"))
+
+    def note_clouds(self, clouds: Clouds) -> None:
+        """What is believed of several clouds now."""
+        self._of["selfroute_price_weight"].set(clouds.beliefs.price_weight)
+        for one in clouds.estimates():
+            self._child("selfroute_clouds_share", one.name).set(clouds.beliefs.share(one.name))
+            if one.quality is not None:
+                self._child("selfroute_clouds_quality", one.name).set(one.quality)
+            if one.latency_s is not None:
+                self._child("selfroute_clouds_latency_seconds", one.name).set(one.latency_s)
 
     def render(self) -> bytes:
         """All series as text."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
+from selfroute.budget.shared import Source
 from selfroute.gateway.errors import CODES
+from selfroute.gateway.exchange import ASKS
 from selfroute.gateway.request import Limits
 from selfroute.types import Role
 
@@ -38,6 +41,12 @@ def description(limits: Limits, *, needs_key: bool) -> dict[str, Any]:
             "Pass texts on to one model's server", {"$ref": "#/components/schemas/EmbeddingRequest"}, "Passed"
         ),
         "/v1/route": _post("Say who would answer, without calling the cloud", chat, "Decision"),
+        "/v1/feedback": _post(
+            "Say how good an answer of one of several clouds was",
+            {"$ref": "#/components/schemas/FeedbackRequest"},
+            "Feedback",
+            parameters=(),
+        ),
     }  # fmt: skip
     described: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -58,6 +67,11 @@ _MODE = {
     "description": "Overrides who may answer, where the config allows it.",
     "schema": {"type": "string", "enum": ["auto", "device", "cloud", "private"]},
 }
+
+_ASKS = [
+    {"name": name, "in": "header", "required": False, "description": f"{meaning}.", "schema": {"type": "string"}}
+    for name, meaning in ASKS.items()
+]
 
 
 def _responses(errors: tuple[int, ...]) -> dict[str, Any]:
@@ -88,7 +102,14 @@ def _get(
     return {"get": operation}
 
 
-def _post(summary: str, body: dict[str, Any], answer: str, *, streams: bool = False) -> dict[str, Any]:
+def _post(
+    summary: str,
+    body: dict[str, Any],
+    answer: str,
+    *,
+    streams: bool = False,
+    parameters: Sequence[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{answer}"}}}
     if streams:
         content["text/event-stream"] = {}
@@ -96,7 +117,7 @@ def _post(summary: str, body: dict[str, Any], answer: str, *, streams: bool = Fa
     return {
         "post": {
             "summary": summary,
-            "parameters": [_MODE],
+            "parameters": [_MODE, *_ASKS] if parameters is None else list(parameters),
             "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
             "responses": {"200": {"description": summary, "content": content}, **_responses(statuses)},
         }
@@ -163,6 +184,17 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "ResponseRequest": {"type": "object", "required": ["input"], "properties": response},
         "ChatCompletion": _object("id", "object", "created", "model", "choices", "usage", "selfroute"),
         "Response": _object("id", "object", "created_at", "status", "model", "output", "usage", "selfroute"),
+        "FeedbackRequest": {
+            "type": "object",
+            "required": ["trace_id", "score"],
+            "properties": {
+                "trace_id": {"type": "string", "minLength": 1},
+                "score": {"type": "number", "minimum": 0, "maximum": 1},
+                "source": {"enum": list(get_args(Source))},
+            },
+            "additionalProperties": False,
+        },
+        "Feedback": _object("object", "trace_id", "status", "cloud"),
         "Decision": _object("object", "source", "reason", "wants_cloud", "score", "mode", "strategy", "trace_id"),
         "Error": {"type": "object", "required": ["error"], "properties": {"error": error}},
     }

@@ -150,7 +150,7 @@ class Passed:
         self.exchange = Exchange(service, request, source if mode == "auto" else mode)
         self._guard, self._source, self._address, self._body = guard, source, address, body
         self._reason: Reason = "capability" if mode == "auto" else "mode"
-        self._price: Price = getattr(service.prices, source)
+        self._price: Price = service.price_of(source, guard.name)
         self._usage: Usage | None = None
         self._most_tokens = most_tokens
         self._texts: dict[Any, Halves] = {}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-from selfroute.backends.base import Backend, lacking
+from selfroute.backends.base import Backend, capability, lacking
+from selfroute.backends.clouds import DEVICE, About, Asking, Candidate, Clouds
+from selfroute.backends.clouds import Mode as ChoiceMode
 from selfroute.backends.flight import closing
-from selfroute.budget.base import Budget, Estimate, Lease, Unlimited
+from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease, Unlimited
+from selfroute.budget.shared import SharedBeliefs
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
 from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
@@ -17,14 +20,21 @@ from selfroute.prices import Price, Prices
 from selfroute.prompts import PromptTemplate
 from selfroute.strategies.attempt import Attempt
 from selfroute.strategies.base import Needs, Sides, Strategy, Tellable, check_sides
-from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device
+from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device, room_in
 from selfroute.strategies.thinking import CloudReader
-from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, Segment, TextDelta, Trace, Usage
+from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, Segment, Source, TextDelta, Trace, Usage
 
-__all__ = ["MODES", "Gate", "Mode", "Service", "SingleService"]
+__all__ = ["MODES", "Gate", "Mode", "Service", "SingleService", "Switch"]
 
 Mode = Literal["auto", "device", "cloud", "private"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+class Switch(NamedTuple):
+    """How several clouds are used, which can change while they are."""
+
+    mode: ChoiceMode
+    frozen: bool
 
 
 class Gate:
@@ -32,9 +42,11 @@ class Gate:
 
     Args:
         reject: raise `Rejected` when the budget refuses, instead of letting the device answer.
+        about: what is known of the request, where several clouds choose by it.
     """
 
-    def __init__(self, budget: Budget, *, reject: bool = False) -> None:
+    def __init__(self, budget: Budget, *, reject: bool = False, about: About | None = None) -> None:
+        self.about = about
         self.refusal: BudgetExceeded | BudgetUnavailable | None = None
         self.asked = False
         self.booked = False  # whether a call of the cloud was paid
@@ -52,6 +64,10 @@ class Gate:
             if self._reject:
                 raise Rejected(refusal) from refusal
             raise
+
+    def fits(self, estimate: Estimate) -> bool:
+        """See `selfroute.budget.base.Foreseeing`."""
+        return self._budget.fits(estimate) if isinstance(self._budget, Foreseeing) else True
 
     async def keep(self) -> None:
         """See `selfroute.budget.base.Budget`."""
@@ -128,18 +144,20 @@ class Service:
 
     Args:
         strategy: any of `selfroute.strategies`.
-        device, cloud: the guarded models. Without a cloud every request stays on the device.
+        device, cloud: the guarded models; several clouds are guarded one by one. Without a cloud every request stays
+            on the device.
         modes: what `x-selfroute-mode` may ask for; "auto" follows the strategy.
         on_budget: when the budget refuses, the device answers, or the client gets a 429.
         on_device_error: when the device fails, the cloud answers under the same budget, or the client is told.
         wrap: put the last user turn into the template's words.
         last_turn: show the models the last question alone, without the turns before it.
         strip_cloud_tags: read the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
+        learning: what several clouds learn and share with other processes; None for one cloud.
     """
 
     strategy: Strategy
     device: Guard
-    cloud: Guard | None
+    cloud: Guard | Clouds | None
     template: PromptTemplate
     prices: Prices = field(default_factory=Prices)
     budget: Budget = field(default_factory=Unlimited)
@@ -149,14 +167,20 @@ class Service:
     wrap: bool = False
     last_turn: bool = False
     strip_cloud_tags: bool = False
+    learning: SharedBeliefs | None = None
+
+    @property
+    def clouds(self) -> Clouds | None:
+        """The several clouds, None where there is one or none."""
+        return self.cloud if isinstance(self.cloud, Clouds) else None
 
     def told(self, share: float) -> Service:
         """The same with another share in the prompt, if its policy is told one."""
         return replace(self, strategy=self.strategy.told(share)) if isinstance(self.strategy, Tellable) else self
 
-    def gate(self) -> Gate:
+    def gate(self, about: About | None = None) -> Gate:
         """A budget for one request."""
-        return Gate(self.budget, reject=self.on_budget == "reject")
+        return Gate(self.budget, reject=self.on_budget == "reject", about=about)
 
     async def load(self) -> None:
         """Load the models, and see that they have what the strategy needs.
@@ -165,16 +189,37 @@ class Service:
 
         Raises:
             ConfigError: one cannot be loaded, or lacks something.
+            BudgetUnavailable: what was learnt of several clouds cannot be read.
         """
         for _, guard in self.guards():
             await guard.load()
         check_sides(self.strategy, Sides(device=self.device, cloud=self.cloud))
+        if self.learning is not None:
+            await self.learning.start()
+
+    async def aclose(self) -> None:
+        """Let go of the models, the budget, and what is learnt."""
+        for _, guard in self.guards():
+            await guard.aclose()
+        if self.learning is not None:
+            await self.learning.aclose()
+        if aclose := getattr(self.budget, "aclose", None):
+            await aclose()
 
     def guards(self) -> list[tuple[Literal["device", "cloud"], Guard]]:
         """The models by role."""
         if self.cloud is None:
             return [("device", self.device)]
+        if isinstance(self.cloud, Clouds):
+            clouds = (capability(cloud.backend, Guard) for cloud in self.cloud.clouds.values())
+            return [("device", self.device), *(("cloud", guard) for guard in clouds)]
         return [("device", self.device), ("cloud", self.cloud)]
+
+    def price_of(self, source: Source, model: str) -> Price:
+        """What a model of a side costs."""
+        if source == "cloud" and isinstance(self.cloud, Clouds):
+            return self.cloud.clouds[model].price
+        return self.prices.cloud if source == "cloud" else self.prices.device
 
     def mode(self, asked: str | None) -> Mode:
         """The mode that a request may have.
@@ -199,8 +244,7 @@ class Service:
             BackendError: no side could answer; raised by the stream as well.
             Rejected: by the stream, when the budget refused and `on_budget` is "reject".
         """
-        messages = last_question(request.messages) if self.last_turn else request.messages
-        messages = wrap_question(messages, self.template) if self.wrap else messages
+        messages = self._shown(request.messages)
         if mode in ("private", "device") or self.cloud is None:
             reason: Reason = "always" if mode == "auto" else "mode"
             return await self._on_device(messages, request.sampling, reason, gate, told=mode != "private")
@@ -208,8 +252,13 @@ class Service:
             return self._on_cloud(messages, request.sampling, "mode", gate)
         return await self._auto(messages, request.sampling, gate, self.cloud)
 
+    def _shown(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """What the models see of a conversation."""
+        messages = last_question(messages) if self.last_turn else messages
+        return wrap_question(messages, self.template) if self.wrap else messages
+
     async def _auto(
-        self, messages: Sequence[Message], sampling: Sampling, gate: Gate, cloud: Guard
+        self, messages: Sequence[Message], sampling: Sampling, gate: Gate, cloud: Backend
     ) -> AsyncIterator[Event]:
         try:
             await self.device.ready()
@@ -242,12 +291,16 @@ class Service:
     def _sides(self, gate: Gate, *, device: Backend | None = None, cloud: Backend | None = None) -> Sides:
         return Sides(
             device=device or self.device,
-            cloud=cloud or self.cloud,
+            cloud=cloud or self._cloud(gate),
             template=self.template,
             prices=self.prices,
             budget=gate,
             strip_cloud_tags=self.strip_cloud_tags,
         )
+
+    def _cloud(self, gate: Gate) -> Backend | None:
+        """The cloud in the light of one request."""
+        return self.cloud.asking(gate.about or About()) if isinstance(self.cloud, Clouds) else self.cloud
 
     async def _on_device(
         self, messages: Sequence[Message], sampling: Sampling, reason: Reason, gate: Gate, *, told: bool = True
@@ -268,7 +321,10 @@ class Service:
         missing = lacking(self.device, messages, sampling) if self.device.is_loaded else []
         if not missing:
             return ask_cloud(self._sides(gate), messages, sampling, decision)
-        return self._on_cloud_alone(messages, sampling, decision, gate, _Remembering(self.cloud), missing)
+        cloud = self._cloud(gate)
+        assert cloud is not None
+        remembering = cloud if isinstance(cloud, Asking) else _Remembering(cloud)
+        return self._on_cloud_alone(messages, sampling, decision, gate, remembering, missing)
 
     async def _on_cloud_alone(
         self,
@@ -276,7 +332,7 @@ class Service:
         sampling: Sampling,
         decision: Decision,
         gate: Gate,
-        cloud: _Remembering,
+        cloud: _Remembering | Asking,
         missing: Sequence[str],
     ) -> AsyncIterator[Event]:
         """The cloud without a device that could stand in; its own failure, or the budget's, is told."""
@@ -310,21 +366,35 @@ class Service:
                     event = Finished(replace(event.trace, wants_cloud=False, error=str(failure)))
                 yield event
 
-    async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
+    async def decide(self, request: ChatRequest, mode: Mode, about: About | None = None) -> Finished:
         """What would answer this request, found out without calling the cloud or asking the budget.
 
         Raises:
             ApiError, BackendError: as in `events`.
         """
-        cloud = self.cloud and Guard(self.cloud.name, _Silent(self.cloud.name, self.cloud.lacks))
-        dry = replace(self, cloud=cloud, budget=Unlimited())
-        async with closing(await dry.events(request, mode, dry.gate())) as events:
+        dry = replace(self, cloud=self._silent(), budget=Unlimited())
+        async with closing(await dry.events(request, mode, dry.gate(about))) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     return event
         raise RuntimeError(f"strategy '{self.strategy.name}' ended without a Finished event")
 
-    def _check(self, sides: Sequence[Guard], messages: Sequence[Message], sampling: Sampling) -> None:
+    def _silent(self) -> Guard | Clouds | None:
+        """A cloud that is never called."""
+        if isinstance(self.cloud, Clouds):
+            return self.cloud.dry()
+        return self.cloud and Guard(self.cloud.name, _Silent(self.cloud.name, self.cloud.lacks))
+
+    def outlook(self, request: ChatRequest, about: About | None, score: float | None) -> list[Candidate]:
+        """What is thought of each of several clouds for this request; nothing for one cloud."""
+        if self.clouds is None:
+            return []
+        messages = self._shown(request.messages)
+        device = self.prices.device if DEVICE in self.clouds.beliefs.policy.arms else None
+        fits = room_in(self.budget, messages, request.sampling)
+        return self.clouds.outlook(messages, request.sampling, about or About(), score, fits=fits, device=device)
+
+    def _check(self, sides: Sequence[Backend], messages: Sequence[Message], sampling: Sampling) -> None:
         for side in sides:
             if missing := lacking(side, messages, sampling):
                 raise ApiError(
@@ -393,7 +463,7 @@ class SingleService(Service):
         self._check([self.device], request.messages, request.sampling)
         return self.strategy.stream(self._sides(gate), request.messages, request.sampling)
 
-    async def decide(self, request: ChatRequest, mode: Mode) -> Finished:
+    async def decide(self, request: ChatRequest, mode: Mode, about: About | None = None) -> Finished:
         """See `Service.decide`: there is nothing to decide."""
         nothing = Segment(source="cloud", model=self.device.name)
         return Finished(Trace(strategy=self.strategy.name, wants_cloud=False, reason="always", segments=(nothing,)))

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from selfroute.backends.clouds import Clouds
 from selfroute.budget.base import Budget, Reporting
 from selfroute.errors import BudgetUnavailable
+from selfroute.gateway.guard import Guard
 from selfroute.gateway.service import Service
 
-__all__ = ["status"]
+__all__ = ["clouds_status", "health_states", "status"]
 
 _SHOWN = 50
 
@@ -44,10 +46,49 @@ async def status(
             "realised": sum(bool(r.get("cloud")) for r in decided) / len(decided) if decided else None,
             "of": len(decided),
         },
+        "clouds": None if service.clouds is None else clouds_status(service.clouds),
         "cost_usd": sum(float(r.get("cost_usd", 0)) for r in records),
         "budget": await _budget(service.budget),
         "requests": records[:_SHOWN],
     }
+
+
+def clouds_status(clouds: Clouds) -> dict[str, Any]:
+    """Several clouds: how they are chosen, and share, estimated quality, price and latency of each.
+
+    Shares and costs are of the last answers; quality and latency what the policy believes.
+    """
+    beliefs = clouds.beliefs
+    return {
+        "mode": clouds.mode,
+        "frozen": beliefs.frozen,
+        "policy": type(beliefs.policy.rule).__name__,
+        "price_weight": beliefs.price_weight,
+        "arms": [
+            {
+                "name": one.name,
+                "share": beliefs.share(one.name),
+                "quality": one.quality,
+                "usd": beliefs.usd(one.name),
+                "latency_s": one.latency_s,
+                "chance": one.chance,
+                "excluded": one.excluded,
+            }
+            for one in clouds.estimates()
+        ],
+    }
+
+
+def health_states(guards: Sequence[tuple[str, Guard]]) -> dict[str, str]:
+    """The state of each side; of several clouds, of the one that is best."""
+    states: dict[str, str] = {}
+    for side, guard in guards:
+        known = [states[side]] if side in states else []
+        states[side] = min([*known, guard.health().state], key=_BEST_FIRST.index)
+    return states
+
+
+_BEST_FIRST = ("ready", "failing", "resting", "loading")
 
 
 async def _budget(budget: Budget) -> dict[str, Any]:

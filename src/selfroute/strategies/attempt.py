@@ -22,13 +22,16 @@ class Attempt:
 
     Attributes:
         started: whether the backend has written or finished: from then on the call has cost something.
+        whole: whether it has come to its end.
         written: what it has written so far.
         price: of the model, in USD per million tokens.
+        propensity: probability with which the model was chosen, None where nothing was drawn.
     """
 
-    def __init__(self, source: Source, backend: Backend, price: Price) -> None:
+    def __init__(self, source: Source, backend: Backend, price: Price, *, propensity: float | None = None) -> None:
         self.source = source
-        self.started = False
+        self.propensity = propensity
+        self.started = self.whole = False
         self.written = Fold()
         self.price = price
         self._backend = backend
@@ -56,10 +59,11 @@ class Attempt:
                             await sent()
                         if delta.text or delta.extra:
                             yield delta
-                self.started = True  # an answer without any piece is an answer
+                self.started = self.whole = True  # an answer without any piece is an answer
                 return
             except UnsupportedByBackend:
                 if self.written.finish_reason is not None:
+                    self.whole = True
                     return  # the whole answer is there, without the log-probabilities that were asked for
                 if self.started or sampling is variants[-1]:
                     raise
@@ -114,6 +118,7 @@ class Attempt:
             cost_usd=self.cost_usd,
             finish_reason=self.written.finish_reason or "stop",
             score=score,
+            propensity=self.propensity,
         )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 
+from selfroute.backends.clouds import About, Asking, Clouds, Pick
 from selfroute.backends.flight import closing
-from selfroute.budget.base import Estimate, Lease
+from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease
 from selfroute.budget.estimate import most_used
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError
 from selfroute.handoff import HANDOFF_TEXT, StreamParser, parse
+from selfroute.prices import Price
 from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Sides
 from selfroute.strategies.thinking import CloudReader
@@ -30,7 +32,7 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Decision", "Kept", "answer_on_device", "ask_cloud", "keep_on_device", "muzzled"]
+__all__ = ["Decision", "Kept", "answer_on_device", "ask_cloud", "keep_on_device", "muzzled", "pick_cloud", "room_in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,13 @@ def muzzled(sampling: Sampling) -> tuple[Sampling, Sampling]:
 
 
 async def answer_on_device(
-    sides: Sides, messages: Sequence[Message], sampling: Sampling, decision: Decision, *, failed: _Failure | None = None
+    sides: Sides,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    decision: Decision,
+    *,
+    failed: _Failure | None = None,
+    propensity: float | None = None,
 ) -> AsyncIterator[Event]:
     """Let the device answer alone: no hand-off is offered, and it is kept from writing one where the backend can.
 
@@ -88,11 +96,12 @@ async def answer_on_device(
 
     Args:
         failed: the call that this stands in for.
+        propensity: probability with which the device was chosen, None where nothing was drawn.
 
     Raises:
         BackendError: the device did not answer; a note tells of the failure before it.
     """
-    attempt, parser = Attempt("device", sides.device, sides.prices.device), StreamParser()
+    attempt, parser = Attempt("device", sides.device, sides.prices.device, propensity=propensity), StreamParser()
     prompt = sides.template.device_messages(messages, offer_handoff=False)
     thought_before = any(parse(segment.text).reasoning for segment in decision.before if segment.source == "device")
     try:
@@ -111,11 +120,16 @@ async def answer_on_device(
 
 
 async def keep_on_device(
-    sides: Sides, messages: Sequence[Message], sampling: Sampling, decision: Decision
+    sides: Sides,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    decision: Decision,
+    *,
+    propensity: float | None = None,
 ) -> AsyncIterator[Event]:
     """Let the device answer a request that does not want the cloud, and tell the budget of it; see `ask_cloud`."""
     await sides.budget.keep()
-    async with closing(answer_on_device(sides, messages, sampling, decision)) as events:
+    async with closing(answer_on_device(sides, messages, sampling, decision, propensity=propensity)) as events:
         async for event in events:
             yield event
 
@@ -129,6 +143,7 @@ async def ask_cloud(
     handed_off: bool = False,
     kept: Kept | None = None,
     asked: Sequence[Message] = (),
+    pick: Pick | None = None,
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
@@ -139,6 +154,7 @@ async def ask_cloud(
         handed_off: whether the device asked, which is an event of its own.
         kept: an answer the device has already given, which is served in place of another attempt.
         asked: what the cloud sees, if it is not `messages`.
+        pick: which of several clouds; None lets them choose, where there are several.
 
     Raises:
         BackendError: neither side could answer.
@@ -146,9 +162,10 @@ async def ask_cloud(
     """
     if sides.cloud is None:
         raise ConfigError(f"strategy '{decision.strategy}' asks a cloud, and there is none; see check_sides")
-    attempt = Attempt("cloud", sides.cloud, sides.prices.cloud)
     asked = asked or messages
-    estimate = most_used(asked, sampling, sides.prices.cloud)
+    pick = pick or pick_cloud(sides, asked, sampling, decision.score)
+    attempt = Attempt("cloud", pick.backend, pick.price, propensity=pick.propensity)
+    estimate = most_used(asked, sampling, pick.price)
     reader = CloudReader(strip_tags=sides.strip_cloud_tags)
     shown = False
     try:
@@ -165,9 +182,11 @@ async def ask_cloud(
                 yield said
         finally:
             # Shielded: a second cancellation must not leave the reservation open for ever.
-            await asyncio.shield(_book(lease, attempt, estimate))
+            await asyncio.shield(_book(lease, attempt, estimate, pick))
     except (BudgetExceeded, BudgetUnavailable, BackendError) as error:
         failed = _failure(error, attempt)
+        if isinstance(error, BackendError):
+            pick.failed(error)
     else:
         tried = None if kept is None else replace(kept.segment, part="attempt")
         yield Finished(_trace(decision, attempt.segment(), wants_cloud=True, kept=tried))
@@ -182,6 +201,42 @@ async def ask_cloud(
     async with closing(answer_on_device(sides, messages, sampling, decision, failed=failed)) as events:
         async for event in events:
             yield event
+
+
+def pick_cloud(
+    sides: Sides,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    score: float | None,
+    *,
+    device: bool = False,
+) -> Pick:
+    """Who is to answer: the cloud, or the one of several that their policy chooses.
+
+    Args:
+        device: let the policy choose the device as well.
+
+    Raises:
+        ConfigError: there is no cloud.
+    """
+    cloud = sides.cloud
+    if cloud is None:
+        raise ConfigError("a cloud is asked, and there is none; see check_sides")
+    if isinstance(cloud, Clouds):
+        cloud = cloud.asking(About())
+    if not isinstance(cloud, Asking):
+        return Pick(cloud, sides.prices.cloud)
+    fits = room_in(sides.budget, messages, sampling)
+    own = (sides.device, sides.prices.device) if device else None
+    return cloud.pick(messages, sampling, score=score, fits=fits, device=own)
+
+
+def room_in(budget: Budget, messages: Sequence[Message], sampling: Sampling) -> Callable[[Price], bool] | None:
+    """Whether a budget has room for a call at a price, as far as it knows; None if it cannot tell."""
+    if not isinstance(budget, Foreseeing):
+        return None
+    foresee, usage = budget.fits, most_used(messages, sampling, Price()).usage
+    return lambda price: foresee(Estimate(usage, price.cost_usd(usage)))
 
 
 def _failure(error: BudgetExceeded | BudgetUnavailable | BackendError, attempt: Attempt) -> _Failure:
@@ -215,10 +270,15 @@ def _trace(
     )
 
 
-async def _book(lease: Lease, attempt: Attempt, estimate: Estimate) -> None:
+async def _book(lease: Lease, attempt: Attempt, estimate: Estimate, pick: Pick) -> None:
+    usd = 0.0
     if attempt.started:
         # A call that broke off has not said how long its prompt was: what it may have cost is booked.
-        unknown = 0 if attempt.written.usage else estimate.usage.prompt_tokens
-        usage = attempt.usage + Usage(prompt_tokens=unknown)
-        await lease.spend(usage, attempt.price.cost_usd(usage))
+        usage = attempt.usage
+        if attempt.written.usage is None:
+            usage += Usage(prompt_tokens=estimate.usage.prompt_tokens)
+        usd = attempt.price.cost_usd(usage)
+        await lease.spend(usage, usd)
     await lease.close()
+    seconds = attempt.seconds if attempt.whole else None
+    pick.ended(usd=usd, seconds=seconds, written_tokens=attempt.written.used.completion_tokens)
