@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -125,6 +125,17 @@ class Usage:
             self.down_bytes + other.down_bytes,
             self.layer_tokens + other.layer_tokens,
         )
+
+    @staticmethod
+    def total(usages: Iterable[Usage]) -> Usage:
+        """Their sum; of one alone, which is the usual case, that one."""
+        summed: Usage | None = None
+        for usage in usages:
+            summed = usage if summed is None else summed + usage
+        return _NOTHING if summed is None else summed
+
+
+_NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,18 +271,22 @@ class Trace:
     @property
     def source(self) -> Answerer:
         """Who wrote the answer; of an answer that nobody wrote, who was to."""
+        if len(self.segments) == 1:
+            return self.segments[0].source
         sources = {s.source for s in self.segments if s.part == "answer"}
         return "both" if len(sources) == 2 else self.end.source
 
     @property
     def end(self) -> Segment:
         """The segment that the answer ends with; of an answer that nobody wrote, the last one."""
+        if len(self.segments) == 1:  # the usual case
+            return self.segments[0]
         served = [s for s in self.segments if s.part == "answer"]
         return (served or self.segments)[-1]
 
     def usage(self, source: Source) -> Usage:
         """What one side used over all its segments."""
-        return sum((s.usage for s in self.segments if s.source == source), Usage())
+        return Usage.total(s.usage for s in self.segments if s.source == source)
 
     @property
     def cost_usd(self) -> float:

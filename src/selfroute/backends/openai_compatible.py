@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Se
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -467,6 +468,7 @@ def _beside(url: URL, address: str) -> URL:
     return url.with_path(url.path.removesuffix("chat/completions") + address).with_query(url.query)
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(url: URL) -> bool:
     try:
         return ipaddress.ip_address(url.host or "").is_loopback

@@ -109,7 +109,7 @@ def _spent(trace: Trace) -> dict[str, int]:
 def _attempt(trace: Trace) -> Usage:
     """What the device spent before the decision fell."""
     before = trace.segments[: trace.decided_after]
-    return sum((segment.usage for segment in before if segment.source == "device"), Usage())
+    return Usage.total(segment.usage for segment in before if segment.source == "device")
 
 
 def _tokens(name: str, usage: Usage | None) -> dict[str, Any]:

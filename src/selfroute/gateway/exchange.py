@@ -187,11 +187,10 @@ class Exchange:
 
     def used(self, source: Source) -> Usage:
         """What one side used; of a choice that broke off, what the budget has booked."""
-        usages = (
+        return Usage.total(
             choice.trace.usage(source) if choice.trace else choice.gate.usage if source == "cloud" else Usage()
             for choice in self.choices
         )
-        return sum(usages, Usage())
 
     def tokens(self, source: Source) -> tuple[int, int]:
         """Prompt and completion tokens of one side."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import signal
@@ -92,6 +93,7 @@ def _serve_one(make: Make, sock: socket.socket, shutdown_s: int, quiet: bool, re
     app = make(on_load_failure=stop)
     ready()
     server = _uvicorn().Server(_config(app, shutdown_s))
+    _freeze()
     with _calm_signals():
         server.run(sockets=[sock])
     if failures:
@@ -189,7 +191,15 @@ def _serve_many(
 def _worker(make: Make, folder: Path, quiet: bool) -> Gateway:
     """The application of one worker process."""
     _set_logs(quiet)
-    return make(activity=Activity(folder))
+    app = make(activity=Activity(folder))
+    _freeze()
+    return app
+
+
+def _freeze() -> None:
+    """Keep what lives as long as the process out of garbage collection, which would walk it under load."""
+    gc.collect()
+    gc.freeze()
 
 
 def _check_in_child(make: Make) -> None:

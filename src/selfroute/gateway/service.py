@@ -264,10 +264,9 @@ class Service:
             await self.device.ready()
         except BackendError as failure:
             return self._behind(failure, messages, sampling, gate)
-        device_lacks, cloud_lacks = (lacking(side, messages, sampling) for side in (self.device, cloud))
-        if device_lacks:
+        if lacking(self.device, messages, sampling):
             return self._on_cloud(messages, sampling, "capability", gate)
-        if cloud_lacks:
+        if lacking(cloud, messages, sampling):
             return await self._on_device(messages, sampling, "capability", gate)
         return self._strategy(messages, sampling, gate)
 

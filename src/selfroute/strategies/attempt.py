@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 
 from selfroute.backends.base import Backend, Fold
 from selfroute.backends.flight import closing
@@ -15,6 +14,9 @@ from selfroute.prices import Price
 from selfroute.types import Delta, Message, Part, Sampling, Segment, Source, TextDelta, Token, Usage
 
 __all__ = ["Attempt", "speak"]
+
+
+_CALL = Usage(calls=1)
 
 
 class Attempt:
@@ -99,7 +101,7 @@ class Attempt:
     def usage(self) -> Usage:
         """What the backend reported; for a stream that broke off before that, each piece counts as one token."""
         used = self.written.used
-        return used if used.calls else replace(used, calls=1)
+        return used if used.calls else used + _CALL
 
     @property
     def cost_usd(self) -> float:

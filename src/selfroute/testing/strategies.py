@@ -253,7 +253,7 @@ async def every_call_is_spent_under_one_lease(make: Make) -> None:
     trace = await answer(make(), pair.sides(), HARD, SAMPLING)
     hold(pair.budget.open == 0, "a lease is closed before the trace is given")
     used = trace.usage("cloud")
-    spent = sum((usage for usage, _ in pair.budget.spent), Usage())
+    spent = Usage.total(usage for usage, _ in pair.budget.spent)
     hold(spent == used, f"what the cloud used is spent, call by call: {used}, not {spent}")
     hold(len(pair.budget.spent) == len(pair.cloud.asked), "every call of the cloud is spent once")
     cost = sum(segment.cost_usd for segment in trace.segments if segment.source == "cloud")
