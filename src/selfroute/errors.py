@@ -9,7 +9,8 @@ Every error that selfroute raises on purpose derives from `SelfRouteError`::
     │   ├── BackendTimeout         no answer within the time limit
     │   ├── BackendUnavailable     the connection failed, or the model is not loaded
     │   ├── BackendStatusError     the endpoint answered with an HTTP error status
-    │   └── ContextLengthExceeded  the conversation is longer than the model's window
+    │   ├── ContextLengthExceeded  the conversation is longer than the model's window
+    │   └── PrivacyRefused         something in the request must not leave the device
     ├── BudgetExceeded         a cloud limit is reached; names it and when it resets
     ├── BudgetUnavailable      the ledger cannot be reached, so that no call may be made
     ├── RecordingMissing       a replayed backend has no answer for this prompt
@@ -32,6 +33,7 @@ __all__ = [
     "BudgetUnavailable",
     "ConfigError",
     "ContextLengthExceeded",
+    "PrivacyRefused",
     "RecordingMissing",
     "SelfRouteError",
     "TaskError",
@@ -97,6 +99,13 @@ class BackendStatusError(BackendError):
 
 class ContextLengthExceeded(BackendError):
     """The conversation is longer than the model's window; asking again is of no use."""
+
+
+class PrivacyRefused(BackendError):
+    """Something in the request must not leave the device, or might: it was not sent. Never says what it was."""
+
+    def __init__(self, message: str, *, backend: str = "privacy") -> None:
+        super().__init__(message, backend=backend)
 
 
 class BudgetExceeded(SelfRouteError):

@@ -45,6 +45,7 @@ Reason = Literal[
     "device-error",
     "mode",
     "capability",
+    "privacy",
 ]
 
 
@@ -159,6 +160,7 @@ class Delta:
         usd: what a replayed answer cost when it was made, None if nobody knows.
         extra: what an OpenAI-style stream sends beside text, e.g. pieces of `tool_calls`.
         aside: its text begins with a `<think>` that the server itself has set, as it tells reasoning from content.
+        redacted: how many values of each kind of `selfroute.privacy` the request left without; in one delta.
     """
 
     text: str = ""
@@ -170,6 +172,7 @@ class Delta:
     extra: Mapping[str, Any] = field(default_factory=dict)
     sent: bool = False
     aside: bool = False
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -204,6 +207,7 @@ class Segment:
         finish_reason: why it stopped; as in `Delta`.
         score: what the decision at this segment was taken by (higher = send to the cloud), None if nobody scored.
         propensity: probability with which its model was chosen, None where nothing was drawn.
+        redacted: as in `Delta`.
     """
 
     source: Source
@@ -216,6 +220,7 @@ class Segment:
     finish_reason: str = "stop"
     score: float | None = None
     propensity: float | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

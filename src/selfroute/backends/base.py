@@ -26,6 +26,7 @@ __all__ = [
     "Backend",
     "BatchBackend",
     "Fold",
+    "Wire",
     "as_backend",
     "capability",
     "complete",
@@ -144,6 +145,15 @@ class Asked(Protocol):
         Raises:
             BackendError: there is no whole answer.
         """
+        ...
+
+
+@runtime_checkable
+class Wire(Protocol):
+    """Optional capability: requests leave this process, as bytes that can be seen beforehand."""
+
+    def encode(self, messages: Sequence[Message], sampling: Sampling) -> bytes:
+        """The body that `stream` would send."""
         ...
 
 
@@ -275,6 +285,7 @@ class Fold:
         finish_reason: why it stopped, None until it says so.
         usage: what it used, None until it says so.
         seconds, usd: of a replayed answer, what it took and cost when it was made; None if nobody knows.
+        redacted: as in `Delta`.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -283,6 +294,7 @@ class Fold:
     usage: Usage | None = None
     seconds: float | None = None
     usd: float | None = None
+    redacted: Mapping[str, int] = field(default_factory=dict)
 
     def add(self, delta: Delta) -> None:
         """Put the next delta to what is there."""
@@ -298,6 +310,8 @@ class Fold:
             self.seconds = delta.seconds
         if delta.usd is not None:
             self.usd = delta.usd
+        if delta.redacted:
+            self.redacted = delta.redacted
 
     @property
     def text(self) -> str:

@@ -166,7 +166,7 @@ class OpenAICompatibleBackend(Backend):
             raise UnsupportedByBackend(f"{self.name}: a chat endpoint cannot be forbidden to write {sampling.forbid}")
         refuse_fields(self, messages, sampling)
         headers = self._headers()
-        body = _request(self.model, messages, sampling, self._extra_body)
+        body = self.encode(messages, sampling)
         link = await self._link()
         async with link.gate:
             yield Delta(sent=True)
@@ -200,7 +200,7 @@ class OpenAICompatibleBackend(Backend):
         self,
         session: aiohttp.ClientSession,
         headers: Mapping[str, str],
-        body: Mapping[str, Any],
+        body: bytes,
         reader: ChunkReader,
         deadline: float,
     ) -> AsyncGenerator[Delta, None]:
@@ -223,6 +223,10 @@ class OpenAICompatibleBackend(Backend):
                 if not reader.is_finished:  # else nothing but the server's own closing words is missing
                     raise Malformed(f"the answer was cut off after {reader.characters} characters") from error
             yield reader.end()
+
+    def encode(self, messages: Sequence[Message], sampling: Sampling) -> bytes:
+        """See `selfroute.backends.base.Wire`."""
+        return json.dumps(_request(self.model, messages, sampling, self._extra_body)).encode()
 
     async def ask(self, address: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Ask another address of this server, once; see `selfroute.backends.base.Asked`.
@@ -247,7 +251,7 @@ class OpenAICompatibleBackend(Backend):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The JSON objects of an answer: the one that it is, or the events of a stream up to its end."""
         url, deadline = _beside(self._url, address), time.monotonic() + self.timeout_s
-        async with self._post(session, url, headers, body, deadline) as response:
+        async with self._post(session, url, headers, json.dumps(body).encode(), deadline) as response:
             if not 200 <= response.status < 300:
                 raise await self._refused(response)
             events = EventReader(is_json="json" in response.content_type)
@@ -266,12 +270,13 @@ class OpenAICompatibleBackend(Backend):
         session: aiohttp.ClientSession,
         url: URL,
         headers: Mapping[str, str],
-        body: Mapping[str, Any],
+        body: bytes,
         deadline: float,
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         left_s = max(deadline - time.monotonic(), 0.001)
         timeout = aiohttp.ClientTimeout(total=left_s, connect=self.connect_timeout_s)
-        return session.post(url, json=body, headers=headers, timeout=timeout, proxy=_proxy(url), allow_redirects=False)
+        headers = {"Content-Type": "application/json", **headers}
+        return session.post(url, data=body, headers=headers, timeout=timeout, proxy=_proxy(url), allow_redirects=False)
 
     @contextmanager
     def _faults(self) -> Iterator[None]:

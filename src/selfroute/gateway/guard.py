@@ -11,7 +11,7 @@ from typing import Any
 
 from selfroute.backends.base import Asked, Backend, as_backend, capability, is_refusal
 from selfroute.backends.flight import closing
-from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable
+from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable, PrivacyRefused
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["Guard", "Health"]
@@ -216,6 +216,8 @@ class Guard(Backend):
         self._in_a_row, self._error, self._last_answer = 0, None, time.monotonic()
 
     def _note_failure(self, failure: BackendError) -> None:
+        if isinstance(failure, PrivacyRefused):  # the model was not asked
+            return
         self._failed += 1
         if self.on_failure is not None:
             self.on_failure(failure)

@@ -121,6 +121,7 @@ class Attempt:
             finish_reason=self.written.finish_reason or "stop",
             score=score,
             propensity=self.propensity,
+            redacted=self.written.redacted,
         )
 
 

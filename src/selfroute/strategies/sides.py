@@ -10,7 +10,7 @@ from selfroute.backends.clouds import About, Asking, Clouds, Pick
 from selfroute.backends.flight import closing
 from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease
 from selfroute.budget.estimate import most_used
-from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, PrivacyRefused
 from selfroute.handoff import HANDOFF_TEXT, StreamParser, parse
 from selfroute.prices import Price
 from selfroute.strategies.attempt import Attempt, speak
@@ -245,6 +245,8 @@ def _failure(error: BudgetExceeded | BudgetUnavailable | BackendError, attempt: 
         return _Failure(reason="budget", error=str(error), refusal=refusal)
     if isinstance(error, BudgetUnavailable):
         return _Failure(reason="budget", error=str(error))
+    if isinstance(error, PrivacyRefused):
+        return _Failure(reason="privacy", error=str(error))
     void = (attempt.segment("void"),) if attempt.started else ()
     return _Failure(reason="cloud-error", error=str(error), void=void)
 
