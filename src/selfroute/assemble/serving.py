@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from selfroute.assemble.clouds import make_clouds, make_verifier
 from selfroute.backends.base import Backend
 from selfroute.backends.clouds import Clouds
+from selfroute.backends.redacted import RedactedBackend
 from selfroute.budget.shared import SharedBeliefs
 from selfroute.config import BACKENDS, STRATEGIES, Spec, asked_for, make_budget, make_strategy, prepare_backend
 from selfroute.config.recipes import CountLimits, UsdLimits
-from selfroute.config.serving import CloudOptions, ServeRecipe, load_serve_recipe, naming
+from selfroute.config.serving import CloudOptions, PrivacyOptions, ServeRecipe, load_serve_recipe, naming
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.gateway.access import Access, is_loopback
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService, Switch
+from selfroute.privacy import Numbers, Patterns, Redactor
 from selfroute.prompts import TEMPLATES
 from selfroute.shipped import recipe_file
 from selfroute.strategies.base import Strategy, check_cloud
@@ -173,6 +175,8 @@ def _guard(
     spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None, *, name: str | None = None
 ) -> Guard:
     made = _model(spec, role)
+    if role != "device" and recipe.privacy is not None:
+        made = _behind_door(made, recipe.privacy)
     return Guard(
         name or _named(spec),
         made,
@@ -181,6 +185,23 @@ def _guard(
         first_token_s=first_token_s,
         load_wait_s=recipe.wait.load_s,
     )
+
+
+def _behind_door(made: Backend | Callable[[], Backend], options: PrivacyOptions) -> Backend | Callable[[], Backend]:
+    """A cloud that gets what may leave alone.
+
+    Raises:
+        ConfigError: an option is wrong, or a library is missing.
+    """
+    redactor = Redactor([Patterns(options.names), Numbers(options.regions)], options.kinds)
+
+    def wrapped(backend: Backend) -> Backend:
+        return RedactedBackend(backend, redactor, restore=options.restore)
+
+    if isinstance(made, Backend):
+        return wrapped(made)
+    load = made
+    return lambda: wrapped(load())
 
 
 def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:

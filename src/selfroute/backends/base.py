@@ -15,6 +15,7 @@ from selfroute.errors import (
     BackendStatusError,
     ConfigError,
     ContextLengthExceeded,
+    PrivacyRefused,
     SelfRouteError,
     UnsupportedByBackend,
 )
@@ -262,7 +263,7 @@ def is_refusal(failure: BackendError) -> bool:
     """Whether a failure is the request's fault: asking again, or asking less often, is of no use."""
     if isinstance(failure, BackendStatusError):
         return failure.status_code in REFUSED
-    return isinstance(failure, ContextLengthExceeded)
+    return isinstance(failure, ContextLengthExceeded | PrivacyRefused)
 
 
 def refuse_fields(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> None:

@@ -16,7 +16,7 @@ from selfroute.privacy.restoring import Restorer, restored
 from selfroute.privacy.table import Table
 from selfroute.types import Delta, Message, Sampling
 
-__all__ = ["Departure", "RedactedBackend"]
+__all__ = ["Departure", "RedactedBackend", "encoded"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ class RedactedBackend(Backend):
             PrivacyRefused: it may not leave.
         """
         request = self.redactor.redact(messages, sampling)
-        body = _encoded(self.inner, request.messages, request.sampling)
+        body = encoded(self.inner, request.messages, request.sampling)
         check(body, request.table)
         return Departure(request, body)
 
@@ -168,7 +168,7 @@ def _restored(value: Any, table: Table) -> Any:
     return [_restored(item, table) for item in value] if isinstance(value, list) else value
 
 
-def _encoded(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> bytes:
+def encoded(backend: Backend, messages: Sequence[Message], sampling: Sampling) -> bytes:
     """The bytes that a request becomes; of a model in this process, all that it is given."""
     wire = find_capability(backend, Wire)
     if wire is not None:

@@ -100,11 +100,15 @@ def ask(
     template: Template = None,
     max_tokens: MaxTokens = 512,
     mode: Mode = "auto",
+    preview: Annotated[bool, typer.Option(help="Show what the cloud would get, and ask nobody.")] = False,
 ) -> None:
     """Ask one question and watch who answers."""
     recipe = _recipe(config, device, cloud, template)
 
     with _asking(recipe, config) as (service, run):
+        if preview:
+            run(_preview(service, [_user(question)], max_tokens, mode))
+            return
         run(_turn(service, [_user(question)], max_tokens, mode))
 
 
@@ -251,6 +255,26 @@ async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, 
     assert choice.trace is not None
     _print_end(out, choice.trace)
     return content
+
+
+async def _preview(service: Service, messages: Sequence[Message], max_tokens: int, mode: str) -> None:
+    """Print the body that the cloud would get, and what was taken out of it."""
+    from selfroute.gateway.errors import ApiError
+    from selfroute.gateway.preview import preview
+    from selfroute.gateway.request import ChatRequest
+    from selfroute.types import Sampling
+
+    request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens))
+    try:
+        told = await preview(service, request, service.mode(mode))
+    except ApiError as error:
+        raise ConfigError(str(error).replace("x-selfroute-mode", "--mode")) from None
+    if told["refused"]:
+        say(f"the cloud would get nothing: {told['refused']}")
+        return
+    say(told["body"])
+    for each in told["placeholders"]:
+        _say(f"{each['placeholder']} stands for {each['value']} ({each['why']})")
 
 
 def _print_change(out: Console, before: str, text: str, *, style: str) -> None:

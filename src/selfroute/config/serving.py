@@ -25,6 +25,7 @@ __all__ = [
     "CloudOptions",
     "FeedbackOptions",
     "HandoffOptions",
+    "PrivacyOptions",
     "PromptOptions",
     "ServeRecipe",
     "WaitOptions",
@@ -62,6 +63,24 @@ class HandoffOptions:
     """What the cloud sees after a hand-off: the conversation alone, or also what the device wrote."""
 
     context: Literal["prompt", "attempt"] = "prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyOptions:
+    """What of a request may leave for the cloud; see docs/privacy.md.
+
+    Attributes:
+        kinds: by kind of value `send`, `redact` (a placeholder goes in its place) or `refuse` (the device answers);
+            kinds that are not named are redacted.
+        names: that the detectors look for, beside what has a form of its own.
+        regions: countries, by two letters, whose telephones and personal numbers are known.
+        restore: put the values back into what the cloud answers.
+    """
+
+    kinds: Mapping[str, Literal["send", "redact", "refuse"]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ("US", "GB", "DE", "FR", "ES", "IT", "NL")
+    restore: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +196,7 @@ class ServeRecipe:
         cloud: model in the cloud; null keeps every request on the device.
         clouds: several clouds in the place of `cloud`, among which `choose` says how to choose.
         strategy: how work is split, a name of `selfroute strategies` or `{name: {option: value}}`.
+        privacy: what may leave for the cloud; null lets all of a request leave.
         budget: limits on cloud use, see docs/budget.md; null sets none.
         on_budget: what happens when the budget refuses: the device answers, or the client gets a 429.
         on_device_error: what happens when the device fails: the cloud answers, or the client is told.
@@ -200,6 +220,7 @@ class ServeRecipe:
     strategy: Spec = SELF_ROUTE
     prompt: PromptOptions = PromptOptions()
     handoff: HandoffOptions = HandoffOptions()
+    privacy: PrivacyOptions | None = None
     budget: BudgetOptions | None = None
     on_budget: Literal["device", "reject"] = "device"
     on_device_error: Literal["cloud", "error"] = "cloud"

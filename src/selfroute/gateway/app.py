@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from selfroute.backends.flight import closing
 from selfroute.budget.base import Targeted
-from selfroute.errors import BackendError, SelfRouteError
+from selfroute.errors import BackendError, PrivacyRefused, SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
@@ -30,11 +30,12 @@ from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.notices import Notices
 from selfroute.gateway.openapi import description
 from selfroute.gateway.passing import PASSED, passed
+from selfroute.gateway.preview import preview
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
 from selfroute.gateway.service import Mode, Service, Switch
 from selfroute.gateway.status import health_states, status
-from selfroute.types import HandOff, Message, Retract, TextDelta
+from selfroute.types import HandOff, Message, Retract, Sampling, TextDelta
 
 __all__ = ["Gateway", "Verifier"]
 
@@ -121,6 +122,7 @@ class Gateway:
             "/v1/chat/completions": {"POST": self._chat},
             "/v1/responses": {"POST": self._responses},
             "/v1/route": {"POST": self._route},
+            "/v1/selfroute/preview": {"POST": self._preview},
             **{f"/v1/{address}": {"POST": partial(self._pass, address)} for address in PASSED},
             "/v1/feedback": {"POST": self._feedback},
         }
@@ -295,6 +297,16 @@ class Gateway:
         asked = await passed(self.service, address, body, mode, self.limits)
         await self._answer(http, asked.exchange, asked.answer(http), asked)
 
+    async def _preview(self, http: Http) -> None:
+        body = json_object(await http.body(self.limits.body_bytes))
+        request = chat_request(body, self.limits, temperature=self.temperature)
+        mode = self.service.mode(http.header("x-selfroute-mode"))
+        try:
+            told = await preview(self.service, request, mode)
+        except SelfRouteError as failure:
+            raise api_error(failure) from None
+        await http.answer(200, dumps(told), {})
+
     def _exchange(self, http: Http, request: ChatRequest) -> Exchange:
         mode = self._mode(http, request.model)
         self._check_room()
@@ -447,7 +459,7 @@ class Gateway:
         reason = "client-gone" if gone else exchange.reason
         self.metrics.count(exchange, status_code, reason)
         (dp, dc), (cp, cc) = exchange.tokens("device"), exchange.tokens("cloud")
-        record = {
+        record: dict[str, Any] = {
             "at": round(time.time(), 3),
             "id": exchange.id,
             "status": status_code,
@@ -461,6 +473,7 @@ class Gateway:
             "cost_usd": exchange.cost_usd,
             "device_tokens": dp + dc,
             "cloud_tokens": cp + cc,
+            **({"redacted": redacted} if (redacted := exchange.redacted) else {}),
         }
         if self.service.clouds is not None:
             record["models"] = [segment.model for segment in exchange.cloud_segments]
@@ -480,8 +493,14 @@ class Gateway:
     def _content(self, exchange: Exchange) -> dict[str, Any]:
         if not self.log_content:
             return {}
-        messages = [{"role": m.role, "content": m.content} for m in exchange.request.messages]
-        return {"messages": messages, "answer": exchange.text[1]}
+        said = [*exchange.request.messages, Message("assistant", exchange.text[1])]
+        if door := self.service.door():
+            try:
+                said = list(door.redactor.redact(said, Sampling()).messages)
+            except PrivacyRefused as refusal:
+                return {"withheld": str(refusal)}
+        *messages, answer = ({"role": m.role, "content": m.content} for m in said)
+        return {"messages": messages, "answer": answer["content"]}
 
     # --- everything else
 

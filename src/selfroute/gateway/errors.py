@@ -15,6 +15,7 @@ from selfroute.errors import (
     BudgetExceeded,
     BudgetUnavailable,
     ContextLengthExceeded,
+    PrivacyRefused,
     RecordingMissing,
     SelfRouteError,
     UnsupportedByBackend,
@@ -31,6 +32,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "mode_not_allowed": (400, "invalid_request_error", "`x-selfroute-mode` is not a mode that the config allows"),
     "context_length_exceeded": (400, "invalid_request_error", "the conversation is longer than the model's window"),
     "upstream_refused": (400, "invalid_request_error", "the model's server found the request wrong"),
+    "privacy_refused": (400, "invalid_request_error", "the request must not leave, and the device does not answer"),
     "invalid_api_key": (401, "authentication_error", "the client's key is missing or unknown"),
     "origin_not_allowed": (403, "permission_error", "a web page of another origin, or a foreign Host header"),
     "not_found": (404, "invalid_request_error", "there is no such address"),
@@ -104,6 +106,7 @@ def bad_request(param: str, message: str, *, code: str = "invalid_value") -> Api
 # Kinds of failure that always have the same code, the special before the general.
 _CODE_OF: tuple[tuple[type[Exception], str], ...] = (
     (UnsupportedByBackend, "unsupported_by_backend"),
+    (PrivacyRefused, "privacy_refused"),
     (ContextLengthExceeded, "context_length_exceeded"),
     (RecordingMissing, "recording_missing"),
     (BudgetUnavailable, "budget_unavailable"),

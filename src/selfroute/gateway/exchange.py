@@ -27,6 +27,7 @@ HEADERS: dict[str, str] = {
     "x-selfroute-cost-usd": "what the answer cost at the configured prices, in USD",
     "x-selfroute-trace-id": "names the request in the log, on the dashboard and in the `selfroute` object",
     "x-request-id": "the same, under the name that OpenAI's clients show in their errors",
+    "x-selfroute-redacted": "of how many values of which kinds the cloud got placeholders, e.g. `email=2, card=1`",
     "x-selfroute-mode": "who was allowed to answer; as request header it asks for a mode",
 }
 # Of requests, where several clouds choose by them.
@@ -47,6 +48,7 @@ REASONS: dict[str, str] = {
     "cloud-error": "the cloud was wanted and failed, so the device answered; `error` says how",
     "device-error": "the device failed, so the cloud answered; `error` says how",
     "mode": "the client asked for this side",
+    "privacy": "the cloud was wanted and the request must not leave the device, so the device answered",
     "capability": "only this side has what the request asks for, e.g. tools",
 }
 
@@ -213,6 +215,8 @@ class Exchange:
         source, reason, cost = (
             ("pending", "pending", "pending") if pending else (self.source, self.reason, f"{self.cost_usd:.8f}")
         )
+        redacted = {} if pending else self.redacted
+        counts = ", ".join(f"{kind}={count}" for kind, count in redacted.items())
         return {
             "x-selfroute-source": source,
             "x-selfroute-reason": reason,
@@ -220,7 +224,17 @@ class Exchange:
             "x-selfroute-trace-id": self.id,
             "x-request-id": self.id,
             "x-selfroute-mode": self.mode,
+            **({"x-selfroute-redacted": counts} if counts else {}),
         }
+
+    @property
+    def redacted(self) -> dict[str, int]:
+        """Of how many values of each kind the cloud got placeholders."""
+        counts: dict[str, int] = {}
+        for segment in (segment for trace in self.traces for segment in trace.segments):
+            for kind, count in segment.redacted.items():
+                counts[kind] = max(count, counts.get(kind, 0))
+        return counts
 
     def account(self) -> dict[str, Any]:
         """The `selfroute` object of a response."""
@@ -236,6 +250,8 @@ class Exchange:
         for side, name in self._models():
             prompt, completion = self.tokens(side)
             about[side] = {"model": name, "prompt_tokens": prompt, "completion_tokens": completion}
+        if redacted := self.redacted:
+            about["redacted"] = redacted
         about |= self._decision(self.choices[0])
         if len(self.choices) > 1:
             about["choices"] = [{"index": c.index, **self._decision(c)} for c in self.choices]

@@ -29,6 +29,7 @@ METRICS: tuple[tuple[str, type, tuple[str, ...], str], ...] = (
     ("selfroute_handoffs", Counter, (), "Times that the strategy wanted the cloud, whether or not it got it."),
     ("selfroute_budget_refusals", Counter, ("limit",), "Cloud calls that the budget refused."),
     ("selfroute_backend_failures", Counter, ("side", "model", "error"), "Failed requests to a model, by kind."),
+    ("selfroute_redacted", Counter, ("kind",), "Values that the cloud got placeholders for."),
     ("selfroute_in_flight", Gauge, (), "Requests being answered."),
     ("selfroute_backend_up", Gauge, ("side", "model"), "1 if the model is loaded and its last request went well."),
     ("selfroute_clouds_calls", Counter, ("cloud", "part"), "Calls of each of several clouds; part is answer or void."),
@@ -89,6 +90,8 @@ class Metrics:
         self._child("selfroute_request_seconds", exchange.source).observe(exchange.seconds)
         if exchange.first_token_s is not None:
             self._child("selfroute_first_token_seconds", exchange.source).observe(exchange.first_token_s)
+        for kind, count in exchange.redacted.items():
+            self._child("selfroute_redacted", kind).inc(count)
         for choice in exchange.choices:
             if choice.trace is not None and choice.trace.wants_cloud:
                 self._of["selfroute_handoffs"].inc()

@@ -40,6 +40,7 @@ def description(limits: Limits, *, needs_key: bool) -> dict[str, Any]:
         "/v1/embeddings": _post(
             "Pass texts on to one model's server", {"$ref": "#/components/schemas/EmbeddingRequest"}, "Passed"
         ),
+        "/v1/selfroute/preview": _post("Show what the cloud would get, without calling it", chat, "Preview"),
         "/v1/route": _post("Say who would answer, without calling the cloud", chat, "Decision"),
         "/v1/feedback": _post(
             "Say how good an answer of one of several clouds was",
@@ -195,6 +196,7 @@ def _schemas(limits: Limits) -> dict[str, Any]:
             "additionalProperties": False,
         },
         "Feedback": _object("object", "trace_id", "status", "cloud"),
+        "Preview": _object("object", "body", "placeholders", "refused"),
         "Decision": _object("object", "source", "reason", "wants_cloud", "score", "mode", "strategy", "trace_id"),
         "Error": {"type": "object", "required": ["error"], "properties": {"error": error}},
     }

@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from selfroute.backends.base import Backend, capability, lacking
+from selfroute.backends.base import Backend, capability, find_capability, lacking
 from selfroute.backends.clouds import DEVICE, About, Asking, Candidate, Clouds
 from selfroute.backends.clouds import Mode as ChoiceMode
 from selfroute.backends.flight import closing
+from selfroute.backends.redacted import RedactedBackend
 from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease, Unlimited
 from selfroute.budget.shared import SharedBeliefs
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
@@ -221,6 +222,11 @@ class Service:
             return self.cloud.clouds[model].price
         return self.prices.cloud if source == "cloud" else self.prices.device
 
+    def door(self) -> RedactedBackend | None:
+        """What takes out of a request what must not leave for the cloud, if there is such a door."""
+        doors = (find_capability(guard, RedactedBackend) for side, guard in self.guards() if side == "cloud")
+        return next((door for door in doors if door is not None), None)
+
     def mode(self, asked: str | None) -> Mode:
         """The mode that a request may have.
 
@@ -244,7 +250,7 @@ class Service:
             BackendError: no side could answer; raised by the stream as well.
             Rejected: by the stream, when the budget refused and `on_budget` is "reject".
         """
-        messages = self._shown(request.messages)
+        messages = self.shown(request.messages)
         if mode in ("private", "device") or self.cloud is None:
             reason: Reason = "always" if mode == "auto" else "mode"
             return await self._on_device(messages, request.sampling, reason, gate, told=mode != "private")
@@ -252,7 +258,7 @@ class Service:
             return self._on_cloud(messages, request.sampling, "mode", gate)
         return await self._auto(messages, request.sampling, gate, self.cloud)
 
-    def _shown(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def shown(self, messages: Sequence[Message]) -> Sequence[Message]:
         """What the models see of a conversation."""
         messages = last_question(messages) if self.last_turn else messages
         return wrap_question(messages, self.template) if self.wrap else messages
@@ -382,13 +388,13 @@ class Service:
         """A cloud that is never called."""
         if isinstance(self.cloud, Clouds):
             return self.cloud.dry()
-        return self.cloud and Guard(self.cloud.name, _Silent(self.cloud.name, self.cloud.lacks))
+        return self.cloud and _silenced(self.cloud)
 
     def outlook(self, request: ChatRequest, about: About | None, score: float | None) -> list[Candidate]:
         """What is thought of each of several clouds for this request; nothing for one cloud."""
         if self.clouds is None:
             return []
-        messages = self._shown(request.messages)
+        messages = self.shown(request.messages)
         device = self.prices.device if DEVICE in self.clouds.beliefs.policy.arms else None
         fits = room_in(self.budget, messages, request.sampling)
         return self.clouds.outlook(messages, request.sampling, about or About(), score, fits=fits, device=device)
@@ -401,6 +407,14 @@ class Service:
                     f"{side.name} has no {', '.join(missing)}; leave it out, or ask in another mode",
                     param=missing[0],
                 )
+
+
+def _silenced(cloud: Guard) -> Guard:
+    """A cloud that is not asked; what may not leave is refused all the same."""
+    silent: Backend = _Silent(cloud.name, cloud.lacks)
+    if door := find_capability(cloud, RedactedBackend):
+        silent = RedactedBackend(silent, door.redactor)
+    return Guard(cloud.name, silent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
