@@ -59,6 +59,11 @@ def test_without_options_there_is_no_limit() -> None:
     assert isinstance(make_budget(None), Unlimited)
 
 
+def test_the_zone_is_that_of_the_windows() -> None:
+    budget = read({"usd": {"per_day": 1}, "ledger": "memory", "zone": "Europe/Berlin"})
+    assert [str(limit.zone) for limit in budget.limits.windows] == ["Europe/Berlin"]
+
+
 def test_without_a_share_nothing_competes() -> None:
     assert isinstance(read({"usd": {"total": 1}, "ledger": "memory"}), LedgerBudget)
 
@@ -74,6 +79,14 @@ def test_without_a_share_nothing_competes() -> None:
         ({"share": 2}, r"share: 2 is not between 0 and 1$"),
         ({"share": 0}, r"share: 0 is not in \(0, 1\]"),
         ({"share": 0.3, "burst": 0}, r"burst: 0 is not at least 1$"),
+        (
+            {"share": 0.3, "zone": "Europe/Berlni"},
+            r"zone: unknown time zone 'Europe/Berlni'; did you mean 'Europe/Berlin'",
+        ),
+        (
+            {"share": 0.3, "zone": "../etc/passwd"},
+            r"budget\.zone: unknown time zone '\.\./etc/passwd'.*; write e\.g\. Europe",
+        ),
         ({}, r"budget: it sets no limit; write e\.g\. "),
         ({"share": 0.3, "ledger": "sqlit"}, r"unknown ledger 'sqlit'; did you mean 'sqlite'\?"),
         ({"share": 0.3, "ledger": "memory:x"}, r"memory takes no 'x'; write ledger: memory$"),

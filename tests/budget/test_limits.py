@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -33,6 +34,43 @@ def at(text: str) -> float:
 )
 def test_windows_are_aligned_to_utc(window: Window, now: str, end: str) -> None:
     assert window_end(window, at(now)) == at(end)
+
+
+@pytest.mark.parametrize(
+    ("window", "zone", "now", "end"),
+    [
+        ("day", "Europe/Berlin", "2026-11-29T22:59:59", "2026-11-29T23:00:00"),
+        ("day", "Europe/Berlin", "2026-11-29T23:00:00", "2026-11-30T23:00:00"),
+        # Clocks go forward on 29 March, a day of 23 hours, and back on 25 October, one of 25.
+        ("day", "Europe/Berlin", "2026-03-28T23:00:00", "2026-03-29T22:00:00"),
+        ("day", "Europe/Berlin", "2026-10-24T22:00:00", "2026-10-25T23:00:00"),
+        ("month", "Europe/Berlin", "2026-03-15T12:00:00", "2026-03-31T22:00:00"),
+        ("month", "America/New_York", "2026-11-01T04:00:00", "2026-12-01T05:00:00"),
+        ("day", "Asia/Kathmandu", "2026-11-29T18:14:59", "2026-11-29T18:15:00"),
+        # Midnight of 8 September 2024 was left out here, and 00:00 to 01:00 of 3 November came twice there.
+        ("day", "America/Santiago", "2024-09-07T12:00:00", "2024-09-08T04:00:00"),
+        ("day", "America/Havana", "2024-11-03T04:30:00", "2024-11-04T05:00:00"),
+        ("day", "America/Havana", "2024-11-03T05:30:00", "2024-11-04T05:00:00"),
+        ("hour", "Asia/Kathmandu", "2026-11-29T18:14:59", "2026-11-29T19:00:00"),
+    ],
+)
+def test_days_and_months_end_at_midnight_of_their_zone(window: Window, zone: str, now: str, end: str) -> None:
+    assert window_end(window, at(now), ZoneInfo(zone)) == at(end)
+
+
+@given(
+    window=st.sampled_from(["minute", "hour", "day", "month"]),
+    zone=st.timezones(),
+    now=st.floats(0, 2**32),
+    later=st.floats(0, 1),
+)
+def test_windows_follow_one_another_without_a_gap(window: Window, zone: ZoneInfo, now: float, later: float) -> None:
+    end = window_end(window, now, zone)
+    assert end is not None and now < end <= now + 31 * 86_400 + 90_000
+    inside = now + later * (end - now)
+    assert inside >= end or window_end(window, inside, zone) == end
+    following = window_end(window, end, zone)
+    assert following is not None and following > end
 
 
 def test_a_total_never_ends() -> None:

@@ -1,6 +1,6 @@
 """Limits on cloud use as arithmetic over counters: no storage, no clock of its own, whole numbers only.
 
-Two kinds of limits. A *window* limit caps calls, tokens or money per minute, hour, day or month of UTC, or in total.
+Two kinds of limits. A *window* limit caps calls, tokens or money per minute, hour, day or month, or in total.
 Reserving holds the most that a request can use; spending books in the same window what each of its calls did use. A
 request belongs to the window in which it began. The *share* limit is a bucket: a request that uses the cloud, in
 however many calls, puts 1 in, every request takes `share` out again, and `burst` is its size. So over any stretch of n
@@ -12,12 +12,10 @@ order and ledgers have to agree to the last digit.
 
 from __future__ import annotations
 
-import calendar
 import math
-import time
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal, get_args
 
 from selfroute.budget.base import Estimate
@@ -54,7 +52,7 @@ Window = Literal["minute", "hour", "day", "month", "total"]
 Counters = MutableMapping[str, int]
 
 _SCALE: dict[Unit, int] = {"calls": 1, "tokens": 1, "usd": 10**9}
-_SECONDS: dict[Window, int] = {"minute": 60, "hour": 3600, "day": 86400}
+_SECONDS: dict[Window, int] = {"minute": 60, "hour": 3600}
 _MOST = 2**53  # up to here every ledger counts exactly; Redis' scripts have doubles
 
 WHOLE = 10**6  # one request in the share's bucket
@@ -65,6 +63,9 @@ AHEAD, CALLS, REQUESTS = "share.ahead", "share.calls", "share.requests"
 class WindowLimit:
     """Most calls, tokens or USD per window.
 
+    Args:
+        zone: whose midnights divide days and months.
+
     Raises:
         ConfigError: an unknown unit or window, or a cap that is not a number of 0 or more.
     """
@@ -72,6 +73,7 @@ class WindowLimit:
     unit: Unit
     window: Window
     cap: float
+    zone: tzinfo = UTC
 
     def __post_init__(self) -> None:
         if self.unit not in _SCALE or self.window not in get_args(Window):
@@ -86,7 +88,7 @@ class WindowLimit:
 
     def charge(self, estimate: Estimate, now: float) -> Charge:
         """What a request that begins now holds."""
-        ends = window_end(self.window, now)
+        ends = window_end(self.window, now, self.zone)
         key = self.name if ends is None else f"{self.name}@{ends}"
         amount = self.amount(estimate.usage, estimate.cost_usd)
         return Charge(key, amount, math.floor(self.cap * _SCALE[self.unit]), ends)
@@ -222,16 +224,20 @@ class Reply:
     number: int = 0
 
 
-def window_end(window: Window, now: float) -> int | None:
-    """End of the window that `now` lies in, in Unix seconds; windows are aligned to UTC."""
+def window_end(window: Window, now: float, zone: tzinfo = UTC) -> int | None:
+    """End of the window that `now` lies in, in Unix seconds.
+
+    Days and months end at midnight in `zone`, so the days on which clocks change have 23 or 25 hours; a midnight that
+    clocks leave out is the moment at which they do. Minutes and hours are aligned to UTC.
+    """
     if window == "total":
         return None
-    if window == "month":
-        at = datetime.fromtimestamp(now, UTC)
-        year, month = (at.year + 1, 1) if at.month == 12 else (at.year, at.month + 1)
-        return calendar.timegm(time.struct_time((year, month, 1, 0, 0, 0, 0, 1, 0)))
-    length = _SECONDS[window]
-    return (math.floor(now) // length + 1) * length
+    if window in _SECONDS:
+        length = _SECONDS[window]
+        return (math.floor(now) // length + 1) * length
+    day = datetime.fromtimestamp(now, zone).date()
+    ends = day + timedelta(days=1) if window == "day" else (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+    return math.floor(datetime(ends.year, ends.month, ends.day, tzinfo=zone).timestamp())
 
 
 def in_units(amount: int, unit: Unit) -> float:

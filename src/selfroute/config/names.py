@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, tzinfo
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from selfroute.backends.base import Backend
 from selfroute.budget.base import Budget, Unlimited
@@ -17,7 +19,7 @@ from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
 from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STRATEGIES, TASKS
-from selfroute.config.values import Spec, check_keys, convert
+from selfroute.config.values import Spec, check_keys, convert, suggest
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
 from selfroute.strategies.base import Strategy
@@ -190,8 +192,9 @@ def make_budget(options: BudgetOptions | None, *, where: str = "budget") -> Budg
     """
     if options is None:
         return Unlimited()
+    zone = _zone(options.zone, where=f"{where}.zone")
     windows = [
-        WindowLimit(unit=unit, window=window, cap=cap)
+        WindowLimit(unit=unit, window=window, cap=cap, zone=zone)
         for unit in get_args(Unit)
         for window in get_args(Window)
         if (cap := getattr(getattr(options, unit), "total" if window == "total" else f"per_{window}")) is not None
@@ -202,6 +205,17 @@ def make_budget(options: BudgetOptions | None, *, where: str = "budget") -> Budg
     ledger = make_ledger(options.ledger, scope=options.scope, where=f"{where}.ledger")
     budget = LedgerBudget(Limits(share=share, windows=tuple(windows)), ledger)
     return budget if share is None else CompetingBudget(budget, ShareController.under(share))
+
+
+def _zone(name: str, *, where: str) -> tzinfo:
+    if name == "UTC":  # known without a database of zones
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # an odd name is a file name
+        known = available_timezones()
+        hint = suggest(name, known) if known else "; this system knows none: pip install tzdata"
+        raise ConfigError(f"{where}: unknown time zone '{name}'{hint}; write e.g. Europe/Berlin") from None
 
 
 def _value_parameter(parameters: Iterable[inspect.Parameter]) -> str:

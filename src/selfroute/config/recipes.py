@@ -35,7 +35,7 @@ Folds = Annotated[int, Bounds(2)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountLimits:
-    """Most calls or tokens per window of UTC, and in total."""
+    """Most calls or tokens per window, and in total."""
 
     per_minute: Whole | None = None
     per_hour: Whole | None = None
@@ -46,7 +46,7 @@ class CountLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsdLimits:
-    """Most USD per window of UTC, and in total."""
+    """Most USD per window, and in total."""
 
     per_minute: NotNegative | None = None
     per_hour: NotNegative | None = None
@@ -66,6 +66,7 @@ class BudgetOptions:
         ledger: where it is kept: `memory`, `sqlite`, `sqlite:FILE`, `redis:redis://HOST:6379`, or
             `{redis: {url_env: NAME}}`.
         scope: keeps apart budgets that share a ledger.
+        zone: time zone whose midnights divide days and months, such as `Europe/Berlin`.
     """
 
     share: Rate | None = None
@@ -75,6 +76,7 @@ class BudgetOptions:
     usd: UsdLimits = UsdLimits()
     ledger: Spec = SQLITE
     scope: str = "default"
+    zone: str = "UTC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
