@@ -311,7 +311,11 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path, recorded: dict[st
 
 def test_check_loads_and_stops(tmp_path: Path, recorded: dict[str, Any]) -> None:
     done = run("serve", recipe_file(tmp_path, recorded), "--check")
-    assert (done.returncode, done.stderr) == (0, "the configuration is right and its models load\n")
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[:1] == [f"device {recorded['device']}: recorded answers, not asked"]
+    assert done.stderr.splitlines()[2:] == [
+        "ready: the configuration is right, every model answers, and the budget lets calls pass"
+    ]
 
 
 def test_serving_loads_no_torch(tmp_path: Path, recorded: dict[str, Any]) -> None:

@@ -62,17 +62,19 @@ def serve_recipe(
         file: where the recipe comes from; errors name it, and its `budget.share` may change meanwhile.
         overrides: what was changed of it on the command line.
         say: gets the lines for the terminal.
-        check: load everything, and stop there.
+        check: load everything, ask each model once, hold the budget against one call, and stop there.
 
     Raises:
         ConfigError: something is wrong with the recipe, a model cannot be loaded, or the port is in use.
+        SelfRouteError: with `check`, a model does not answer, or the budget lets no call pass.
     """
     from selfroute.gateway import server
+    from selfroute.gateway.preflight import preflight
 
     make = partial(_named_gateway, recipe, backend, file, tuple(overrides))
     if check:
-        server.check(make)
-        say("the configuration is right and its models load")
+        preflight(make, say=say)
+        say("ready: the configuration is right, every model answers, and the budget lets calls pass")
         return
     server.serve(
         make,

@@ -84,6 +84,7 @@ class LimitState:
         held: held for requests under way, or for calls that were in the air when their process died.
         cap: most that may be spent.
         reset_s: seconds until the window resets, None if no clock resets it.
+        call: what a request of the estimate that was asked about would hold; None without one, and of the share.
     """
 
     limit: str
@@ -91,14 +92,18 @@ class LimitState:
     held: float
     cap: float
     reset_s: float | None = None
+    call: float | None = None
 
 
 @runtime_checkable
 class Reporting(Protocol):
     """Optional capability of a budget: say where its limits stand."""
 
-    async def status(self) -> Sequence[LimitState]:
+    async def status(self, estimate: Estimate | None = None) -> Sequence[LimitState]:
         """Every limit, in the order of the configuration.
+
+        Args:
+            estimate: a request, to be told what it would hold.
 
         Raises:
             BudgetUnavailable: the ledger cannot be reached.

@@ -153,9 +153,9 @@ class CompetingBudget:
         """See `selfroute.budget.base.Foreseeing`."""
         return self.budget.fits(estimate) if isinstance(self.budget, Foreseeing) else True
 
-    async def status(self) -> Sequence[LimitState]:
+    async def status(self, estimate: Estimate | None = None) -> Sequence[LimitState]:
         """See `selfroute.budget.base.Reporting`."""
-        return await self.budget.status() if isinstance(self.budget, Reporting) else ()
+        return await self.budget.status(estimate) if isinstance(self.budget, Reporting) else ()
 
     async def aclose(self) -> None:
         """Close the inner budget."""

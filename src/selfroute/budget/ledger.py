@@ -105,10 +105,10 @@ class LedgerBudget:
             except BudgetUnavailable as failure:
                 _LOG.warning("a request was not counted: %s", failure)
 
-    async def status(self) -> list[LimitState]:
+    async def status(self, estimate: Estimate | None = None) -> list[LimitState]:
         """See `selfroute.budget.base.Reporting`."""
         now = self._clock()
-        charges = [limit.charge(Estimate(), now) for limit in self.limits.windows]
+        charges = [limit.charge(estimate or Estimate(), now) for limit in self.limits.windows]
         keys = [key for charge in charges for key in (charge.spent, charge.held)]
         values = await self.ledger.read([CALLS, REQUESTS, *keys])
         (calls, requests), amounts = values[:2], values[2:]
@@ -117,7 +117,8 @@ class LedgerBudget:
             states.append(LimitState("share", calls / requests if requests else 0.0, 0.0, self.limits.share.share))
         for limit, charge, spent, held in zip(self.limits.windows, charges, amounts[::2], amounts[1::2], strict=True):
             taken = limit.shown(spent + held)
-            states.append(LimitState(limit.name, taken, limit.shown(held), limit.cap, _left(charge, now)))
+            call = None if estimate is None else limit.shown(charge.amount)
+            states.append(LimitState(limit.name, taken, limit.shown(held), limit.cap, _left(charge, now), call))
         return states
 
     def retarget(self, share: float) -> None:

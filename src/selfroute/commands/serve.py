@@ -50,7 +50,7 @@ Arguments = Annotated[
 Host = Annotated[str | None, typer.Option(help="Address to listen on; any but 127.0.0.1 needs api_keys.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes that share the port.")]
-Check = Annotated[bool, typer.Option("--check", help="Check the configuration, load the models, and stop.")]
+Check = Annotated[bool, typer.Option("--check", help="Check all, ask each model once, and stop.")]
 Config = Annotated[Path | None, typer.Option(metavar="CONFIG.yaml", help="Serving recipe, as for selfroute serve.")]
 Device = Annotated[
     str | None, typer.Option(help="Device model; `selfroute backends` shows how to write one.", show_default="embedded")
