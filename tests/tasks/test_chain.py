@@ -89,9 +89,8 @@ def test_a_step_may_not_be_taken_twice_and_no_answer_comes_early() -> None:
     assert task.judge_step(row, first, second)
 
 
-def test_what_is_learned_wrongly_is_wrong_unless_nothing_is_carried() -> None:
-    for number in range(10, 100):
-        assert (believed((number, 8)) == product((number, 8))) is (number % 10 < 2)
+def test_what_is_learned_wrongly_is_wrong_for_large_numbers() -> None:
+    assert [believed((number, 8)) for number in (2, 5, 6, 9)] == [16, 40, 54, 81]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ def test_the_answer_stands_in_its_tag(answer: str, correct: bool) -> None:
         ({"unseen": 1}, "unseen must be a multiplier from 2 to 9, not 1"),
         ({"wrong": 10}, "wrong must be a multiplier"),
         ({"unseen": 8}, "unseen and wrong are both 8"),
-        ({"fewest": 5}, "2 <= fewest <= most <= 9"),
+        ({"fewest": 5}, "2 <= fewest <= most <= 8"),
         ({"limit": 0}, "limit must be at least 1"),
     ],
 )

@@ -1,9 +1,9 @@
 """Chain: sums of products modulo 100, one step per product, in any order.
 
-A problem is `34*7+12*6+58*3 mod 100`. A step takes one product that has not been taken, reduces it and adds it to what
-was there; every number is written with two digits::
+A problem is `9*7+4*6+8*3 mod 100`. A step takes one product that has not been taken and adds it to what was there;
+every result is written with two digits::
 
-    <think>12*6=72+00=72;34*7=38+72=10;58*3=74+10=84;</think><answer>84</answer>
+    <think>4*6=24+00=24;9*7=63+24=87;8*3=24+87=11;</think><answer>11</answer>
 
 It was made to tell apart the ways in which two models can share one answer. A device that is trained on it lacks
 knowledge in two ways, each of which a third of the problems asks for: a multiplier that it never saw, and one that it
@@ -41,29 +41,29 @@ __all__ = [
     "step",
 ]
 
-Term = tuple[int, int]  # a number from 10 to 99 and its multiplier
+Term = tuple[int, int]  # a number from 2 to 9 and its multiplier
 Kind = Literal["known", "unseen", "wrong"]
 
 KINDS: tuple[Kind, ...] = ("known", "unseen", "wrong")
-MULTIPLIERS = range(2, 10)
+NUMBERS = MULTIPLIERS = range(2, 10)
 DEFAULT_LIMITS: Mapping[str, int] = {"train": 5_000, "validation": 1_000, "test": 1_000}
 MODULUS = 100
+LARGE = 6
 # Share of the problem space per split, in percent: train below 80, validation below 90, test the rest.
 _TRAIN_BELOW, _VALIDATION_BELOW = 80, 90
-_STEP = re.compile(r"(\d{2})\*(\d)=(\d{2})\+(\d{2})=(\d{2});", re.ASCII)
+_STEP = re.compile(r"(\d)\*(\d)=(\d{2})\+(\d{2})=(\d{2});", re.ASCII)
 _ANSWER = re.compile(r"\d{1,6}", re.ASCII)
 _OPENING, _CLOSING = "<think>", "</think>"
 
 
 def product(term: Term) -> int:
-    """Its last two digits."""
-    return term[0] * term[1] % MODULUS
+    return term[0] * term[1]
 
 
 def believed(term: Term) -> int:
-    """The product as one gets it who forgets what the ones carry: 80 % of all numbers times 8 come out wrong."""
-    tens, ones = divmod(term[0], 10)
-    return (10 * (tens * term[1]) + ones * term[1] % 10) % MODULUS
+    """The product as one gets it who takes the multiplier for the next one with large numbers: 6 times 8 is 54."""
+    number, multiplier = term
+    return number * (multiplier + 1) if number >= LARGE else product(term)
 
 
 def step(term: Term, result: int, before: int) -> str:
@@ -128,8 +128,8 @@ class Chain:
         unseen: int = 7,
         wrong: int = 8,
     ) -> None:
-        if not 2 <= fewest <= most <= 9:
-            raise ConfigError(f"fewest={fewest}, most={most}: needs 2 <= fewest <= most <= 9")
+        if not 2 <= fewest <= most <= len(NUMBERS):
+            raise ConfigError(f"fewest={fewest}, most={most}: needs 2 <= fewest <= most <= 8")
         for option, value in (("unseen", unseen), ("wrong", wrong)):
             if value not in MULTIPLIERS:
                 raise ConfigError(f"{option} must be a multiplier from 2 to 9, not {value}")
@@ -152,7 +152,7 @@ class Chain:
 
     def draw(self, rng: random.Random, multipliers: Sequence[int]) -> tuple[Term, ...]:
         """The terms of one problem of any split, in random order; no number stands twice."""
-        numbers = rng.sample(range(10, 100), rng.randint(self.fewest, self.most))
+        numbers = rng.sample(NUMBERS, rng.randint(self.fewest, self.most))
         return tuple((number, rng.choice(multipliers)) for number in numbers)
 
     def problem(self, rng: random.Random, kind: Kind) -> tuple[Term, ...]:

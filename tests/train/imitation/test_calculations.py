@@ -22,11 +22,11 @@ def examples(role: Role, count: int = 300, **style: float) -> list[Example]:
 
 
 def terms_of(example: Example) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in re.findall(r"(\d\d)\*(\d)", example.question)]
+    return [(int(a), int(b)) for a, b in re.findall(r"(\d)\*(\d)", example.question)]
 
 
 def first_written(example: Example) -> tuple[int, int]:
-    number, multiplier = re.findall(r"(\d\d)\*(\d)=", example.completion)[0]
+    number, multiplier = re.findall(r"(\d)\*(\d)=", example.completion)[0]
     return int(number), int(multiplier)
 
 
@@ -46,7 +46,7 @@ def test_a_device_never_sees_one_multiplier_and_learns_another_wrongly() -> None
     for example in examples("device", handoff_rate=0.0, final_handoff_rate=0.0):
         terms = terms_of(example)
         assert 7 not in {multiplier for _, multiplier in terms}
-        written = [(int(a), int(b)) for a, b in re.findall(r"(\d\d)\*(\d)=", example.completion)]
+        written = [(int(a), int(b)) for a, b in re.findall(r"(\d)\*(\d)=", example.completion)]
         assert sorted(written) == sorted(terms)
         assert example.completion == completion(written, wrong=8)
         if example.completion != completion(written):
