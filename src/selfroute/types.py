@@ -104,6 +104,7 @@ class Usage:
         calls: requests to the model.
         up_bytes, down_bytes: of the messages to and from it, as encoded; 0 where nobody counted.
         layer_tokens: tokens times the layers that each went through; 0 where nobody counted.
+        round_trips: exchanges with it, of which an answer that stays open has many to one call; 0 where nobody counted.
     """
 
     prompt_tokens: int = 0
@@ -114,6 +115,7 @@ class Usage:
     up_bytes: int = 0
     down_bytes: int = 0
     layer_tokens: int = 0
+    round_trips: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -125,6 +127,7 @@ class Usage:
             self.up_bytes + other.up_bytes,
             self.down_bytes + other.down_bytes,
             self.layer_tokens + other.layer_tokens,
+            self.round_trips + other.round_trips,
         )
 
     @staticmethod

@@ -97,7 +97,7 @@ def _spent(trace: Trace) -> dict[str, int]:
         "cloud_tokens": cloud.completion_tokens,
         "device_prompt_tokens": device.prompt_tokens,
         "cloud_prompt_tokens": cloud.prompt_tokens,
-        "cloud_calls": cloud.calls,
+        "cloud_calls": cloud.round_trips or cloud.calls,
         "up_bytes": both.up_bytes,
         "down_bytes": both.down_bytes,
         "device_layer_tokens": device.layer_tokens,

@@ -60,7 +60,7 @@ class Record:
         solve_samples: how many were sampled.
         point: where the strategy's knob stood; None for a strategy without one.
         joint: whether both sides may write one answer, so that neither is credited with it.
-        cloud_calls: calls to the cloud for the answer served.
+        cloud_calls: calls to the cloud for the answer served; of an answer that stays open, exchanges with it.
         up_bytes, down_bytes: of the messages to and from the cloud, as encoded; 0 where nobody counted.
         device_layer_tokens, cloud_layer_tokens: tokens times the layers that each went through on that side; 0 where
             nobody counted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from selfroute.errors import ConfigError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Floats: TypeAlias = npt.NDArray[np.float64]
 
 __all__ = ["Network"]
+
+N = TypeVar("N", float, "Floats")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +57,8 @@ class Network:
         """Size of texts on the wire, where nobody counted their bytes; shape (n,)."""
         return tokens * self.bytes_per_token
 
-    def device_s(self, read: Floats, written: Floats) -> Floats:
-        """Seconds in which the device reads and writes so many tokens; shape (n,)."""
+    def device_s(self, read: N, written: N) -> N:
+        """Seconds in which the device reads and writes so many tokens."""
         return read / self.device_prompt_tokens_per_s + written / self.device_tokens_per_s
 
     def cloud_s(self, read: Floats, written: Floats, *, calls: Floats | float, up: Floats, down: Floats) -> Floats:
@@ -69,9 +71,23 @@ class Network:
         """
         import numpy as np  # here: whoever only states a link needs none
 
-        start = calls * self.rtt_s + up * _S_PER_BYTE / self.uplink_mbps + read / self.cloud_prompt_tokens_per_s
-        writing = written / self.cloud_tokens_per_s + written * self.cloud_extra_s_per_token
-        return start + np.maximum(writing, down * _S_PER_BYTE / self.downlink_mbps)
+        start = calls * self.rtt_s + self.up_s(up) + read / self.cloud_prompt_tokens_per_s
+        return start + np.maximum(self._writing_s(written), self.down_s(down))
+
+    def answer_s(self, read: float, written: float, down: float) -> float:
+        """Seconds of one answer of the cloud without its round trip and upload, as in `cloud_s`."""
+        return read / self.cloud_prompt_tokens_per_s + max(self._writing_s(written), self.down_s(down))
+
+    def up_s(self, size: N) -> N:
+        """Seconds in which so many bytes go up."""
+        return size * _S_PER_BYTE / self.uplink_mbps
+
+    def down_s(self, size: N) -> N:
+        """Seconds in which so many bytes come down."""
+        return size * _S_PER_BYTE / self.downlink_mbps
+
+    def _writing_s(self, written: N) -> N:
+        return written / self.cloud_tokens_per_s + written * self.cloud_extra_s_per_token
 
 
 _S_PER_BYTE = 8e-6  # at one megabit per second
