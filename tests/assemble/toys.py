@@ -167,7 +167,7 @@ class RoteRecipe:
     out: Path = Path("out/rote")
 
 
-def learn_by_rote(recipe: RoteRecipe, *, on_progress: Callable[..., None]) -> Path:
+def learn_by_rote(recipe: RoteRecipe, *, on_progress: Callable[..., None], say: Callable[[str], object]) -> Path:
     recipe.out.mkdir(parents=True)
     on_progress(1, 1, {"loss": 0.0})
     return recipe.out

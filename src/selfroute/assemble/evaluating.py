@@ -15,6 +15,7 @@ from selfroute.assemble.baselines import (
     make_entrants,
     make_policies,
 )
+from selfroute.assemble.paid_calls import announce, in_words
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
 from selfroute.backends.base import Backend
 from selfroute.config import (
@@ -36,6 +37,7 @@ from selfroute.types import Completion, Sampling
 
 if TYPE_CHECKING:
     from selfroute.evaluation.bench import Bench, Engine
+    from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
     "counting_options",
@@ -57,6 +59,7 @@ async def evaluate_recipe(
     recipe: EvaluateRecipe,
     *,
     command: str = "",
+    say: Callable[[str], object] | None = None,
     on_prepare: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_count: Callable[[int, int], None] | None = None,
@@ -65,6 +68,7 @@ async def evaluate_recipe(
 
     Args:
         command: how the run was started, for the report.
+        say: gets a line about what the run will ask of paid models, before it does.
         on_prepare: called with steps done and in all, while the strategies that learn are fitted.
         on_progress: called with answers done and answers in all.
         on_count: called with bootstrap samples done and in all.
@@ -72,7 +76,8 @@ async def evaluate_recipe(
     from selfroute.evaluation.run import evaluate
 
     options = counting_options(recipe, cloud=recipe.cloud, device=recipe.device)
-    _, rows = _task_and_rows(recipe)
+    task, rows = _task_and_rows(recipe)
+    _announce(recipe, task, rows, options["prices"], say)
     async with open_bench(recipe, on_prepare=on_prepare) as bench:
         return await evaluate(
             bench,
@@ -97,6 +102,37 @@ def _task_and_rows(recipe: EvaluateRecipe) -> tuple[Task, list[Row]]:
     return task, first_rows(task, recipe.split, recipe.limit)
 
 
+def _announce(
+    recipe: EvaluateRecipe,
+    task: Task,
+    rows: Sequence[Row],
+    table: PriceTable | None,
+    say: Callable[[str], object] | None,
+) -> None:
+    """The cloud answers every row once, and where a strategy is fitted on train rows, those too."""
+    fits = any(name in STRATEGIES and STRATEGIES[name].fitted for name in recipe.strategies)
+    train = first_rows(task, "train", recipe.router_rows) if fits and recipe.folds is None else []
+    template = template_of(task)
+    announce(
+        say,
+        "cloud",
+        recipe.cloud,
+        [template.conversation(row.question) for row in [*rows, *train]],
+        _sampling(recipe),
+        cache=_cache(recipe),
+        price=None if table is None else table.prices.cloud,
+    )
+
+
+def _sampling(recipe: EvaluateRecipe) -> Sampling:
+    seed = recipe.seed if recipe.temperature else None
+    return Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)
+
+
+def _cache(recipe: EvaluateRecipe) -> Path:
+    return recipe.cache or recipe.out / "answers.sqlite"
+
+
 @asynccontextmanager
 async def open_bench(
     recipe: EvaluateRecipe, *, on_prepare: Callable[[int, int], None] | None = None
@@ -114,8 +150,7 @@ async def open_bench(
     if asking is not None and recipe.device.name in BACKENDS and BACKENDS[recipe.device.name].replays:
         raise ConfigError(f"strategies: {asking} asks the device several times; a recording holds one answer")
     task, rows = _task_and_rows(recipe)
-    seed = recipe.seed if recipe.temperature else None
-    sampling = Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)
+    sampling = _sampling(recipe)
     device, cloud, policies = _models(recipe)
     sides = Sides(device=device, cloud=cloud, template=template_of(task))
     async with closing(device, cloud, *policies.values()):
@@ -153,7 +188,7 @@ async def open_bench(
 
 def _models(recipe: EvaluateRecipe) -> tuple[Backend, Backend, dict[str, Backend]]:
     """Device, cloud, and the policies by name, with what they answered before."""
-    cache = recipe.cache or recipe.out / "answers.sqlite"
+    cache = _cache(recipe)
 
     def made(spec: Spec, where: str) -> Backend:
         return remembered(spec, cache, where=where, requests_per_minute=recipe.requests_per_minute)
@@ -233,6 +268,7 @@ async def record_rows(
     max_tokens: int,
     on_progress: Callable[[int, int], object],
     price: Price | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Record a backend's greedy answers to rows that `out` does not hold yet.
 
@@ -240,17 +276,22 @@ async def record_rows(
         as_device: ask with the device's system prompt, without the offer to hand off.
         on_progress: called with rows done and rows in all.
         price: of the backend's tokens; None records no cost.
+        say: gets a line about the calls to come, for a backend that is paid.
 
     Returns:
         `id: error` of the rows that got no answer.
     """
-    from selfroute.backends.recorded import record
+    from selfroute.backends.recorded import record, recorded_ids
 
     template = template_of(task)
     items = []
     for row in rows:
         messages = template.conversation(row.question)
         items.append((row.id, template.device_messages(messages, offer_handoff=False) if as_device else messages))
+    if say is not None:
+        held = recorded_ids(out)
+        todo = [messages for name, messages in items if name not in held]
+        say(in_words(backend.name, todo, Sampling(max_tokens=max_tokens), of=len(items), price=price))
     failed: list[str] = []
     done = 0
     async with closing(backend):

@@ -8,12 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selfroute.assemble.paid_calls import announce
 from selfroute.assemble.pieces import first_rows, named_files, price_table, quiet_libraries, remembered, template_of
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.files import ModelFiles, is_path
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import TASKS, TrainRecipe, WarmupRecipe, at, make_task, prepare_backend, to_values
 from selfroute.errors import ConfigError, SelfRouteError
+from selfroute.prices import Price
 from selfroute.tasks.base import Task
 from selfroute.types import Sampling
 
@@ -98,11 +100,15 @@ def ask_ahead(
 
 
 def train_recipe(
-    recipe: TrainRecipe, *, on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None
+    recipe: TrainRecipe,
+    *,
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Path:
     """Train what a recipe names; returns the folder of the trained model.
 
     Args:
+        say: gets a line about what the run will ask of a paid cloud, before it does.
         on_progress: called with step, steps, and the step's metrics.
     """
     os.environ.setdefault(*ONEDNN_CACHE)
@@ -114,6 +120,7 @@ def train_recipe(
     needs_cloud = recipe.method.offer_handoff
     if needs_cloud:
         prepare_backend(recipe.cloud, where="cloud")
+        _announce(recipe, task, None if table is None else table.prices.cloud, say)
 
     from selfroute.train.rl.run import train  # torch and TRL: once all this is known to be right
 
@@ -136,12 +143,35 @@ def train_recipe(
     return recipe.out / "checkpoint"
 
 
+def _announce(recipe: TrainRecipe, task: Task, price: Price | None, say: Callable[[str], object] | None) -> None:
+    """The cloud answers a row once, whatever number of attempts ask; without `ask_ahead` only rows that are drawn."""
+    template = template_of(task)
+    announce(
+        say,
+        "cloud",
+        recipe.cloud,
+        [template.conversation(row.question) for row in first_rows(task, "train", None)],
+        Sampling(max_tokens=_cloud_tokens(recipe)),
+        cache=_cache(recipe),
+        most=None if recipe.ask_ahead else recipe.steps * recipe.prompts_per_step,
+        price=price,
+    )
+
+
+def _cache(recipe: TrainRecipe) -> Path:
+    return recipe.cache or recipe.out / "answers.sqlite"
+
+
+def _cloud_tokens(recipe: TrainRecipe) -> int:
+    return max(512, recipe.max_new_tokens)
+
+
 def _open_cloud(
     recipe: TrainRecipe, task: Task, on_progress: Callable[[int, int, Mapping[str, float]], None] | None
 ) -> Backend:
     """The cloud of a recipe once it has answered a question, or with `ask_ahead` all of them."""
-    cloud = remembered(recipe.cloud, recipe.cache or recipe.out / "answers.sqlite", where="cloud")
-    most = max(512, recipe.max_new_tokens)
+    cloud = remembered(recipe.cloud, _cache(recipe), where="cloud")
+    most = _cloud_tokens(recipe)
     check_cloud(cloud, task, max_tokens=most)
     if recipe.ask_ahead:
 
@@ -153,8 +183,12 @@ def _open_cloud(
     return cloud
 
 
-def warm_up_recipe(recipe: WarmupRecipe, **options: Any) -> Path:
+def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None = None, **options: Any) -> Path:
     """Make a small model from nothing; returns its folder.
+
+    Args:
+        say: told nothing, as no cloud is asked.
+        options: for `selfroute.train.imitation.warmup.warm_up`, e.g. `on_progress`.
 
     Raises:
         ConfigError: the task has nothing written to imitate; `start` is a GGUF file; an option of the traces belongs

@@ -16,7 +16,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, Unsu
 from selfroute.recordings import format_of, read_answers
 from selfroute.types import Completion, Delta, Message, Role, Sampling, Token, Usage
 
-__all__ = ["RecordedBackend", "Recording", "completion_from_row", "completion_to_row", "record"]
+__all__ = ["RecordedBackend", "Recording", "completion_from_row", "completion_to_row", "record", "recorded_ids"]
 
 Item = tuple[str, Sequence[Message]]
 _Conversation = tuple[tuple[str, str], ...]
@@ -142,6 +142,16 @@ async def record(
                     file.write(_line({"id": item_id, "backend": backend.name, **_row(messages, outcome)}))
                     file.flush()
                 yield Recording(item_id, outcome)
+
+
+def recorded_ids(path: Path) -> set[str]:
+    """The ids that a recording holds, as far as its lines can be read; none if there is no such file."""
+    found = set()
+    with suppress(OSError, UnicodeDecodeError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, AttributeError):
+                found.add(str(json.loads(line).get("id")))
+    return found
 
 
 def completion_to_row(completion: Completion) -> dict[str, Any]:

@@ -167,7 +167,7 @@ def train(
         return
     loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
     with training_view() as on_progress:
-        out = config.at(algorithm.place)(loaded, on_progress=on_progress)
+        out = config.at(algorithm.place)(loaded, on_progress=on_progress, say=_note)
     say(f"trained model: {out}")
 
 
@@ -215,7 +215,7 @@ def evaluate(
         _progress("counting") as on_count,
     ):
         steps = {"on_prepare": on_prepare, "on_progress": on_progress, "on_count": on_count}
-        summary = asyncio.run(evaluate_recipe(loaded, command=command, **steps))
+        summary = asyncio.run(evaluate_recipe(loaded, command=command, say=_note, **steps))
 
     from selfroute.evaluation.report.table import summary_table
 
@@ -251,7 +251,8 @@ def record(
     from selfroute.assemble.pieces import first_rows
 
     made = config.make_task(_task_spec(task, options))
-    model = config.make_backend(spec_of(backend, "--backend"), where="--backend")
+    spec = spec_of(backend, "--backend")
+    model = config.make_backend(spec, where="--backend")
     price = None
     if prompt_usd is not None or completion_usd is not None:
         from selfroute.prices import Price
@@ -262,7 +263,7 @@ def record(
         failed = asyncio.run(
             record_rows(
                 model, made, rows, out, as_device=as_device, concurrency=concurrency, max_tokens=max_tokens,
-                on_progress=on_progress, price=price,
+                on_progress=on_progress, price=price, say=_note if config.BACKENDS[spec.name].remote else None,
             )
         )  # fmt: skip
     say(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
@@ -351,6 +352,11 @@ place.add_to(app)
 
 
 # --- Helpers -----------------------------------------------------------------------------------------------------
+
+
+def _note(line: str) -> None:
+    """What is worth knowing before the work, beside the progress and out of the way of results."""
+    say(line, stderr=True)
 
 
 def _task_spec(name: str, options: list[str] | None) -> Any:

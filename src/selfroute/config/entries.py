@@ -137,6 +137,8 @@ class StrategyEntry(Entry):
 class AlgorithmEntry(Entry):
     """A way to train; `place` runs its recipe and gives the folder of the trained model.
 
+    Beside the recipe it takes `on_progress`, called with step, steps and metrics, and `say`, for lines before the work.
+
     Attributes:
         options: place of the dataclass of its recipe.
         offers_handoff: its prompts offer the hand-off; the trainer asks the cloud where a rollout takes it.

@@ -300,6 +300,25 @@ def test_the_terminal_table_fits_and_orders_by_accuracy() -> None:
     assert "…" not in "".join(lines)
 
 
+def test_the_terminal_table_shows_dollars_where_they_are_known() -> None:
+    paid = [replace(r, usd=0.0345) if r.strategy == "always_cloud" else r for r in ALL]
+    summary = summarise(paid, share=0.3, seed=3, task="toy", resamples=50)
+    for entry in summary["strategies"]:
+        entry["usd_per_1000_at_share"] = {"sees": 0.4567, "always_cloud": 99.0}.get(entry["name"])
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary_table(summary))
+    text = console.export_text()
+    assert "USD /" in text and "APGR" not in text and "…" not in text
+    shown = dict(re.findall(r"^ (\w+) .* ([0-9.]+) *$", text, re.MULTILINE))
+    # At the share; of those that always or never send as run, and of those whose cost there is not known.
+    assert [shown[name] for name in ("sees", "asks", "always_cloud", "always_device")] == [
+        "0.457",
+        "1.00",
+        "34.50",
+        "0.000",
+    ]
+
+
 def test_the_terminal_table_keeps_our_longest_name_on_one_line() -> None:
     longest = max(STRATEGIES, key=len)
     records = [replace(r, strategy=longest) for r in ALL if r.strategy == "sees"]
