@@ -53,6 +53,7 @@ class View:
         entropy: in nats; None if not asked for.
         hidden: last hidden state, an array of shape (width,); None if not asked for.
         given: log-probability of the token that was read there, None after the last one.
+        ends: whether `drawn` ends the answer.
     """
 
     drawn: int
@@ -61,6 +62,7 @@ class View:
     entropy: float | None = None
     hidden: Any = None
     given: float | None = None
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,8 @@ class Sessions(Protocol):
 
     Attributes:
         gives: what its sessions can do beyond writing: "ids" (exchange token ids), "every" (score given tokens in one
-            pass), "top", "entropy" and "hidden" (see `Look`), "judge" (judge each token before the model reads it).
+            pass), "top", "entropy" and "hidden" (see `Look`), "judge" (judge each token before the model reads it),
+            "keeps" (what was read once is not read again with the next call).
         vocabulary: as in `Session`.
     """
 

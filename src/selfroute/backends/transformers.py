@@ -175,7 +175,7 @@ class TransformersBackend(Backend):
     @property
     def gives(self) -> frozenset[str]:
         """See `selfroute.backends.sessions.Sessions`."""
-        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge"})
+        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge", "keeps"})
 
     @cached_property
     def vocabulary(self) -> str:

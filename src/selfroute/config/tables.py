@@ -162,6 +162,16 @@ STRATEGIES = Table(
     _scored("self_verification", "answer"),
     StrategyEntry(name="bandit_router", place="selfroute.strategies.bandit_router:BanditRouter", several=True),
     StrategyEntry(
+        name="token_level",
+        place="selfroute.strategies.inside.catalogue:token_level",
+        example="{token_level: {scorer: max_probability, threshold: 0.5}}",
+    ),
+    StrategyEntry(
+        name="speculative",
+        place="selfroute.strategies.inside.speculative:Speculative",
+        example="{speculative: {block: 4}}",
+    ),
+    StrategyEntry(
         name="self_route",
         place="selfroute.strategies.self_route:SelfRoute",
         policy=True,

@@ -14,7 +14,18 @@ from selfroute.prices import Prices
 from selfroute.prompts import TEMPLATES, PromptTemplate
 from selfroute.types import Event, Finished, Message, Sampling, Trace
 
-__all__ = ["Knobbed", "Needs", "Oracle", "Sides", "Strategy", "Tellable", "answer", "check_cloud", "check_sides"]
+__all__ = [
+    "Checked",
+    "Knobbed",
+    "Needs",
+    "Oracle",
+    "Sides",
+    "Strategy",
+    "Tellable",
+    "answer",
+    "check_cloud",
+    "check_sides",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +127,19 @@ class Oracle(Protocol):
     def oracle(self) -> bool: ...
 
 
+@runtime_checkable
+class Checked(Protocol):
+    """Optional: a strategy that asks more of its sides than `needs` can say."""
+
+    def check(self, sides: Sides) -> None:
+        """See that loaded sides will do.
+
+        Raises:
+            ConfigError: they will not; names the side and the way out.
+        """
+        ...
+
+
 def check_sides(strategy: Strategy, sides: Sides) -> None:
     """See, before any request, that the sides have what a strategy needs; the models must be loaded.
 
@@ -133,6 +157,8 @@ def check_sides(strategy: Strategy, sides: Sides) -> None:
                     f"strategy: '{strategy.name}' needs a {role} with {kind.__name__}, and {side.name} has none; "
                     "name another model or strategy"
                 )
+    if isinstance(strategy, Checked):
+        strategy.check(sides)
 
 
 def check_cloud(strategy: Strategy, cloud: Backend | None) -> None:

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "Line", "TorchSession", "WriteJob", "lucks"]
 
-# How long work that comes to an idle worker waits for company.
+# How long a new answer that comes to an idle worker waits for company.
 _GATHER_S = 0.002
 # How long it waits before it puts its rows away.
 _REST_S = 0.05
@@ -86,7 +86,9 @@ class Line:
 
     def drop(self, count: int) -> None:
         end = len(self.ids) - count
-        self.own = {place for place in self.own if place < end}
+        kept = {place for place in self.own if place < end}
+        self.written -= len(self.own) - len(kept)  # what nobody has read was as good as not written
+        self.own = kept
         del self.ids[end:], self.states[end - self.begin + 1 :]
         gone = self.row.tokens - end
         if gone > 0:
@@ -264,7 +266,7 @@ class Engine:
         if not self._wake.wait_for(is_due, _REST_S):
             self.pool.rest()
             self._wake.wait_for(is_due)
-        if self._jobs:
+        if any(not job.line.row.tokens for job in self._jobs):
             self._wake.wait_for(lambda: self._closed, _GATHER_S)
 
     def _cycle(self, jobs: list[_Job]) -> list[_Job]:
@@ -339,7 +341,8 @@ class Engine:
         drawn = _Drawn.of(seen, places, {line.look})
         tokens = torch.tensor(given, dtype=torch.long, device=drawn.scores.device)
         logprobs = drawn.scores[:count].gather(1, tokens[:, None])
-        return [drawn.view(i, line.look, g) for i, g in enumerate([*logprobs[:, 0].tolist(), None])]
+        views = [drawn.view(i, line.look, g) for i, g in enumerate([*logprobs[:, 0].tolist(), None])]
+        return [replace(view, ends=True) if view.drawn in self._ends else view for view in views]
 
     # --- writing
 
@@ -384,16 +387,17 @@ def _count(line: Line, tokens: int) -> None:
 
 def _judged(jobs: Sequence[WriteJob], written: list[Written]) -> list[Written]:
     """What became of each token; each judge is asked once for all of its own."""
-    by_score: dict[Any, list[int]] = defaultdict(list)
+    by_score: dict[int, list[int]] = defaultdict(list)
     for i, job in enumerate(jobs):
         if job.judge is not None:
-            by_score[job.judge.score].append(i)
-    for score, at in by_score.items():
-        for i, value in zip(at, score([written[i] for i in at]), strict=True):
-            judge, token, value = jobs[i].judge, written[i], float(value)
+            by_score[id(job.judge.score)].append(i)
+    for at in by_score.values():
+        first = jobs[at[0]].judge
+        assert first is not None
+        for i, score in zip(at, first.score([written[i] for i in at]), strict=True):
+            judge = jobs[i].judge
             assert judge is not None
-            kept = value >= judge.least
-            written[i] = Written(token.token_id, token.logprob, token.ends, token.view, kept, value)
+            written[i] = replace(written[i], kept=score >= judge.least, score=float(score))
     return written
 
 

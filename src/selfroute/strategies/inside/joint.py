@@ -1,0 +1,407 @@
+"""An answer that device and cloud write together in token ids: what every strategy inside the answer has in common.
+
+The device's session holds the whole answer. The cloud's is opened with the first question to it, under one lease that
+is settled when the answer ends, whatever ends it. A cloud that refuses or fails leaves the text where it stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TypeVar
+
+from selfroute.backends.base import Backend, capability
+from selfroute.backends.sessions import NO_LOOK, Judge, Look, Session, Sessions, Written
+from selfroute.budget.base import Estimate, Lease
+from selfroute.budget.estimate import most_used
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
+from selfroute.handoff import Piece, StreamParser
+from selfroute.prices import Price
+from selfroute.strategies.base import Sides
+from selfroute.strategies.sides import muzzled
+from selfroute.types import Message, Part, Reason, Refusal, Sampling, Segment, Source, TextDelta, Trace, Usage
+
+__all__ = ["WITHIN_S", "Joint", "check_pair", "joint"]
+
+T = TypeVar("T")
+
+# How long a device writes before what it wrote is shown.
+WITHIN_S = 0.05
+
+
+def check_pair(strategy: str, sides: Sides, *, device: frozenset[str], cloud: frozenset[str], ids: bool = True) -> None:
+    """See that the sessions of both sides can do what a strategy asks of them.
+
+    Args:
+        device, cloud: what they must give; see `selfroute.backends.sessions.Sessions`.
+        ids: whether the sides exchange token ids, and so must have one vocabulary.
+
+    Raises:
+        ConfigError: they cannot, or their vocabularies differ.
+    """
+    assert sides.cloud is not None
+    for role, side, wanted in (("device", sides.device, device), ("cloud", sides.cloud, cloud)):
+        if missing := sorted(wanted - capability(side, Sessions).gives):
+            raise ConfigError(
+                f"strategy: '{strategy}' needs a {role} whose sessions give {', '.join(missing)}, and those of "
+                f"{side.name} do not; name another {role} or scorer"
+            )
+    ours, theirs = (capability(side, Sessions).vocabulary for side in (sides.device, sides.cloud))
+    if ids and ours != theirs:
+        raise ConfigError(
+            f"strategy: '{strategy}' exchanges token ids, and {sides.device.name} ({ours}) and {sides.cloud.name} "
+            f"({theirs}) have different vocabularies; name a cloud of its family, or write strategy: self_route"
+        )
+
+
+class Joint:
+    """One answer under way; see `joint`.
+
+    Attributes:
+        device: its session.
+        tokens: how many tokens of the answer are settled.
+        over: whether it has ended.
+        cloud_tokens: how many the cloud wrote.
+        failed: whether the cloud is no longer to be asked.
+    """
+
+    def __init__(
+        self,
+        sides: Sides,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        strategy: str,
+        look: Look,
+        luck: int | None,
+        max_cloud_tokens: int | None,
+        reads: Callable[[int], int],
+    ) -> None:
+        self._sides, self._messages, self._sampling = sides, messages, sampling
+        self._strategy, self._luck, self._reads = strategy, luck, reads
+        self._most = sampling.max_tokens if max_cloud_tokens is None else min(max_cloud_tokens, sampling.max_tokens)
+        prompt = sides.template.device_messages(messages, offer_handoff=False)
+        self.device = _open(sides.device, prompt, *muzzled(sampling), look=look, luck=luck)
+        self._speller = capability(sides.device, Sessions).speller(sampling.stop)
+        self._parser = StreamParser()
+        self._cloud: Session | None = None
+        self._lease: Lease | None = None
+        self._ids: list[int] = []
+        self._sent = 0  # of the ids, those that the cloud has
+        self._segments: list[Segment] = []
+        self._booked: dict[Source, Usage] = {"device": Usage(), "cloud": Usage()}
+        self._waited: dict[Source, float] = {"device": 0.0, "cloud": 0.0}
+        self._extra = Usage()  # tokens that the cloud wrote as a view
+        self._shown = self._ended = self._started = False
+        self._score: float | None = None
+        self._reason: Reason = "answered"
+        self._error: str | None = None
+        self._refusal: Refusal | None = None
+        self.wants_cloud = self.failed = False
+        self.cloud_tokens = 0
+
+    @property
+    def tokens(self) -> int:
+        return len(self._ids)
+
+    @property
+    def left(self) -> int:
+        """How many more tokens the answer may have."""
+        return self._sampling.max_tokens - len(self._ids)
+
+    @property
+    def cloud_left(self) -> int:
+        """How many more of them the cloud may write."""
+        return min(self.left, self._most - self.cloud_tokens)
+
+    @property
+    def over(self) -> bool:
+        return self._ended or self._speller.stopped or self.left < 1
+
+    # --- writing
+
+    async def device_writes(
+        self, limit: int, *, judge: Judge | None = None, within_s: float | None = WITHIN_S
+    ) -> list[Written]:
+        """Let the device write on; nothing of it is settled yet.
+
+        Raises:
+            BackendError: it failed.
+        """
+        return await self._timed("device", self.device.write(limit, judge=judge, within_s=within_s))
+
+    async def cloud_writes(self, limit: int, *, score: float | None = None) -> list[Written] | None:
+        """Let the cloud read what is new to it and write on, and the device read that; None if it does not.
+
+        What it wrote is not settled yet.
+        """
+        wanted = min(limit, self.cloud_left)
+        if wanted < 1:
+            return None
+
+        async def write(cloud: Session) -> list[Written]:
+            await cloud.read(self._ids[self._sent :])
+            self._sent = len(self._ids)
+            written = await cloud.write(wanted)
+            if not 0 < len(written) <= wanted:
+                raise BackendError(
+                    f"{self._cloud_side.name}: {len(written)} tokens came, and 1 to {wanted} were asked for",
+                    backend=self._cloud_side.name,
+                )
+            await self.device.read([token.token_id for token in written])
+            self._sent += len(written)
+            return written
+
+        return await self.asking(write, score=score)
+
+    async def asking(self, ask: Callable[[Session], Awaitable[T]], *, score: float | None = None) -> T | None:
+        """Ask the cloud's session for something, under the answer's lease; None if it refuses or fails.
+
+        Args:
+            score: how much the cloud is wanted here (higher = more).
+        """
+        if self.failed:
+            return None
+        self.wants_cloud = True
+        if score is not None:
+            self._score = score if self._score is None else max(self._score, score)
+        try:
+            if self._cloud is None:
+                await self._open_cloud(score)
+            assert self._cloud is not None
+            answer = await self._timed("cloud", ask(self._cloud))
+        except (BudgetExceeded, BudgetUnavailable, BackendError, UnsupportedByBackend) as error:
+            self._note_failure(error)
+            return None
+        self._started, self._reason = True, "judged"
+        return answer
+
+    async def _open_cloud(self, score: float | None) -> None:
+        cloud = self._cloud_side
+        estimate = self._estimate(cloud)
+        self._lease = await self._sides.budget.reserve(estimate, score=score)
+        self._cloud = _open(cloud, self._messages, self._sampling, look=NO_LOOK, luck=self._luck)
+        await self._lease.sent()
+
+    @property
+    def _cloud_side(self) -> Backend:
+        if self._sides.cloud is None:
+            raise ConfigError(f"strategy '{self._strategy}' asks a cloud, and there is none; see check_sides")
+        return self._sides.cloud
+
+    def _estimate(self, cloud: Backend) -> Estimate:
+        price = self._sides.prices.cloud
+        plain = most_used(self._messages, self._sampling, price).usage
+        keeps = "keeps" in capability(cloud, Sessions).gives
+        most = self._sampling.max_tokens
+        # A cloud that keeps nothing reads prompt and answer with every call.
+        read = plain.prompt_tokens + self._reads(most) if keeps else (plain.prompt_tokens + most) * max(1, self._most)
+        usage = Usage(read, self._most)
+        return Estimate(usage, price.cost_usd(usage))
+
+    def _note_failure(self, error: Exception) -> None:
+        self.failed = True
+        self._error = str(error)
+        self._reason = "budget" if isinstance(error, BudgetExceeded | BudgetUnavailable) else "cloud-error"
+        if isinstance(error, BudgetExceeded):
+            self._refusal = Refusal(error.limit, error.spent, error.cap, error.reset_s)
+
+    async def _timed(self, source: Source, work: Awaitable[T]) -> T:
+        began = time.perf_counter()
+        try:
+            return await work
+        finally:
+            self._waited[source] += time.perf_counter() - began
+
+    # --- settling
+
+    def settle(self, source: Source, written: Sequence[Written], *, drawn: int = 0) -> list[TextDelta]:
+        """Let tokens stand: what the reader is shown of them, and their segment.
+
+        Args:
+            written: in order; nothing after one that ends the answer.
+            drawn: how many of them the cloud gave as a view, which its session does not count.
+        """
+        for token in written:
+            self._ids.append(token.token_id)
+            self._speller.push(token.token_id)
+            self._ended |= token.ends
+        if source == "cloud":
+            self.cloud_tokens += len(written)
+            self._extra += Usage(completion_tokens=drawn)
+        if self.over:
+            self._speller.finish()
+        text, _ = self._speller.take(last=self.over)
+        self._note(source, text, written)
+        pieces = self._parser.feed(text)
+        if self.over:
+            pieces += self._parser.close()
+        return self._deltas(source, pieces)
+
+    def throw(self, source: Source, written: Sequence[Written]) -> None:
+        """Note tokens that were written for nothing."""
+        if written:
+            speller = capability(self._sides.device, Sessions).speller()
+            for token in written:
+                speller.push(token.token_id)
+            speller.finish()
+            self._append(source, "void", speller.take(last=True)[0], None)
+
+    def _note(self, source: Source, text: str, written: Sequence[Written]) -> None:
+        scores = [token.score for token in written if token.score is not None]
+        doubt = 1 - min(scores) if scores else None
+        last = self._segments[-1] if self._segments else None
+        if source == "device" and last is not None and (last.source, last.part) == ("device", "answer"):
+            self._segments.pop()
+            text = last.text + text
+            doubt = max((s for s in (doubt, last.score) if s is not None), default=None)
+            self._append(source, "answer", text, doubt, before=last)
+        else:
+            self._append(source, "answer", text, doubt)
+
+    def _append(
+        self, source: Source, part: Part, text: str, score: float | None, *, before: Segment | None = None
+    ) -> None:
+        used, seconds = self._take(source)
+        if before is not None:
+            used, seconds = before.usage + used, before.seconds + seconds
+        side = self._sides.device if source == "device" else self._cloud_side
+        ends = "stop" if self._ended or self._speller.stopped else "length"
+        segment = Segment(
+            source=source,
+            model=side.name,
+            part=part,
+            text=text,
+            usage=used,
+            seconds=seconds,
+            cost_usd=self._price(source).cost_usd(used),
+            finish_reason=ends,
+            score=score,
+        )
+        self._segments.append(segment)
+
+    def _take(self, source: Source) -> tuple[Usage, float]:
+        """What a side has used and how long it was waited for since its last segment; a session is one call."""
+        session = self.device if source == "device" else self._cloud
+        now = replace(session.used, calls=1) if session is not None else Usage()
+        now += self._extra if source == "cloud" else Usage()
+        before, self._booked[source] = self._booked[source], now
+        seconds, self._waited[source] = self._waited[source], 0.0
+        return _less(now, before), seconds
+
+    def _price(self, source: Source) -> Price:
+        return self._sides.prices.device if source == "device" else self._sides.prices.cloud
+
+    def _deltas(self, source: Source, pieces: Sequence[Piece]) -> list[TextDelta]:
+        said: list[TextDelta] = []
+        for piece in pieces:
+            if piece.kind == "reasoning":
+                said.append(TextDelta(piece.text, source, "reasoning"))
+            elif piece.kind == "content" and (text := piece.text if self._shown else piece.text.lstrip()):
+                self._shown = True
+                said.append(TextDelta(text, source))
+        return said
+
+    # --- the end
+
+    async def finish(self) -> Trace:
+        """The record of the answer; its lease is settled."""
+        if self._lease is None and not self.wants_cloud:
+            await self._sides.budget.keep()
+        sessions: tuple[tuple[Source, Session | None], ...] = (("device", self.device), ("cloud", self._cloud))
+        for source, session in sessions:
+            if session is not None and _less(replace(session.used, calls=1), self._booked[source]) != Usage():
+                self._append(source, "void", "", None)
+        await self._settle_lease()
+        if self._parser.wants_cloud:  # it had no right to hand off
+            self._segments = [replace(s, part="void") if s.part == "answer" else s for s in self._segments]
+        if not self._segments:
+            self._append("device", "answer", "", None)
+        return Trace(
+            strategy=self._strategy,
+            wants_cloud=self.wants_cloud,
+            reason=self._reason,
+            segments=tuple(self._segments),
+            decided_after=None,
+            score=self._score,
+            error=self._error,
+            refusal=self._refusal,
+        )
+
+    async def aclose(self) -> None:
+        """Let go of both sides' caches and of the lease."""
+        try:
+            await self.device.close()
+            if self._cloud is not None:
+                await self._cloud.close()
+        finally:
+            await self._settle_lease()
+
+    async def _settle_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        used = Usage() if self._cloud is None else replace(self._cloud.used, calls=1) + self._extra
+        if self._started or used.prompt_tokens or used.completion_tokens:
+            await lease.spend(used, self._price("cloud").cost_usd(used))
+        await lease.close()
+
+
+@asynccontextmanager
+async def joint(
+    sides: Sides,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    strategy: str,
+    look: Look = NO_LOOK,
+    luck: int | None = None,
+    max_cloud_tokens: int | None = None,
+    reads: Callable[[int], int] = lambda most: most,
+) -> AsyncIterator[Joint]:
+    """Open an answer; both sides' caches and the lease are let go of at its end, also where its reader leaves.
+
+    Args:
+        strategy: name, for the trace.
+        look: what the device's views show.
+        luck: as in `Sessions.session`, for both sides.
+        max_cloud_tokens: most that the cloud may write of the answer; None for all.
+        reads: the most answer tokens that a cloud which keeps them reads, from the answer's own most.
+
+    Raises:
+        BackendError: the device cannot take the conversation.
+        UnsupportedByBackend: it has no sessions.
+    """
+    made = Joint(
+        sides,
+        messages,
+        sampling,
+        strategy=strategy,
+        look=look,
+        luck=luck,
+        max_cloud_tokens=max_cloud_tokens,
+        reads=reads,
+    )
+    try:
+        yield made
+    finally:
+        # Shielded: a second cancellation must leave neither cache nor reservation behind.
+        await asyncio.shield(made.aclose())
+
+
+def _open(backend: Backend, messages: Sequence[Message], *variants: Sampling, look: Look, luck: int | None) -> Session:
+    """A session with the first of the sampling variants that the backend supports."""
+    sessions = capability(backend, Sessions)
+    for sampling in variants[:-1]:
+        try:
+            return sessions.session(messages, sampling, look=look, luck=luck)
+        except UnsupportedByBackend:
+            continue
+    return sessions.session(messages, variants[-1], look=look, luck=luck)
+
+
+def _less(now: Usage, before: Usage) -> Usage:
+    return Usage(*(getattr(now, name) - getattr(before, name) for name in Usage.__dataclass_fields__))
