@@ -12,10 +12,13 @@ from tests.backends.chat_server import ChatServer, echo
 from selfroute.backends.base import Backend, complete, complete_all
 from selfroute.backends.best_of import BestOfN
 from selfroute.backends.cache import AnswerCache, cached
+from selfroute.backends.clouds import Cloud, Clouds
 from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.backends.rate_limited import RateLimited
 from selfroute.backends.recorded import RecordedBackend, record
+from selfroute.bandits.beliefs import Beliefs
+from selfroute.bandits.catalogue import thompson
 from selfroute.gateway.guard import Guard
 from selfroute.testing import BACKEND_CASES, CONVERSATIONS, EMPTY, SHORT
 from selfroute.types import Delta, Message, Sampling
@@ -73,6 +76,10 @@ class Opener:
     async def guard(self, sampling: Sampling) -> Backend:
         return Guard("function", await self.function(sampling))
 
+    async def clouds(self, sampling: Sampling) -> Backend:
+        each = [Cloud(backend=FunctionBackend(name, lambda messages, sampling: echo(messages))) for name in ("a", "b")]
+        return Clouds(each, Beliefs(thompson(arms=["a", "b"])))
+
     async def best_of_n(self, sampling: Sampling) -> Backend:
         """The first answer is never accepted, and stands all the same."""
         return BestOfN(await self.function(sampling), 2, accept=lambda text: False)
@@ -104,6 +111,7 @@ OPENERS = {
     "cached, hit": Opener.cached_hit,
     "rate limited": Opener.rate_limited,
     "guard": Opener.guard,
+    "clouds": Opener.clouds,
     "best of n": Opener.best_of_n,
     "openai_compatible": Opener.openai_compatible,
     "transformers": Opener.transformers,
@@ -119,7 +127,7 @@ _LEFT_TO_THE_FUNCTION = {
     "forbidden_text_is_not_begun_or_refused",
     _LACKING,
 }
-OVER_FUNCTIONS = ("function", "cached, miss", "cached, hit", "rate limited", "guard", "best of n")
+OVER_FUNCTIONS = ("function", "cached, miss", "cached, hit", "rate limited", "guard", "clouds", "best of n")
 NOT_APPLICABLE: dict[str, set[str]] = dict.fromkeys(OVER_FUNCTIONS, _LEFT_TO_THE_FUNCTION) | {
     # It refuses fields by itself, and `usage` counts the answers that it does not give as well.
     "best of n": {*_LEFT_TO_THE_FUNCTION, "max_tokens_is_kept"} - {_LACKING},
