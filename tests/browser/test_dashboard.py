@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 from tests.gateway.live import CLOUD_TEXT, EASY, HARD, Slow, ask, device_fn, gateway, service
+from tests.gateway.several import NAMES, World, chat
 
 from selfroute.budget.base import Estimate, Lease, LimitState, Unlimited
 from selfroute.gateway.access import Access, hash_key
@@ -161,3 +162,24 @@ async def test_a_refusal_is_shown_as_it_is(browser: Browser) -> None:
         await page.select_option("#mode", "cloud")
         await page.click("#send")
         await expect(page.locator("#verdict")).to_contain_text("is not one of auto, device")
+
+
+async def test_several_clouds_are_shown_one_by_one(browser: Browser) -> None:
+    with gateway(service()) as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await expect(page.locator("#models .ready")).to_have_count(2)
+        await expect(page.locator("#clouds")).to_be_hidden()
+    world = World()
+    world.says["small"].down = True
+    with gateway(world.service()) as live:
+        for name in ("small", "small", "large", "large"):
+            await asyncio.to_thread(chat, live, headers={"x-selfroute-tags": name})
+        page = await browser.new_page()
+        seen = watched(page)
+        await page.goto(live.url)
+        await expect(page.locator("#arms tr")).to_have_count(len(NAMES))
+        await expect(page.locator("#clouds-note")).to_contain_text("BernoulliThompson, mode act")
+        await expect(page.locator('#arms tr[data-cloud="large"]')).to_contain_text("50.0 %")
+        await expect(page.locator('#arms tr[data-cloud="small"]')).to_contain_text("rests: failed 2 times in a row")
+        assert seen == []

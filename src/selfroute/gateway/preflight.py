@@ -69,10 +69,7 @@ async def _faults(app: Gateway, say: Callable[[str], None]) -> list[Finding]:
             say(str(finding))
             faults += [finding] if finding.is_fault else []
     finally:
-        for _, guard in app.service.guards():
-            await guard.aclose()
-        if aclose := getattr(app.service.budget, "aclose", None):
-            await aclose()
+        await app.service.aclose()
     return faults
 
 

@@ -75,8 +75,7 @@ def check(make: Make) -> None:
         try:
             await app.service.load()
         finally:
-            for _, guard in app.service.guards():
-                await guard.aclose()
+            await app.service.aclose()
 
     asyncio.run(load())
 
