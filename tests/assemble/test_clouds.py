@@ -23,6 +23,7 @@ from selfroute.bandits.log import read_log
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
 from selfroute.gateway.service import Switch
+from selfroute.prices import Price
 
 QUESTIONS = [f"question {number}" for number in range(30)]
 
@@ -159,8 +160,18 @@ def test_the_switches_follow_the_file(recipe: dict[str, Any], tmp_path: Path) ->
     follower = SwitchFollower(file)
     assert follower() is None
     file.write_text(yaml.safe_dump(put(recipe, "choose.frozen", True)))
-    assert follower() == Switch("act", frozen=True)
+    prices = {cloud["name"]: Price(**cloud["prices"]) for cloud in recipe["clouds"]}
+    assert follower() == Switch("act", frozen=True, prices=tuple(prices.items()))
     assert follower() is None
+    gateway = make_gateway(build_serve_recipe(recipe, where="x"))
+    file.write_text(yaml.safe_dump(put(recipe, "clouds.0.prices", {"completion_usd": 90.0})))
+    switch = follower()
+    assert switch is not None
+    gateway._set(switch)
+    clouds = gateway.service.clouds
+    assert clouds is not None
+    assert clouds.estimates()[0].usd == pytest.approx(256 * 90 / 1e6)
+    assert clouds.beliefs.frozen
 
 
 @contextmanager

@@ -356,9 +356,10 @@ class ShareFollower(_Follower[float]):
 
 
 class SwitchFollower(_Follower[Switch]):
-    """Looks for another `choose.mode` or `choose.frozen`."""
+    """Looks for another `choose.mode` or `choose.frozen`, or other prices of several clouds."""
 
     what = "the choice among clouds stays"
 
     def of(self, recipe: ServeRecipe) -> Switch | None:
-        return Switch(recipe.choose.mode, recipe.choose.frozen)
+        prices = tuple((cloud.name, cloud.prices) for cloud in recipe.clouds)
+        return Switch(recipe.choose.mode, recipe.choose.frozen, prices)

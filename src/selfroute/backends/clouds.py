@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from selfroute.backends.base import Backend, Fold, find_capability, is_refusal, request_fields
@@ -253,6 +253,11 @@ class Clouds(Backend):
     def asking(self, about: About) -> Asking:
         """The same for one request, of which more is known."""
         return Asking(self, about)
+
+    def reprice(self, name: str, price: Price) -> None:
+        """Another price list for one of them, from the next request on; one that is not there changes nothing."""
+        if name in self.clouds:
+            self.clouds[name] = replace(self.clouds[name], price=price)
 
     def dry(self) -> Clouds:
         """The same without calls: it chooses whom the policy finds likeliest, remembers nothing, and says nothing."""

@@ -76,7 +76,7 @@ class Gateway:
         feedback_per_minute: most pieces of feedback of one client, in this process.
         verifier: judges answers to questions that it knows; None judges none.
         follow: asked once a second for a new call share; None if it stays.
-        switch: asked once a second whether several clouds act, and whether they learn; None if that stays.
+        switch: asked once a second whether several clouds act and learn, and for their prices; None if that stays.
         on_load_failure: called when a model cannot be loaded, to end the server.
     """
 
@@ -170,8 +170,12 @@ class Gateway:
 
     def _set(self, switch: Switch) -> None:
         if (clouds := self.service.clouds) is not None:
-            clouds.mode, clouds.beliefs.frozen = switch
-            _log.warning("clouds: mode %s%s from now on", switch.mode, ", frozen" if switch.frozen else "")
+            clouds.mode, clouds.beliefs.frozen = switch.mode, switch.frozen
+            for name, price in switch.prices:
+                clouds.reprice(name, price)
+            _log.warning(
+                "clouds: mode %s%s, and these prices, from now on", switch.mode, ", frozen" if switch.frozen else ""
+            )
 
     def retarget(self, share: float) -> None:
         """Let `share` of the requests go to the cloud from now on."""

@@ -32,10 +32,15 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Switch(NamedTuple):
-    """How several clouds are used, which can change while they are."""
+    """How several clouds are used, which can change while they are.
+
+    Attributes:
+        prices: by cloud; one that is not named keeps its own.
+    """
 
     mode: ChoiceMode
     frozen: bool
+    prices: tuple[tuple[str, Price], ...] = ()
 
 
 class Gate:
