@@ -26,6 +26,7 @@ def page(results: Results) -> str:
         "two_arms": two_arms_part,
         "coverage": coverage_part,
         "speed": speed_part,
+        "gateway": gateway_part,
         "distil": distil_part,
     }
     parts = [make(results[name]) for name, make in sections.items() if name in results]
@@ -164,6 +165,20 @@ def speed_part(found: Results) -> str:
     verdict = "met" if worst <= 50 else "missed"
     told = f"Processor time, five arms, ± standard deviation over seeds. Bar 50 µs: {verdict}. {ran(found, 'speed')}"
     return section("choose and update, in µs", told, ["policy", "µs"], rows)
+
+
+def gateway_part(found: Results) -> str:
+    (cell,) = found.values()
+    rows = []
+    for name, words in (("one", "one cloud"), ("five", "five clouds, Thompson")):
+        p50, cpu = cell[f"{name}_p50_ms"], cell[f"{name}_cpu_ms"]
+        rows.append([words, f"{p50['mean']:.2f} ± {p50['sd']:.2f}", f"{cpu['mean']:.2f} ± {cpu['sd']:.2f}"])
+    p50, cpu = (cell[f"five_{what}"]["mean"] / cell[f"one_{what}"]["mean"] for what in ("p50_ms", "cpu_ms"))
+    told = (
+        f"Plain requests one at a time, both in turns, ± standard deviation over rounds. Five beside one: {p50:.2f} of "
+        f"its p50 and {cpu:.2f} of its processor time. {ran(found, 'gateway')}"
+    )
+    return section("A gateway with five clouds beside one", told, ["gateway", "p50 ms", "CPU ms per request"], rows)
 
 
 def protocol_part(found: Results) -> str:

@@ -1,4 +1,4 @@
-"""What bandits reach: regret, drift, replay, speed, real answers, and a protocol fixed beforehand.
+"""What bandits reach: regret, drift, replay, speed, a gateway, real answers, and a protocol fixed beforehand.
 
     python benchmarks/bandits/run.py                       # every part, then the page
     python benchmarks/bandits/run.py regret drift          # some parts
@@ -25,6 +25,7 @@ import regret
 from cells import Cell, lines, read, run_missing
 from page import page
 
+import gateway
 from selfroute.environment import commit
 
 HERE = Path(__file__).resolve().parent
@@ -32,6 +33,7 @@ OUT = Path("out/bandits")
 # Cells of each part, and seeds of each cell.
 PARTS: dict[str, tuple[Callable[[], Mapping[str, Cell]], int]] = {
     "speed": (coverage.speeds, 5),
+    "gateway": (gateway.cells, 10),
     "real": (real.cells, 20),
     "two_arms": (regret.two_arms, 4000),
     "protocol": (protocol.cells, protocol.SEEDS),

@@ -176,7 +176,7 @@ def _cloud_specs(recipe: ServeRecipe) -> list[Spec]:
 def _guard(
     spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None, *, name: str | None = None
 ) -> Guard:
-    made = _model(spec, role)
+    made = _model(spec, role, name)
     if role != "device" and recipe.privacy is not None:
         made = _behind_door(made, recipe.privacy)
     return Guard(
@@ -206,9 +206,9 @@ def _behind_door(made: Backend | Callable[[], Backend], options: PrivacyOptions)
     return lambda: wrapped(load())
 
 
-def _model(spec: Spec, role: str) -> Backend | Callable[[], Backend]:
+def _model(spec: Spec, role: str, name: str | None) -> Backend | Callable[[], Backend]:
     """A light model at once, as its faults should show before the port opens; a heavy one when it is loaded."""
-    load = prepare_backend(spec, where=role)
+    load = prepare_backend(spec, where=role, name=name)
     if BACKENDS[spec.name].in_process:
         return load
     backend = load()

@@ -202,6 +202,7 @@ class Clouds(Backend):
         self.name = name
         self.clouds = {cloud.name: cloud for cloud in clouds}
         _check_names([cloud.name for cloud in clouds], beliefs.policy.arms)
+        self._resting = {cloud.name: find_capability(cloud.backend, Resting) for cloud in clouds}
         self.beliefs = beliefs
         self.listener: Listener = listener or _Directly(beliefs)
         self.mode: Mode = mode
@@ -329,7 +330,7 @@ class Clouds(Backend):
             return f"has no tag {', '.join(sorted(lacking))}"
         if cloud.context_tokens is not None and prompt_tokens > cloud.context_tokens:
             return f"about {prompt_tokens} tokens are more than its {cloud.context_tokens}"
-        resting = find_capability(cloud.backend, Resting)
+        resting = self._resting[cloud.name]
         if resting is not None and (why := resting.resting()) is not None:
             return f"{_RESTS}: {why}"
         return _NO_ROOM if fits is not None and not fits(cloud.price) else None

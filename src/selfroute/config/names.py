@@ -79,8 +79,11 @@ def make_backend(spec: Spec, *, where: str = "backend") -> Backend:
     return prepare_backend(spec, where=where)()
 
 
-def prepare_backend(spec: Spec, *, where: str = "backend") -> Callable[[], Backend]:
+def prepare_backend(spec: Spec, *, where: str = "backend", name: str | None = None) -> Callable[[], Backend]:
     """Check what can be checked of a model that a spec names, and give the function that loads it.
+
+    Args:
+        name: of the model in traces and errors, unless the spec has its own; by default what the spec says of it.
 
     Raises:
         ConfigError: an unknown name or option, a value of the wrong type, or a file that is not there.
@@ -93,7 +96,8 @@ def prepare_backend(spec: Spec, *, where: str = "backend") -> Callable[[], Backe
         options[_value_parameter(parameters.values())] = spec.value
     if "name" in parameters and "name" not in options:
         # The name tells answers of different models apart in traces and in the cache.
-        options["name"] = str(options.get("model") or f"{spec.name}:{spec.value or options.get('path', '')}")
+        written = options.get("model") or f"{spec.name}:{spec.value or options.get('path', '')}"
+        options["name"] = str(name or written)
     load = _bind(factory, options, where)
     if entry.check is not None:
         try:

@@ -180,7 +180,7 @@ class FeedbackOptions:
 
     lifetime_s: Positive = 86400.0
     limit: Count = 100_000
-    per_minute: Count = 600
+    per_minute: Count = 6000
     weights: Mapping[str, Positive] = field(default_factory=dict)
     task: Spec | None = None
     split: str = "test"

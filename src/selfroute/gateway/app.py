@@ -91,7 +91,7 @@ class Gateway:
         activity: Activity | None = None,
         metrics: Metrics | None = None,
         log_content: bool = False,
-        feedback_per_minute: int = 600,
+        feedback_per_minute: int = 6000,
         verifier: Verifier | None = None,
         follow: Callable[[], float | None] | None = None,
         switch: Callable[[], Switch | None] | None = None,
@@ -492,7 +492,7 @@ class Gateway:
 
     def _note_failure(self, side: str, model: str, failure: BackendError) -> None:
         self.metrics.count_failure(side, model, failure)
-        self.notices.failure(side, failure)
+        self.notices.failure(side if self.service.clouds is None else f"{side} {model}", failure)
 
     def _content(self, exchange: Exchange) -> dict[str, Any]:
         if not self.log_content:

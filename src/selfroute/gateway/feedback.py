@@ -76,7 +76,7 @@ class FeedbackDesk:
         self,
         learning: SharedBeliefs,
         *,
-        per_minute: int = 600,
+        per_minute: int = 6000,
         log: Callable[[str], None] | None = None,
         count: Callable[[str, str], None] = lambda source, verdict: None,
         clock: Callable[[], float] = time.monotonic,
