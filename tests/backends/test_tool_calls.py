@@ -41,11 +41,13 @@ TWO = [("x", "a", '{"k":1}'), ("y", "b", '{"k":2}')]
         [[piece("a", '{"k":', id="x", index=0)], [piece(None, "1}", id=None, index=0)]],
         [[piece("a", None, id="x", index=0)], [piece(None, '{"k":1}', index=0)]],
         [[piece("a", '{"k":1}', id="x", index=3)]],
+        [[piece("a", "", id="x", index=0), piece(None, '{"k":', index=0), piece(None, "1}", index=0)]],
+        [[piece("a", "", id="x"), piece(None, '{"k":'), piece(None, "1}")]],
         [[piece("a", '{"k":', id="x", index=10**12)], [piece(None, "1}", index=10**12)]],
         [[piece("a", '{"k":1}', id="x", index=-1)]],
     ],
     ids=["openai", "all repeated", "named again at its end", "id wiped", "id null", "arguments null", "from three",
-         "huge index", "negative index"],
+         "one chunk", "one chunk, no index", "huge index", "negative index"],
 )  # fmt: skip
 def test_one_call(chunks: list[list[dict[str, Any]]]) -> None:
     assert told(*chunks) == ONE

@@ -65,10 +65,11 @@ class ToolCalls:
 
         Args:
             at: which piece of its chunk it is, None if it is the only one.
-            taken: calls that the chunk has pieces of already.
+            taken: calls that the chunk has pieces of already; only what goes on with one may be of them.
         """
         said_id, index = piece.get("id") or None, _index(piece)
-        free = [place for place in range(len(self._calls)) if place not in taken]
+        begins = said_id is not None or bool((piece.get("function") or {}).get("name"))
+        free = [place for place in range(len(self._calls)) if not begins or place not in taken]
         if said_id is not None:
             found = [place for place in free if self._is_named(place, said_id, index)]
         elif index is not None:
