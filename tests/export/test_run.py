@@ -187,6 +187,36 @@ def test_an_adapter_without_peft(trained: Path, tmp_path: Path, monkeypatch: pyt
     assert "is a LoRA adapter" in line and line.endswith("run: pip install peft")
 
 
+@pytest.mark.parametrize("part", ["lm_head", "embed_tokens"])
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_an_adapter_on_a_tied_matrix_is_merged_as_it_was_trained(part: str, tmp_path: Path) -> None:
+    """In the folder and in the GGUF file, whose head is a tensor of its own then."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    peft = pytest.importorskip("peft", reason="peft is not installed; pip install peft")
+    base, adapter, out = tmp_path / "base", tmp_path / "adapter", tmp_path / "out"
+    made = model("llama", WORDS)
+    made.save_pretrained(base)
+    WORDS.save_pretrained(base)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", part], init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    adapted.save_pretrained(adapter)
+    ids = torch.arange(9)[None]
+    with torch.no_grad():
+        expected = adapted.eval()(ids).logits
+    code, output = run(adapter, "--out", out, "--type", "f16")
+    assert code == 0, output
+    written = AutoModelForCausalLM.from_pretrained(out / "hf")
+    assert written.config.tie_word_embeddings is False
+    with torch.no_grad():
+        assert torch.allclose(written(ids).logits, expected, atol=1e-3)
+    read = {one.name: one.data for one in GGUFReader(out / "adapter-f16.gguf").tensors}
+    for name, layer in (("output.weight", written.lm_head), ("token_embd.weight", written.model.embed_tokens)):
+        assert torch.equal(torch.tensor(read[name]), layer.weight.detach().half())
+
+
 def test_an_adapter_is_merged(tmp_path: Path) -> None:
     import torch
 

@@ -12,18 +12,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.train.small_run import TOKENIZER, Stop, run, small_model, stop_after, weights
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from selfroute.assemble.training import model_files
 from selfroute.backends.transformers import TransformersBackend, check_folder
 from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError
 from selfroute.train.imitation.warmup import build_model
-from selfroute.train.pretrained import from_adapter, lora_config
+from selfroute.train.pretrained import ALL_LINEAR, add_adapter, from_adapter, lora_config, merged
 from selfroute.train.rl.arguments import DERIVED, RENAMED, build_arguments, check_distribution, check_trl, missing_vllm
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.policy_config import PolicyConfig
 
+TINY = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "initializer_range": 0.2,
+}
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["all-linear"]}
 
 
@@ -102,6 +110,68 @@ def test_an_adapter_that_cannot_be_is_named(model: str, tmp_path: Path, lora: di
     with pytest.raises(ConfigError, match=re.escape(message)):
         run(model, tmp_path / "run", lora=lora)
     assert not (tmp_path / "run").exists()
+
+
+def tied_model(folder: Path, *, tied: bool) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    made = LlamaForCausalLM(LlamaConfig(**TINY, tie_word_embeddings=tied))
+    made.save_pretrained(folder)
+    return made
+
+
+def shaken(network: Any) -> Any:
+    """An adapter whose fresh weights, half of them zeros, are no longer so."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.2)
+    return network
+
+
+def logprobs(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = network.eval()(torch.arange(12)[None]).logits.log_softmax(-1)
+    return found
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("targets", "unties"),
+    [
+        (["q_proj", "v_proj"], False),
+        (["q_proj", "embed_tokens"], True),
+        (["q_proj", "lm_head"], True),
+        (["embed_tokens", "lm_head"], True),
+        ([ALL_LINEAR], False),
+    ],
+)
+def test_an_adapter_on_the_embedding_or_the_head_is_merged_as_it_was_trained(
+    tmp_path: Path, tied: bool, targets: list[str], unties: bool
+) -> None:
+    adapted = shaken(add_adapter(tied_model(tmp_path / "base", tied=tied), {**LORA, "targets": targets}))
+    before = logprobs(adapted)
+    plain = merged(adapted)
+    assert (logprobs(plain) - before).abs().max() < 1e-4
+    plain.save_pretrained(tmp_path / "whole")
+    again = LlamaForCausalLM.from_pretrained(tmp_path / "whole")
+    assert (logprobs(again) - before).abs().max() < 1e-4
+    assert again.config.tie_word_embeddings is (tied and not unties)
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.parametrize("saved", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]])
+def test_an_adapter_of_elsewhere_that_replaces_a_tied_matrix_is_merged_as_it_was_trained(
+    tmp_path: Path, saved: list[str]
+) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed; pip install 'selfroute[lora]'")
+    tied_model(tmp_path / "base", tied=True)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=saved, task_type="CAUSAL_LM")
+    adapted = shaken(peft.get_peft_model(LlamaForCausalLM.from_pretrained(tmp_path / "base"), settings))
+    before = logprobs(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert (logprobs(from_adapter(str(tmp_path / "base"), tmp_path / "adapter")) - before).abs().max() < 1e-4
 
 
 def test_without_peft_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def _merged(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
     if find_spec("peft") is None:
         raise ConfigError(f"'{source.folder}' is a LoRA adapter, which needs peft to be merged; run: pip install peft")
-    from peft import PeftModel
+    from selfroute.train.pretrained import with_adapter
 
     settings = json.loads((source.folder / ADAPTER).read_text(encoding="utf-8"))
     base = str(settings.get("base_model_name_or_path") or "")
@@ -121,7 +121,7 @@ def _merged(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerB
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's notes on its own layers
-        merged: PreTrainedModel = PeftModel.from_pretrained(model, str(source.folder)).merge_and_unload()
+        merged = with_adapter(model, source.folder)
     return merged.train(False), tokenizer
 
 

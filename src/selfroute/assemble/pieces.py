@@ -39,6 +39,7 @@ def quiet_libraries() -> None:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`", category=UserWarning)
 
 
 def template_of(task: Task) -> PromptTemplate:

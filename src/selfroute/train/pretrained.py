@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ __all__ = [
     "lora_config",
     "merged",
     "outline",
+    "with_adapter",
 ]
 
 ADAPTER = "adapter"  # folder of a LoRA run's adapter
@@ -129,7 +132,8 @@ def add_adapter(network: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
     from peft import get_peft_model
 
     try:
-        return get_peft_model(network, lora_config(**lora))
+        with _quiet_about_ties():
+            return get_peft_model(network, lora_config(**lora))
     except ValueError as error:
         linear = {name.rpartition(".")[2] for name, part in network.named_modules() if hasattr(part, "in_features")}
         raise ConfigError(
@@ -138,9 +142,52 @@ def add_adapter(network: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
 
 def merged(network: Any) -> PreTrainedModel:
-    """The plain model with the adapter added to its weights; other networks as they are."""
-    plain: PreTrainedModel = network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
+    """The plain model with the adapter added to its weights; other networks as they are.
+
+    Where the adapter is on one of two tied matrices, embedding and head, they are two from then on: added to the shared
+    one it would change both, and the model would be another one than was trained.
+    """
+    if not hasattr(network, "merge_and_unload"):
+        plain: PreTrainedModel = network
+        return plain
+    _untie(network.get_base_model())
+    with _quiet_about_ties():
+        plain = network.merge_and_unload()
+    if plain.config.tie_word_embeddings and not _is_tied(plain):
+        plain.config.tie_word_embeddings = False
+        plain.all_tied_weights_keys = {}  # by which transformers leaves the head out of a saved folder
     return plain
+
+
+def _untie(network: Any) -> None:
+    """Give the head weights of its own, if it or the embedding that it shares them with has an adapter."""
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if head is None or not any(hasattr(part, "active_adapters") for part in (embedding, head)):
+        return
+    plain = _without_adapter(head)
+    if plain.weight is _without_adapter(embedding).weight:
+        plain.weight = torch.nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
+
+
+def _without_adapter(part: Any) -> Any:
+    """The layer below peft's wrappers, some of which keep a copy of it."""
+    while inner := part._modules.get("base_layer", part._modules.get("original_module")):
+        part = inner
+    return part
+
+
+def _is_tied(network: Any) -> bool:
+    """Whether embedding and head are equal."""
+    head = network.get_output_embeddings()
+    return head is None or torch.equal(head.weight, network.get_input_embeddings().weight)
+
+
+@contextmanager
+def _quiet_about_ties() -> Iterator[None]:
+    """Without peft's warnings that merging tied layers is left to the caller: `merged` does it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*(tie_word_embeddings|no longer tied)", category=UserWarning)
+        yield
 
 
 def outline(config: PretrainedConfig, lora: Mapping[str, Any] | None) -> tuple[int, int]:
@@ -161,9 +208,15 @@ def outline(config: PretrainedConfig, lora: Mapping[str, Any] | None) -> tuple[i
 
 def from_adapter(model: str, adapter: Path) -> PreTrainedModel:
     """The plain model with a saved adapter added to its weights."""
+    return with_adapter(load_network(model), adapter)
+
+
+def with_adapter(network: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """A plain model with a saved adapter added to its weights."""
     from peft import PeftModel
 
-    return merged(PeftModel.from_pretrained(load_network(model), str(adapter)))
+    with _quiet_about_ties():
+        return merged(PeftModel.from_pretrained(network, str(adapter)))
 
 
 # --- checkpoints
