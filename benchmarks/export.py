@@ -51,16 +51,8 @@ Conversation = Sequence[Message]
 
 def load_smollm2() -> tuple[Any, Any]:
     """SmolLM2 as transformers reads it from GGUF, made into a plain model that can be saved."""
-    from tokenizers import pre_tokenizers
-
     file = find_smollm2()
-    tokenizer: Any = gguf_tokenizer(file)
-    # transformers takes every BPE of a GGUF file for GPT-2's; this one splits digits first.
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [digits, pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    return gguf_model(file, dtype=torch.float32).eval(), tokenizer
+    return gguf_model(file, dtype=torch.float32).eval(), gguf_tokenizer(file)
 
 
 def sums(count: int, rng: random.Random) -> list[tuple[str, str]]:

@@ -6,8 +6,9 @@ Importing this module loads no torch. llama.cpp runs the same files as they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["check_gguf", "gguf_config", "gguf_model", "gguf_tokenizer", "is_gguf"]
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Byte-level BPE whose splitting transformers does not set: llama.cpp's names, and its regexes one after the other.
+_SPLITS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "roberta-bpe", "modern-bert"), (_GPT2,)),
+    **dict.fromkeys(
+        ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), (r"\p{N}", _GPT2)
+    ),
+}
+# Those that take a word of the vocabulary whole, whatever the merges make of it.
+_WHOLE_WORDS = frozenset(
+    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken")
+)
 
 
 def is_gguf(place: str | Path) -> bool:
@@ -57,12 +71,45 @@ def gguf_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer with the chat template of the file.
 
     Raises:
-        ConfigError: as `gguf_config`.
+        ConfigError: as `gguf_config`, or text is split in a way that is not known here.
     """
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, check_gguf(path))
+    file = check_gguf(path)
+    tokenizer: PreTrainedTokenizerBase = _read(AutoTokenizer, file)
+    _split_as_llama_cpp(tokenizer, file)
     return tokenizer
+
+
+def _split_as_llama_cpp(tokenizer: Any, file: Path) -> None:
+    """Cut text where llama.cpp does before the merges; transformers takes what it does not know for GPT-2's way.
+
+    GPT-2 keeps the digits of a number together, where SmolLM2 and others read them one by one: the same text would be
+    other tokens than those that the model was trained on.
+
+    Raises:
+        ConfigError: neither this module nor transformers knows the way.
+    """
+    from tokenizers import Regex, pre_tokenizers
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    facts, _ = read_gguf_metadata(str(file))
+    if facts.get("tokenizer.ggml.model") != "gpt2":
+        return
+    name, backend = str(facts.get("tokenizer.ggml.pre", "default")), tokenizer.backend_tokenizer
+    backend.model.ignore_merges = name in _WHOLE_WORDS
+    if name in GGUF_PRE_TOKENIZER_SPLITS:
+        return
+    if name not in _SPLITS:
+        raise ConfigError(
+            f"'{file}': its tokenizer splits text the way '{name}', which is not known here, and other tokens than it "
+            "was trained on would be read; name the folder or repository that the file was made from"
+        )
+    cuts: list[Any] = [pre_tokenizers.Split(Regex(regex), behavior="isolated") for regex in _SPLITS[name]]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
 
 
 def gguf_model(path: str | Path, *, dtype: torch.dtype, attention: str | None = None) -> PreTrainedModel:
@@ -97,9 +144,10 @@ _parsed: dict[tuple[str, int], Any] = {}
 @contextmanager
 def _parsed_once() -> Iterator[None]:
     """transformers parses the file anew for configuration, tokenizer and weights, which takes long for a vocabulary of
-    49,152 words; with this it gets the parsed file of the last time."""
+    49,152 words, and makes gguf's table of names anew for every module of the network; with this it gets what it got
+    the last time."""
     gguf: Any = import_module("gguf")
-    parse = gguf.GGUFReader
+    parse, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
 
     def kept(path: str) -> Any:
         key = (str(path), Path(path).stat().st_mtime_ns)
@@ -108,11 +156,11 @@ def _parsed_once() -> Iterator[None]:
             _parsed[key] = parse(path)
         return _parsed[key]
 
-    gguf.GGUFReader = kept
+    gguf.GGUFReader, gguf.get_tensor_name_map = kept, lru_cache(maxsize=1)(name_map)
     try:
         yield
     finally:
-        gguf.GGUFReader = parse
+        gguf.GGUFReader, gguf.get_tensor_name_map = parse, name_map
 
 
 def _read(kind: Any, file: Path, **options: Any) -> Any:
