@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.files import is_path
 from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
+from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
@@ -408,18 +409,23 @@ def load_model(
     if is_gguf(path_or_repo):
         unpacked = gguf_model(path_or_repo, dtype=torch.float32 if dtype == "auto" else _dtype(dtype))
         torch.nn.Module.to(unpacked, device)
-        return unpacked.train(False), gguf_tokenizer(path_or_repo)
+        return unpacked.train(False), _ready(gguf_tokenizer(path_or_repo), path_or_repo)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path or path_or_repo))
         with _without_bar(path_or_repo):
             model = AutoModelForCausalLM.from_pretrained(str(path_or_repo), dtype=dtype)
         torch.nn.Module.to(model, device)
-        return model.train(False), tokenizer
     except Exception as error:
         raise ConfigError(
             f"cannot load model '{path_or_repo}': {_one_line(error)}; check the name and the connection, or give a "
             "folder saved by save_pretrained"
         ) from error
+    return model.train(False), _ready(tokenizer, path_or_repo)
+
+
+def _ready(tokenizer: PreTrainedTokenizerBase, path_or_repo: str | Path) -> PreTrainedTokenizerBase:
+    keep_system_turn(tokenizer, where=str(path_or_repo))
+    return tokenizer
 
 
 def _dtype(name: str | torch.dtype) -> torch.dtype:

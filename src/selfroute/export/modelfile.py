@@ -6,6 +6,7 @@ second writes around each role's words, and only used if it writes the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,19 +26,25 @@ class Chat:
         around: by role, the text before and after.
         answer: what begins an answer.
         system: the system prompt of a conversation without one; empty for none.
+        folded: what stands between the system's text and the user's, where the template puts both into the user's
+            turn; empty if it has a turn of its own.
     """
 
     around: dict[str, tuple[str, str]]
     answer: str
     system: str = ""
+    folded: str = ""
 
     def render(self, turns: Sequence[tuple[str, str]], answer: bool) -> str:
         """As the chat template does, but for the system prompt of a conversation without one."""
+        turns = _in_one(turns, self.folded) if self.folded else turns
         written = [f"{self.around[role][0]}{content}{self.around[role][1]}" for role, content in turns]
         return "".join(written) + (self.answer if answer else "")
 
     def go_template(self) -> str:
         """As a Go template of Ollama."""
+        if self.folded:
+            return self._go_template_of_folded_turns()
         spelled = {
             tuple(text.replace(role, "{{ .Role }}", 1) for text in self.around[role])
             if self.around[role][0].count(role) == 1
@@ -55,6 +62,29 @@ class Chat:
             turn = f"{{{{ {'else '.join(cases)}end }}}}"
         return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.answer}"
 
+    def _go_template_of_folded_turns(self) -> str:
+        """With a variable that keeps the system's text until the user's turn; Go reads the joint as JSON would."""
+        (asked, asked_end), (said, said_end) = self.around["user"], self.around["assistant"]
+        keep = f"{{{{ $said = print .Content {json.dumps(self.folded)} }}}}"
+        return (
+            f'{{{{ $said := "" }}}}{{{{ range .Messages }}}}{{{{ if eq .Role "system" }}}}{keep}'
+            f'{{{{ else if eq .Role "user" }}}}{asked}{{{{ $said }}}}{{{{ .Content }}}}{asked_end}{{{{ $said = "" }}}}'
+            f'{{{{ else if eq .Role "assistant" }}}}{said}{{{{ .Content }}}}{said_end}{{{{ end }}}}{{{{ end }}}}'
+            f"{self.answer}"
+        )
+
+
+def _in_one(turns: Sequence[tuple[str, str]], joint: str) -> list[tuple[str, str]]:
+    """The turns, each system's text in front of the user's behind it."""
+    kept, said = [], ""
+    for role, content in turns:
+        if role == "system":
+            said = f"{content}{joint}"
+        else:
+            kept.append((role, f"{said}{content}" if role == "user" else content))
+            said = "" if role == "user" else said
+    return kept
+
 
 def infer_chat(render: Render, *, bos: str = "") -> Chat | None:
     """What a chat template writes around each role's words; None if it does more than that.
@@ -62,6 +92,36 @@ def infer_chat(render: Render, *, bos: str = "") -> Chat | None:
     Args:
         bos: text that Ollama writes before a conversation by itself.
     """
+    return _infer_turns(render, bos) or _infer_folded(render, bos)
+
+
+def _infer_folded(render: Render, bos: str) -> Chat | None:
+    """Of a template that puts the system's text into the user's turn."""
+    words = [("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")]
+    asked = [("system", "⟦s⟧"), *words]
+    try:
+        begun = _between(render(words, True).removeprefix(bos), words)
+        whole = _between(render(words, False).removeprefix(bos), words)
+        folded = _between(render(asked, False).removeprefix(bos), asked)
+        around = {"user": (whole[0], whole[3]), "assistant": ("", "")}
+        around["assistant"] = (_without(whole[1], whole[3], ""), _without(whole[2], "", whole[0]))
+        chat = Chat({"system": ("", ""), **around}, _without(begun[3], whole[3], ""), folded=folded[1])
+        as_is = all(
+            chat.render(turns, True) == render(turns, True).removeprefix(bos) for turns in (asked, asked[:2], words)
+        )
+    except Exception:  # a template refuses a role by an error of any kind
+        return None
+    return chat if as_is and chat.folded and folded[0] == whole[0] and _is_clear(chat) else None
+
+
+def _is_clear(chat: Chat) -> bool:
+    """Whether nothing that it writes has a meaning to Go or to a Modelfile."""
+    literals = [chat.answer, chat.system, *(text for around in chat.around.values() for text in around)]
+    return not any(mark in text for mark in ("{{", '"""') for text in literals)
+
+
+def _infer_turns(render: Render, bos: str) -> Chat | None:
+    """Of a template with a turn for each role."""
     words = [("system", "⟦s⟧"), ("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")]
     try:
         begun = _between(render(words, True).removeprefix(bos), words)
@@ -84,9 +144,7 @@ def infer_chat(render: Render, *, bos: str = "") -> Chat | None:
     except Exception:  # a template refuses a role by an error of any kind
         return None
     as_is = all(chat.render(turns, True) == render(turns, True).removeprefix(bos) for turns in (words, words[:2]))
-    literals = [chat.answer, chat.system, *(text for around in chat.around.values() for text in around)]
-    clear = not any(mark in text for mark in ("{{", '"""') for text in literals)
-    return chat if as_is and clear and (chat.system or not default) else None
+    return chat if as_is and _is_clear(chat) and (chat.system or not default) else None
 
 
 def _between(text: str, turns: Sequence[tuple[str, str]]) -> list[str]:

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import gguf_config, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.errors import ConfigError
 
@@ -62,13 +63,15 @@ def load_tokenizer(tokenizer: str, config: PretrainedConfig | None = None) -> Pr
         config: of the model that it shall fit.
 
     Raises:
-        ConfigError: it cannot be read, has no chat template, or has more tokens than the model.
+        ConfigError: it cannot be read, has no chat template or one that writes no prompt, or has more tokens than the
+            model.
     """
     words: PreTrainedTokenizerBase = (
         gguf_tokenizer(tokenizer) if is_gguf(tokenizer) else _reached(AutoTokenizer, tokenizer, "tokenizer")
     )
     if words.chat_template is None:
         raise ConfigError(f"the tokenizer of '{tokenizer}' has no chat template; train an instruct model")
+    keep_system_turn(words, where=tokenizer)
     known = None if config is None else config.get_text_config().vocab_size
     if known is not None and len(words) > known:
         raise ConfigError(
