@@ -7,9 +7,18 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from selfroute.backends.base import Backend, complete, complete_all
+from selfroute.backends.base import Backend, complete, complete_all, run_sync
 from selfroute.backends.best_of import BestOfN
+from selfroute.backends.function import FunctionBackend
+from selfroute.budget.estimate import most_used
+from selfroute.budget.ledger import LedgerBudget
+from selfroute.budget.limits import Limits, WindowLimit
+from selfroute.budget.memory import MemoryLedger
 from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.prices import Price
+from selfroute.prompts import TEMPLATES
+from selfroute.strategies.always import AlwaysCloud
+from selfroute.strategies.base import Sides, answer
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 EASY, HARD, HOPELESS = ([Message("user", text)] for text in ("easy", "hard", "hopeless"))
@@ -163,3 +172,25 @@ async def test_closing_reaches_the_backend() -> None:
 def test_bad_arguments_are_named(n: int, temperature: float, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         BestOfN(Counting(), n, accept, temperature)
+
+
+def test_a_budget_holds_room_for_every_attempt() -> None:
+    """What it may write for one request is booked as one call, and must not be more than was held for it."""
+    messages, sampling = HOPELESS, Sampling(max_tokens=3)
+    inner = BestOfN(Counting(), 2, accept)
+    for backend, answers in ((Counting(), 1), (inner, 2), (BestOfN(inner, 3, accept), 6)):
+        assert backend.most_answers == answers
+        held = most_used(messages, sampling, Price(completion_usd=1.0), answers=backend.most_answers)
+        used = run_sync(complete(backend, messages, sampling)).usage
+        assert used.completion_tokens == 3 * answers == held.usage.completion_tokens
+        assert held.cost_usd == pytest.approx(3e-6 * answers)
+
+
+async def test_a_request_that_best_of_n_may_answer_is_refused_where_its_attempts_do_not_fit() -> None:
+    cloud, template = BestOfN(Counting(), 4, accept), TEMPLATES["plain"]
+    device = FunctionBackend("device", lambda messages, sampling: "mine")
+    for tokens, source in ((1000, "device"), (1200, "cloud")):
+        budget = LedgerBudget(Limits(windows=(WindowLimit(unit="tokens", window="total", cap=tokens),)), MemoryLedger())
+        sides = Sides(device=device, cloud=cloud, template=template, budget=budget)
+        trace = await answer(AlwaysCloud(), sides, HOPELESS, Sampling(max_tokens=256))
+        assert trace.source == source

@@ -90,6 +90,11 @@ class Backend(ABC):
         """
         return self.inner is not None and self.inner.announces
 
+    @property
+    def most_answers(self) -> int:
+        """How many answers of `Sampling.max_tokens` it may write for one request, all of which its usage counts."""
+        return 1 if self.inner is None else self.inner.most_answers
+
     def check(self) -> None:
         """Find out without a request what every request would be refused for.
 

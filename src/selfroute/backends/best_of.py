@@ -80,6 +80,11 @@ class BestOfN(Backend):
         """What tells its answers from others in a cache."""
         return f"{self.inner.identity}/best-of-{self.n}/temperature={self.temperature:g}/seed={self.seed}"
 
+    @property
+    def most_answers(self) -> int:
+        """All of its attempts."""
+        return self.n * self.inner.most_answers
+
     def offer(self, kind: type[T]) -> T | None:
         """This backend alone: what the one behind it writes is not yet the answer."""
         return self if isinstance(self, kind) else None

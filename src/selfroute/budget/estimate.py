@@ -15,12 +15,16 @@ _TOKENS_PER_MEDIUM = 4096  # no provider counts an image higher; audio of up to 
 _TOKENS_PER_TURN = 16  # what a chat template adds to a message, generously
 
 
-def most_used(messages: Sequence[Message], sampling: Sampling, price: Price) -> Estimate:
-    """The most that a call can use: no tokenizer in use writes more tokens than a text has bytes."""
+def most_used(messages: Sequence[Message], sampling: Sampling, price: Price, *, answers: int = 1) -> Estimate:
+    """The most that a call can use: no tokenizer in use writes more tokens than a text has bytes.
+
+    Args:
+        answers: that the backend may write for one request, see `Backend.most_answers`.
+    """
     prompt = sum(_most_tokens(message) + _TOKENS_PER_TURN for message in messages) + _TOKENS_PER_TURN
     if sampling.extra:  # tools and schemas become part of the prompt
         prompt += len(json.dumps(dict(sampling.extra), default=str))
-    usage = Usage(prompt, sampling.max_tokens)
+    usage = Usage(prompt, sampling.max_tokens * answers)
     return Estimate(usage, price.cost_usd(usage))
 
 

@@ -165,7 +165,7 @@ async def ask_cloud(
     asked = asked or messages
     pick = pick or pick_cloud(sides, asked, sampling, decision.score)
     attempt = Attempt("cloud", pick.backend, pick.price, propensity=pick.propensity)
-    estimate = most_used(asked, sampling, pick.price)
+    estimate = most_used(asked, sampling, pick.price, answers=pick.backend.most_answers)
     reader = CloudReader(strip_tags=sides.strip_cloud_tags)
     shown = False
     try:
