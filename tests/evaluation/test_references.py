@@ -7,7 +7,9 @@ import pytest
 from tests.evaluation.world import Counting, N, Together, Toy, entrants, half, large, other_half, run, small
 
 from selfroute.backends.function import FunctionBackend
+from selfroute.errors import SelfRouteError
 from selfroute.evaluation.records import read_records
+from selfroute.evaluation.references import TRIED
 from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.types import Message, Sampling
@@ -60,17 +62,48 @@ async def test_a_device_alone_that_fails_is_tried_again(tmp_path: Path) -> None:
     whole = half()
 
     def alone_fails(messages: Sequence[Message], sampling: Sampling) -> str:
-        if messages[-1].role != "assistant":
+        if messages[-1].role != "assistant" and "number 0" not in messages[-1].content:
             raise BackendUnavailable("no battery", backend="half")
         return whole.fn(messages, sampling)
 
     cloud = other_half()
     steady = Toy("steady")
     who = [*entrants([Together()], FunctionBackend("half", alone_fails), cloud), *entrants([steady], half(), cloud)]
-    with pytest.raises(Exception, match="none of 40 prompts"):
-        await run(tmp_path, who, cloud=cloud)
-    failed = [r for r in read_records(tmp_path / "records.jsonl") if r.strategy == "together"]
-    assert len(failed) == N and all("no battery" in str(r.error) and r.device_correct is None for r in failed)
+    assert (await run(tmp_path, who, cloud=cloud))["n"] == 1
+    failed = [r for r in read_records(tmp_path / "records.jsonl") if r.strategy == "together" and r.error]
+    assert len(failed) == N - 1 and all("no battery" in str(r.error) and r.device_correct is None for r in failed)
     healed = [*entrants([Together()], half(), cloud), *entrants([steady], half(), cloud)]
     summary = await run(tmp_path, healed, cloud=cloud)
     assert summary["n"] == N and summary["strategies"][0]["raw_overall_accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("down", [1, 3, 4, N])
+async def test_a_device_that_answers_none_of_the_first_rows_stops_before_the_cloud(tmp_path: Path, down: int) -> None:
+    """One of the first four is enough to go on."""
+    from selfroute.errors import BackendUnavailable
+
+    asked: list[str] = []
+
+    def broken(messages: Sequence[Message], sampling: Sampling) -> str:
+        asked.append(messages[-1].content)
+        if len(asked) <= down:
+            raise BackendUnavailable("no battery", backend="half")
+        return half().fn(messages, sampling)
+
+    cloud = Counting(other_half())
+    who = entrants([AlwaysDevice(), AlwaysCloud()], FunctionBackend("half", broken), cloud)
+    if down < TRIED:
+        await run(tmp_path, who, cloud=cloud)
+        assert cloud.calls >= N
+        return
+    with pytest.raises(
+        SelfRouteError, match="device 'half' answered none of the first 4 prompts, and the cloud was not"
+    ):
+        await run(tmp_path, who, cloud=cloud)
+    assert cloud.calls == 0 and len(asked) == TRIED
+
+
+async def test_a_device_that_nobody_asks_is_not_tried(tmp_path: Path) -> None:
+    device, cloud = Counting(small()), Counting(large())
+    await run(tmp_path, entrants([AlwaysCloud()], device, cloud), cloud=cloud)
+    assert device.calls == N  # what it would have answered, forced

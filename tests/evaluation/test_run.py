@@ -103,7 +103,7 @@ async def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, keep: int) -> N
     before, device.calls = device.calls, 0
     again = await run(tmp_path / "cut", world(device, cloud), cloud=cloud)
     assert again == whole
-    assert (device.calls == before) == (keep == 0) and device.calls <= 2 * (4 * N - keep)
+    assert (device.calls == before) == (keep == 0) and device.calls <= 2 * (4 * N - keep) + 1
     assert len(read_records(path)) == 4 * N and path.read_bytes().endswith(b"\n")
 
 
@@ -167,7 +167,7 @@ async def test_a_cloud_that_never_answers_stops_the_run_at_once(tmp_path: Path) 
     cloud = failing(lambda i: True)
     with pytest.raises(ConfigError, match="cloud 'large' answered none of 8 prompts; the first error: no route"):
         await run(tmp_path, world(device, cloud), cloud=cloud)
-    assert device.calls == 0
+    assert device.calls == 1  # to see that it answers, before the cloud is asked
 
 
 async def test_failures_are_none_counted_apart_and_tried_again(tmp_path: Path) -> None:

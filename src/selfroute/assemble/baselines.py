@@ -181,12 +181,9 @@ class _Preparation:
         assert sides.cloud is not None
         conversations = [sides.template.conversation(row.question) for row in self.rows]
         prompts = [sides.template.device_messages(messages, offer_handoff=False) for messages in conversations]
-        by_device = await self._answers(sides.device, prompts)
-        by_cloud = await self._answers(sides.cloud, conversations)
-        for side, backend, found in (("device", sides.device, by_device), ("cloud", sides.cloud, by_cloud)):
-            failed = [answer for answer in found if isinstance(answer, SelfRouteError)]
-            if len(failed) == len(found) > 0:
-                raise ConfigError(f"{side} '{backend.name}' answered none of {len(found)} train rows: {failed[0]}")
+        # The device first: one that answers nothing must not cost a bill.
+        by_device = await self._answers("device", sides.device, prompts)
+        by_cloud = await self._answers("cloud", sides.cloud, conversations)
         return Examples.of(
             [row.question for row in self.rows],
             await _correct(self.task, self.rows, by_device),
@@ -195,8 +192,9 @@ class _Preparation:
         )
 
     async def _answers(
-        self, backend: Backend, prompts: Sequence[Sequence[Message]]
+        self, side: str, backend: Backend, prompts: Sequence[Sequence[Message]]
     ) -> list[Completion | SelfRouteError]:
+        """Raises `ConfigError` if all prompts fail."""
         # A batch is kept when it is whole: in blocks, a run that is stopped loses one of them.
         batches = find_capability(backend, BatchBackend) is not None
         size = self.concurrency if batches else max(1, len(prompts))
@@ -211,6 +209,9 @@ class _Preparation:
             )
         if missing := next((found for found in answers if isinstance(found, RecordingMissing)), None):
             raise missing
+        failed = [answer for answer in answers if isinstance(answer, SelfRouteError)]
+        if len(failed) == len(answers) > 0:
+            raise ConfigError(f"{side} '{backend.name}' answered none of {len(answers)} train rows: {failed[0]}")
         return answers
 
     async def threshold(self, strategy: Strategy, sides: Sides, share: float) -> float:

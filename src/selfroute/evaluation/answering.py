@@ -11,7 +11,7 @@ from selfroute.budget.base import NoCloud
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation.bench import Answered, Bench, Entrant, Todo, settings_of
 from selfroute.evaluation.facts import Answer, failed, graded
-from selfroute.evaluation.references import CloudAlone, DeviceAlone, Solved, ask_cloud_alone, sample_device
+from selfroute.evaluation.references import CloudAlone, DeviceAlone, Solved, ask_cloud_alone, sample_device, try_devices
 from selfroute.grading import answerer
 from selfroute.strategies.base import answer
 from selfroute.tasks.base import Row
@@ -29,9 +29,12 @@ async def answer_here(bench: Bench, todo: Todo, advance: Callable[[int], None]) 
 
     Raises:
         ConfigError: the cloud answers none of the first rows, or a backend cannot do what a strategy asks.
+        SelfRouteError: a device answers none of the first rows; the cloud is not asked then.
     """
     missing = list({row.id: row for rows in todo.values() for row in rows}.values())
-    work = _Work(bench, await ask_cloud_alone(bench, missing, advance), DeviceAlone(bench), advance)
+    device = DeviceAlone(bench)
+    await try_devices(bench, device, missing)
+    work = _Work(bench, await ask_cloud_alone(bench, missing, advance), device, advance)
     solved = {id(device): await sample_device(bench, device, missing, advance) for device in bench.devices()}
     for entrant in settings_of(bench.entrants):
         rates = solved.get(id(entrant.sides.device), {})

@@ -19,12 +19,14 @@ from selfroute.evaluation.bench import Bench, Entrant
 from selfroute.grading import judge
 from selfroute.prices import Prices
 from selfroute.prompts import PromptTemplate
-from selfroute.strategies.always import AlwaysDevice
+from selfroute.strategies.always import AlwaysCloud, AlwaysDevice
 from selfroute.strategies.base import Sides, answer
 from selfroute.tasks.base import Row
 from selfroute.types import Completion, Trace, Usage
 
-__all__ = ["CloudAlone", "DeviceAlone", "Solved", "ask_cloud_alone", "sample_device"]
+__all__ = ["CloudAlone", "DeviceAlone", "Solved", "ask_cloud_alone", "sample_device", "try_devices"]
+
+TRIED = 4  # rows that a device is put to before the cloud is
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,40 @@ class DeviceAlone:
         if not isinstance(entrant.strategy, AlwaysDevice):
             return None
         return replace(await self.trace(entrant.sides, row), strategy=entrant.name)
+
+
+async def try_devices(bench: Bench, device: DeviceAlone, rows: Sequence[Row]) -> None:
+    """Put a row to every device that something is to be asked of, before the cloud's bill begins.
+
+    Raises:
+        SelfRouteError: one of them answers none of the first rows.
+        ConfigError, UnsupportedByBackend, RecordingMissing: as the device says it.
+    """
+    sides = {id(entrant.sides.device): entrant.sides for entrant in bench.entrants if _asks_device(entrant.strategy)}
+    for one in sides.values():
+        failed: list[BackendError] = []
+        for row in rows[:TRIED]:
+            if (error := await _failure(device, one, row)) is None:
+                break
+            failed.append(error)
+        else:
+            if failed:
+                raise SelfRouteError(
+                    f"device '{one.device.name}' answered none of the first {len(failed)} prompts, and the cloud was "
+                    f"not asked; the first error: {failed[0]}"
+                )
+
+
+def _asks_device(strategy: object) -> bool:
+    return not isinstance(strategy, AlwaysCloud)
+
+
+async def _failure(device: DeviceAlone, sides: Sides, row: Row) -> BackendError | None:
+    try:
+        await device.trace(sides, row)
+    except BackendError as error:
+        return error
+    return None
 
 
 # Solve rate by row id, with the samples behind it.
