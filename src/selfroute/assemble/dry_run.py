@@ -20,9 +20,8 @@ from selfroute.tasks.data import local_path
 
 __all__ = ["DryRun", "dry_run"]
 
-MOST_PROMPTS = 512  # measured for the longest one
 CHARACTERS_PER_TOKEN = 3.0  # where no tokenizer is within reach; English has about four
-WRITTEN = "checkpoint/, checkpoints/, metrics.jsonl, rollouts.jsonl, config.yaml, run.json"
+WRITTEN = "checkpoint/, checkpoints/, metrics.jsonl, rollouts.jsonl, config.yaml, data.json, run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     cloud = _cloud(recipe.cloud, notes) if recipe.method.offer_handoff else "none, the algorithm does not ask"
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
-    from selfroute.train.rl.run import rows_held_out
+    from selfroute.train.rl.run import rows_asked_meanwhile, rows_held_out
 
     quiet_libraries()
     if rows:
@@ -69,11 +68,12 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         check_distribution(arguments)
         if rows:
             rows_held_out(task, recipe)
+            rows_asked_meanwhile(task, arguments)
         notes += [note] if (note := missing_vllm(arguments)) else []
         notes += _beside(arguments)
         sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)
         network, trained, total = _network(files.model, recipe, beside, notes)
-        prompt = _longest_prompt(files.tokenizer, rows, task, network, recipe.method.offer_handoff, notes)
+        prompt = _longest_prompt(files.tokenizer, rows, task, network, recipe, notes)
         memory = _memory(recipe, arguments, network, sizes, prompt, total=total, trained=trained, processes=processes)
     how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
     rollouts = recipe.prompts_per_step * recipe.group_size
@@ -148,25 +148,30 @@ def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) ->
     return config, trained, total
 
 
-def _longest_prompt(tokenizer: str, rows: list[Row], task: Task, config: Any, offers: bool, notes: list[str]) -> int:
-    """Tokens of the longest of the first prompts."""
+def _longest_prompt(
+    tokenizer: str, rows: list[Row], task: Task, config: Any, recipe: TrainRecipe, notes: list[str]
+) -> int:
+    """Tokens of the longest prompt, once all of them have been seen to fit, and TRL's options gone through."""
     from selfroute.train.pretrained import load_tokenizer
-    from selfroute.train.rl.run import prompt_writer
+    from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse
+    from selfroute.train.rl.run import longest_prompts, prompt_writer
 
-    write = prompt_writer(rows, task)
-    prompts = [write(row.id, offer_handoff=offers, share=None) for row in rows[:MOST_PROMPTS]]
+    prompts = longest_prompts(prompt_writer(rows, task), rows, recipe)
     try:
         words = load_tokenizer(tokenizer, config)
     except ConfigError as error:
         if Path(tokenizer).exists() or "cannot be loaded" not in str(error):
             raise
         notes.append(f"tokenizer: not within reach, tokens are guessed from {CHARACTERS_PER_TOKEN:g} characters each")
-        return max((int(sum(len(m["content"]) for m in p) / CHARACTERS_PER_TOKEN) for p in prompts), default=512)
+        sizes = (sum(len(message["content"]) for message in prompt) for prompt in prompts.values())
+        return max((int(size / CHARACTERS_PER_TOKEN) for size in sizes), default=512)
+    rehearse(recipe, recipe, words)
     if not prompts:
         return 512
-    longest = sorted(prompts, key=lambda prompt: sum(len(message["content"]) for message in prompt))[-8:]
-    texts = [words.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) for prompt in longest]
-    return max(len(ids) for ids in words(texts, add_special_tokens=False)["input_ids"])
+    check_tags(words, next(iter(prompts.values())), tokenizer=tokenizer)
+    row, tokens = longest_prompt(words, prompts)
+    check_window(row, tokens, config, max_new_tokens=recipe.max_new_tokens)
+    return tokens
 
 
 def _memory(

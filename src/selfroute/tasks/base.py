@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +28,12 @@ class Row:
     question: str
     gold: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def digest_of(row: Row) -> str:
+    """A hash of what a row asks and how it is judged, whatever its place in the data; its id is not in it."""
+    content = json.dumps([row.question, row.gold, row.fields], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Task(Protocol):

@@ -5,11 +5,13 @@ OUT/checkpoints/     what a resumed run needs, newest last
 OUT/metrics.jsonl    one line per logged step
 OUT/rollouts.jsonl   a few rollouts of each step, to read
 OUT/config.yaml      the resolved recipe
+OUT/data.json        how many rows it trains on, and a hash of them
 OUT/run.json         versions, seed, commit, hardware, wall time; written at the end
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from selfroute.environment import provenance
 from selfroute.errors import ConfigError
+from selfroute.tasks.base import Row, digest_of
 
 __all__ = [
     "CHECKPOINTS",
@@ -32,6 +35,7 @@ __all__ = [
     "begin",
     "can_resume",
     "check_config",
+    "check_data",
     "check_trackers",
     "finish",
     "start_from",
@@ -39,6 +43,7 @@ __all__ = [
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 CHECKPOINTS = "checkpoints"
+DATA = "data.json"
 # transformers writes this file last but for ours; a checkpoint without its marker was being written when the run died.
 TRAINER_STATE = "trainer_state.json"
 # Keys of a recipe that a resumed run may have otherwise: they say how long, how fast and where, not what is trained.
@@ -93,6 +98,35 @@ def check_config(out: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def check_data(out: Path, rows: Mapping[str, Sequence[Row]]) -> None:
+    """See that a run to go on with was trained on these rows.
+
+    Args:
+        rows: by the use that is made of them.
+
+    Raises:
+        ConfigError: rows have come, gone, changed or moved; their order is that of the run.
+    """
+    file = out / DATA
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for use, now in _digests(rows).items():
+        if use in stored and stored[use] != now:
+            raise ConfigError(
+                f"'{out}' was trained on {stored[use]['rows']} {use} rows, which are not the {now['rows']} of now; put "
+                "the data back as they were, or take another out="
+            )
+
+
+def _digests(rows: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, Any]]:
+    return {
+        use: {
+            "rows": len(some),
+            "sha256": hashlib.sha256("".join(f"{row.id} {digest_of(row)}\n" for row in some).encode()).hexdigest(),
+        }
+        for use, some in rows.items()
+    }
+
+
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """`{reward: {cloud: 0.3}}` as `reward.cloud` and 0.3."""
     for key, value in values.items():
@@ -117,14 +151,23 @@ def step_of_folder(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def begin(out: Path, config: Mapping[str, Any], checkpoint: str | None) -> dict[str, Any]:
-    """Write the recipe; when resuming, cut lines of steps after the checkpoint, which will be written again.
+def begin(
+    out: Path, config: Mapping[str, Any], checkpoint: str | None, rows: Mapping[str, Sequence[Row]] | None = None
+) -> dict[str, Any]:
+    """Write the recipe, and which rows a run is of; when resuming, cut lines of steps after the checkpoint.
+
+    These steps will be written again.
+
+    Args:
+        rows: by the use that is made of them, for `check_data`.
 
     Returns:
         Versions, commit and hardware as they are now, for `finish`: a checkout can move on while a run trains.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    if rows is not None:
+        (out / DATA).write_text(json.dumps(_digests(rows), indent=2) + "\n", encoding="utf-8")
     for file in (out / "metrics.jsonl", out / "rollouts.jsonl"):
         if checkpoint is not None and file.exists():
             step = step_of_folder(Path(checkpoint))

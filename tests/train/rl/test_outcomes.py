@@ -13,7 +13,7 @@ from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price
 from selfroute.prompts import TEMPLATES
 from selfroute.rewards.hierarchical import hierarchical
-from selfroute.tasks.base import Row
+from selfroute.tasks.base import Row, digest_of
 from selfroute.tasks.countdown import Countdown
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.types import Message, Sampling
@@ -22,6 +22,7 @@ from selfroute.verify.base import Verdict
 TASK = Countdown(limit=4, seed=1)
 ROWS = {row.id: row for row in TASK.rows("train")}
 IDS = list(ROWS)
+KEYS = [digest_of(row) for row in ROWS.values()]
 ASK = f"<think>?{HANDOFF_TEXT}"
 WRONG = "<think></think><answer>1</answer>"
 
@@ -167,9 +168,32 @@ def test_what_the_answers_cost_is_counted_on_after_a_restart() -> None:
 def test_the_states_of_several_processes_are_put_together(count: bool) -> None:
     answers = CloudAnswers(TASK, Cloud().backend, TEMPLATES["think"], max_tokens=64)
     states = [
-        {"calls": 2, "failures": 1, "usd": 0.5, "known": {IDS[0]: True, IDS[1]: None}},
-        {"calls": 1, "failures": 0, "usd": 0.25, "known": {IDS[2]: False}},
+        {"calls": 2, "failures": 1, "usd": 0.5, "known": {KEYS[0]: True, KEYS[1]: None}},
+        {"calls": 1, "failures": 0, "usd": 0.25, "known": {KEYS[2]: False}},
     ]
     answers.restore(states, count=count)
     assert (answers.calls, answers.failures, answers.usd) == ((3, 1, 0.75) if count else (0, 0, 0.0))
     assert answers.correct([ROWS[IDS[0]], ROWS[IDS[2]]]) == [True, False]
+
+
+def test_rows_that_moved_keep_their_verdicts() -> None:
+    """Ids may be the numbers of lines, which a row put in front moves."""
+
+    def rows(*questions: str) -> list[Row]:
+        return [Row(f"train-{i}", question, "1") for i, question in enumerate(questions, start=1)]
+
+    class Easy(Countdown):
+        def verify(self, row: Row, completion: str) -> Verdict:
+            return Verdict(completion == row.question)
+
+    def only_one(messages: Sequence[Message], sampling: Sampling) -> str:
+        return "one" if "one" in messages[-1].content else "?"
+
+    def answers() -> CloudAnswers:
+        return CloudAnswers(Easy(limit=1), FunctionBackend("cloud", only_one), TEMPLATES["plain"], max_tokens=8)
+
+    before, after = answers(), answers()
+    assert before.correct(rows("one", "two")) == [True, False]
+    after.restore([before.state()])
+    assert after.correct(rows("zero", "one", "two")) == [False, True, False]
+    assert after.calls == 2 + 1

@@ -343,3 +343,30 @@ def test_a_collapse_stands_in_the_runs_record(model: str, tmp_path: Path, monkey
         summary = run(model, tmp_path / "run", steps=2)
     assert [str(warning.message) for warning in raised if warning.category is CollapseWarning] == summary["warnings"]
     assert any("every rollout asks" in message for message in summary["warnings"])
+
+
+class Moved(Easy):
+    """Rows of a file whose content is given."""
+
+    def __init__(self, questions: Sequence[str]) -> None:
+        super().__init__(limit=6)
+        self.questions = questions
+
+    def rows(self, split: str) -> list[Row]:
+        return [Row(f"{split}-{i}", question, "1") for i, question in enumerate(self.questions, start=1)]
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [("zero", "one", "two", "three"), ("one", "two"), ("two", "one", "three"), ("one", "two", "drei")],
+    ids=["in front", "fewer", "moved", "changed"],
+)
+def test_a_run_does_not_go_on_with_other_rows(model: str, tmp_path: Path, questions: Sequence[str]) -> None:
+    before = Moved(("one", "two", "three"))
+    run(model, tmp_path / "run", task=before, steps=1)
+    asked: list[str] = []
+    cloud = FunctionBackend("cloud", lambda messages, sampling: asked.append("") or "even")
+    with pytest.raises(ConfigError, match=r"was trained on 3 training rows, which are not the \d of now; put the data"):
+        run(model, tmp_path / "run", task=Moved(questions), steps=2, resume=True, cloud=cloud)
+    assert not asked
+    assert run(model, tmp_path / "run", task=before, steps=2, resume=True)["steps"] == 2

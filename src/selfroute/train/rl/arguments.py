@@ -56,6 +56,16 @@ ALIASES = {
     "gradient_checkpointing": "activation_checkpointing",
     "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
+# What cannot be set, and why.
+REFUSED = {
+    "fp16": "weights are float32 and passes may be bfloat16; leave it out and set bf16=true",
+    "push_to_hub": "a run is kept on this disk; leave it out and upload OUT/checkpoint at the end",
+    "remove_unused_columns": "a rollout is graded by its row's id, which is such a column; leave it out",
+}
+# Beginnings of options that are read only where another one is set.
+OWNERS = {"vllm_": "use_vllm", "eval_": "eval_strategy"}
+# How attempts are sampled beside temperature and top_p, which is left to transformers' own `generate` or to vLLM.
+SAMPLED_BY_OTHERS = ("top_k", "min_p", "repetition_penalty", "generation_kwargs", "cache_implementation")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,9 +137,20 @@ def build_arguments(loop: LoopOptions, options: GAPGOptions) -> PolicyConfig:
         where = f"trl ({', '.join(further)})" if further else "the options of training"
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
     _check_groups(options, arguments)
+    _check_sampling(further, arguments)
     if options.method.objective == "group":
         check_sums(arguments, options.method.objective)
     return arguments
+
+
+def _check_sampling(further: Mapping[str, Any], arguments: PolicyConfig) -> None:
+    """Refuse options of sampling that would be passed over in silence."""
+    idle = next((name for name in SAMPLED_BY_OTHERS if name in further), None)
+    if idle is not None and arguments.fast_sampler and not arguments.use_vllm:
+        raise ConfigError(
+            f"trl.{idle}: our sampler knows temperature and top_p alone; leave it out, or have attempts "
+            "written by transformers with trl.fast_sampler=false"
+        )
 
 
 def _check_groups(options: GAPGOptions, arguments: PolicyConfig) -> None:
@@ -160,6 +181,7 @@ def _defaults(loop: LoopOptions, options: GAPGOptions) -> dict[str, Any]:
         "activation_checkpointing": False,
         "use_cpu": not accelerated,
         "disable_tqdm": True,
+        "per_device_eval_batch_size": loop.group_size * max(1, ROWS_PER_PASS // loop.group_size),
     }
 
 
@@ -193,8 +215,13 @@ def check_trl(options: Mapping[str, Any]) -> dict[str, Any]:
         # A copy: transformers writes its defaults into fsdp_config.
         given = copy.deepcopy(value)
         checked[ALIASES.get(name, name)] = _number(given, str(fields[name].type), f"trl.{name}")
-    if checked.get("fp16"):
-        raise ConfigError("trl.fp16: weights are float32 and passes may be bfloat16; leave it out and set bf16=true")
+    for name, reason in REFUSED.items():
+        if checked.get(name):
+            raise ConfigError(f"trl.{name}: {reason}")
+    for beginning, owner in OWNERS.items():
+        idle = next((name for name in checked if name.startswith(beginning) and name != owner), None)
+        if idle is not None and checked.get(owner, "no") in ("no", False):
+            raise ConfigError(f"trl.{idle}: does nothing without trl.{owner}; set that too, or leave this out")
     return checked
 
 

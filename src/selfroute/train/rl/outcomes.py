@@ -12,7 +12,7 @@ from selfroute.grading import Outcome, is_formatted, judge
 from selfroute.handoff import parse
 from selfroute.prices import Price
 from selfroute.prompts import PromptTemplate
-from selfroute.tasks.base import Row, Task
+from selfroute.tasks.base import Row, Task, digest_of
 from selfroute.types import Sampling
 
 __all__ = ["AnswersOfAll", "CloudAnswers", "OutcomeGrader"]
@@ -21,7 +21,8 @@ __all__ = ["AnswersOfAll", "CloudAnswers", "OutcomeGrader"]
 class CloudAnswers:
     """Whether the cloud solves a row; asked at most once per row and only where a rollout asks.
 
-    The paper assumes a cloud that decodes deterministically, so one greedy answer stands for all rollouts.
+    The paper assumes a cloud that decodes deterministically, so one greedy answer stands for all rollouts. Verdicts are
+    kept by what a row says and not by its id, which may be the number of a line: rows that moved keep their own.
 
     Attributes:
         calls: rows the cloud was asked for.
@@ -52,10 +53,11 @@ class CloudAnswers:
 
     def correct(self, rows: Sequence[Row]) -> list[float | None]:
         """One quality per row, as in `Outcome`; None where the cloud or the verifier failed."""
-        missing = list({row.id: row for row in rows if self._known.get(row.id) is None}.values())
+        keys = [digest_of(row) for row in rows]
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if self._known.get(key) is None}
         if missing:
             self._ask(missing)
-        return [self._known[row.id] for row in rows]
+        return [self._known[key] for key in keys]
 
     def metrics(self) -> dict[str, float]:
         """What was asked so far."""
@@ -75,17 +77,17 @@ class CloudAnswers:
                 self.failures += state["failures"]
                 self.usd += state["usd"]
 
-    def _ask(self, rows: Sequence[Row]) -> None:
-        prompts = [self.template.conversation(row.question) for row in rows]
+    def _ask(self, rows: Mapping[str, Row]) -> None:
+        prompts = [self.template.conversation(row.question) for row in rows.values()]
         answers = run_sync(complete_all(self.backend, prompts, self.sampling, concurrency=self.concurrency))
         self.calls += len(rows)
-        for row, answer in zip(rows, answers, strict=True):
+        for (key, row), answer in zip(rows.items(), answers, strict=True):
             if isinstance(answer, SelfRouteError):
                 self.failures += 1
-                self._known[row.id] = None
+                self._known[key] = None
             else:
                 self.usd += 0.0 if self.price is None else self.price.cost_usd(answer.usage)
-                self._known[row.id] = judge(self.task, row, answer.text)[0]
+                self._known[key] = judge(self.task, row, answer.text)[0]
 
 
 class AnswersOfAll:

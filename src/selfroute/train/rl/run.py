@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfroute.backends.base import Backend
 from selfroute.errors import ConfigError
 from selfroute.prices import Price
-from selfroute.prompts import TEMPLATES
+from selfroute.prompts import TEMPLATES, share_sentence
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.folder import Progress
@@ -42,7 +42,9 @@ from selfroute.train.rl.held_out import WritePrompt
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.train.rl.policy_config import PolicyConfig
+from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse, try_device
 from selfroute.train.rl.prompt_filter import ratio_from_share
+from selfroute.train.rl.rollouts.base import Prompt
 
 __all__ = ["build_dataset", "rows_held_out", "train"]
 
@@ -85,6 +87,29 @@ def rows_held_out(task: Task, options: GAPGOptions) -> list[Row]:
             "hold some out (validation_share of most tasks), or set share_prompts=0 to measure it on the rollouts"
         )
     return rows
+
+
+def rows_asked_meanwhile(task: Task, arguments: PolicyConfig) -> list[Row]:
+    """The first validation rows, where TRL is to evaluate on them while it trains; none by default.
+
+    Raises:
+        ConfigError: the task has no such rows.
+    """
+    if arguments.eval_strategy == "no":
+        return []
+    rows = list(islice(task.rows("validation"), HELD_OUT_ROWS))
+    if not rows:
+        raise ConfigError(
+            f"trl.eval_strategy: it needs validation rows, and '{task.name}' has none; hold some out "
+            "(validation_share of most tasks), or leave it out"
+        )
+    return rows
+
+
+def longest_prompts(write: WritePrompt, rows: Sequence[Row], options: GAPGOptions) -> dict[str, Prompt]:
+    """By row id the longest prompt that a run writes for it: with the offer, and with the share in most words."""
+    share = max(options.told_shares, key=lambda share: len(share_sentence(share)), default=None)
+    return {row.id: write(row.id, offer_handoff=options.method.offer_handoff, share=share) for row in rows}
 
 
 def train(
@@ -136,17 +161,27 @@ def train(
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
     held_out = rows_held_out(task, options)
+    asked_meanwhile = rows_asked_meanwhile(task, arguments)
+    used = {"training": rows, "held-out": held_out, "evaluation": asked_meanwhile}
     shape = load_config(model)
     words = load_tokenizer(tokenizer, shape)
+    write = prompt_writer([*rows, *held_out, *asked_meanwhile], task)
+    prompts = longest_prompts(write, [*rows, *held_out, *asked_meanwhile], options)
+    longest = next(iter(prompts.values()))
+    check_tags(words, longest, tokenizer=tokenizer)
+    check_window(*longest_prompt(words, prompts), shape, max_new_tokens=loop.max_new_tokens)
+    rehearse(loop, options, words)
     if checkpoint is not None:
         check_checkpoint(checkpoint, shape, lora)
         folder.check_config(out, config or {})
+        folder.check_data(out, used)
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
     network = _network(model, lora, loop.seed, attention="eager" if loop.bf16 and arguments.use_cpu else None)
+    try_device(network, words, longest)
     cloud = open_cloud() if offer_handoff and open_cloud is not None else None
     answers = _cloud_answers(task, cloud, max(512, loop.max_new_tokens), concurrency, cloud_price)
-    known = {row.id: row for row in (*rows, *held_out)}
-    origin = folder.begin(out, config or {}, checkpoint)
+    known = {row.id: row for row in (*rows, *held_out, *asked_meanwhile)}
+    origin = folder.begin(out, config or {}, checkpoint, used)
     trainer = GAPGTrainer(
         network,
         OutcomeGrader(task, known, answers),
@@ -154,10 +189,11 @@ def train(
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
         options=options,
-        write_prompt=prompt_writer([*rows, *held_out], task),
+        write_prompt=write,
         local_grader=OutcomeGrader(task, known, None),
         held_out=[row.id for row in held_out],
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
+        eval_dataset=build_dataset(asked_meanwhile, task, offer_handoff=offer_handoff) if asked_meanwhile else None,
     )
     watcher = folder.Watcher(out / "metrics.jsonl", loop.steps, on_progress)
     watcher.attach(trainer)
