@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from selfroute.backends.recorded import RecordedBackend
 from selfroute.errors import ConfigError, TaskError
 from selfroute.grading import judge
 from selfroute.prompts import TEMPLATES
-from selfroute.recordings import format_of, models_in, read_answers, unrecorded_text
+from selfroute.recordings import format_of, models_in, read_answers, shifted, unrecorded_text
 from selfroute.tasks.recorded import Recorded
 from selfroute.types import Sampling
 
@@ -208,6 +209,183 @@ def test_a_row_without_gold(tmp_path: Path) -> None:
     del row["gold"]
     with pytest.raises(TaskError, match=r"a\.jsonl:1: neither a verdict nor a gold answer; add 'gold'"):
         Recorded(answers=[lines(tmp_path / "a.jsonl", row)])
+
+
+# --- as files are written elsewhere
+
+
+OWN = [{"id": str(i), "prompt": f"What is {i}?", "text": f"<answer>{i}</answer>", "gold": str(i)} for i in range(3)]
+
+
+def as_lines(rows: list[Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("rows", [OWN, [zeroeval(i, str(i)) for i in range(3)]], ids=["selfroute", "zeroeval"])
+@pytest.mark.parametrize(
+    ("name", "spelt"),
+    [
+        ("a.jsonl", lambda rows: as_lines(rows).encode("utf-8-sig")),
+        ("a.jsonl", lambda rows: as_lines(rows).encode("utf-16")),
+        ("a.jsonl", lambda rows: as_lines(rows).replace("\n", "\r\n").encode()),
+        ("a.json", lambda rows: json.dumps(rows).encode()),
+        ("a.json", lambda rows: json.dumps(rows, indent=2).encode("utf-8-sig")),
+        ("a.json", lambda rows: json.dumps(rows, indent=2).encode("utf-16")),
+        ("a.jsonl.gz", lambda rows: gzip.compress(as_lines(rows).encode())),
+        ("a.json.gz", lambda rows: gzip.compress(json.dumps(rows).encode("utf-8-sig"))),
+    ],
+    ids=["mark", "utf-16", "crlf", "array", "indented array", "utf-16 array", "packed", "packed array"],
+)
+async def test_a_file_is_read_as_it_comes(tmp_path: Path, rows: list[Any], name: str, spelt: Any) -> None:
+    path = tmp_path / name
+    path.write_bytes(spelt(rows))
+    plain = read_answers(lines(tmp_path / "plain.jsonl", *rows))
+    assert [(one.prompt, one.text, one.gold) for one in read_answers(path)] == [
+        (one.prompt, one.text, one.gold) for one in plain
+    ]
+    backend = RecordedBackend("mine", path)
+    for one in plain:
+        found = await complete(backend, TEMPLATES["plain"].conversation(one.prompt), Sampling())
+        assert found.text == one.text
+
+
+def test_prompts_to_leave_out_are_read_with_a_mark(tmp_path: Path) -> None:
+    one = lines(tmp_path / "a.jsonl", *OWN)
+    (tmp_path / "out.json").write_bytes(json.dumps([{"prompt": "What is 1?"}]).encode("utf-8-sig"))
+    rows = Recorded(answers=[one], exclude=tmp_path / "out.json").rows("test")
+    assert [row.question for row in rows] == ["What is 0?", "What is 2?"]
+
+
+@pytest.mark.parametrize("end", ["", " ", "\n", "  \n", "\t"])
+@pytest.mark.parametrize("asked", ["", " ", "\n\n"])
+async def test_a_prompt_is_found_whatever_spaces_it_ends_in(tmp_path: Path, end: str, asked: str) -> None:
+    rows = [{"prompt": f"What is {i}?{end}", "text": str(i)} for i in range(3)]
+    for path in (lines(tmp_path / "own.jsonl", *rows), tmp_path / "theirs.jsonl"):
+        if path.name == "theirs.jsonl":
+            lines(path, *[zeroeval(i, str(i), question=row["prompt"]) for i, row in enumerate(rows)])
+        backend = RecordedBackend("mine", path)
+        answer = await complete(backend, TEMPLATES["plain"].conversation(f"What is 1?{asked}"), Sampling())
+        assert "1" in answer.text
+
+
+async def test_equal_prompts_keep_their_own_answers(tmp_path: Path) -> None:
+    path = lines(tmp_path / "a.jsonl", *[zeroeval(i, str(i), question="Same?\n") for i in range(3)])
+    task, backend = Recorded(answers=[path]), RecordedBackend("m", path)
+    texts = [
+        (await complete(backend, TEMPLATES["plain"].conversation(row.question), Sampling())).text
+        for row in task.rows("test")
+    ]
+    assert [json.loads(text)["answer"] for text in texts] == ["0", "1", "2"]
+
+
+def test_recordings_whose_prompts_differ_in_spaces_alone_are_of_one_set(tmp_path: Path) -> None:
+    one = lines(tmp_path / "a.jsonl", zeroeval(1, "4", question="Why?"))
+    other = lines(tmp_path / "b.jsonl", zeroeval(1, "4", question="Why?\n"))
+    assert len(Recorded(answers=[one, other]).rows("test")) == 1
+
+
+# --- shifted by a row
+
+
+def answers(count: int, by: int = 0, start: int = 0, rate: float = 0.6) -> list[dict[str, Any]]:
+    """Rows of a model that is right at a rate; from `start` on, each has the answer of the row `by` places behind."""
+    rng = random.Random(3)
+    said = [str(i % 7 if rng.random() < rate else 99) for i in range(count + 2)]
+    return [
+        zeroeval(i, said[i + (by if i >= start else 0)], question=f"What is {i}?", gold=str(i % 7))
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("by", "start"), [(1, 0), (-1, 1), (1, 60), (-1, 40)])
+def test_answers_that_are_shifted_by_a_row_are_named(tmp_path: Path, by: int, start: int) -> None:
+    path = lines(tmp_path / "a.jsonl", *answers(120, by, start))
+    with pytest.raises(
+        ConfigError, match=r"the answers of 'm' are right for the prompts of the row (behind|before) th"
+    ):
+        Recorded(answers=[path])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.5, 1.0])
+@pytest.mark.parametrize("golds", [1, 2, 4, 1000])
+def test_answers_that_are_where_they_belong_are_let_be(rate: float, golds: int) -> None:
+    """Also where golds repeat, and a model is worse than chance."""
+    rng = random.Random(5)
+    for _ in range(50):
+        gold = [rng.randrange(golds) for _ in range(150)]
+        said = [one if rng.random() < rate else rng.randrange(golds) for one in gold]
+        assert shifted(lambda one, other, gold=gold, said=said: said[one] == gold[other], 150) == 0
+
+
+# --- RouterArena
+
+
+def cached(number: int, model: str, score: float, *, answer: str | None = "so \\boxed{4}") -> dict[str, Any]:
+    return {
+        "global_index": f"AIME_{number}",
+        "question": f"Please solve {number}.",
+        "llm_selected": model,
+        "generated_answer": answer,
+        "token_usage": {"input_tokens": 92, "output_tokens": 217, "total_tokens": 309},
+        "success": answer is not None,
+        "provider": "p",
+        "error": None,
+        "evaluation_result": {"ground_truth": "4", "score": score, "metric": "math_metric", "inference_cost": 9.6e-05},
+    }
+
+
+def routed(number: int, model: str, accuracy: float) -> dict[str, Any]:
+    made = {"generated_answer": f"{model} says {number}", "success": True, "token_usage": {"input_tokens": 3}}
+    return {
+        "global index": f"AIME_{number}",
+        "prompt": f"Please solve {number}.",
+        "prediction": model,
+        "generated_result": made,
+        "cost": 2e-4,
+        "accuracy": accuracy,
+    }
+
+
+def test_routerarenas_cached_results(tmp_path: Path) -> None:
+    path = lines(tmp_path / "gemini.jsonl", cached(1, "gemini", 1.0), cached(2, "gemini", 0.25),
+                 cached(3, "gemini", 0.0, answer=None))  # fmt: skip
+    assert format_of(path) == "routerarena"
+    one, two = read_answers(path)
+    assert (one.id, one.model, one.correct, one.gold, one.usd) == ("AIME_1", "gemini", 1.0, "4", 9.6e-05)
+    assert one.usage is not None and (one.usage.prompt_tokens, one.usage.completion_tokens) == (92, 217)
+    task = Recorded(answers=[path])
+    assert [judge(task, row, answer.text)[0] for row, answer in zip(task.rows("test"), (one, two), strict=True)] == [
+        True, 0.25,
+    ]  # fmt: skip
+
+
+def test_of_more_than_two_models_two_are_chosen(tmp_path: Path) -> None:
+    """Each file has some of the prompts, in its own order."""
+    models = {"small": [1, 2, 3, 4], "large": [4, 2, 1], "other": [9]}
+    for name, numbers in models.items():
+        rows = [cached(i, name, float(name == "large"), answer=f"{name} {i}") for i in numbers]
+        lines(tmp_path / f"{name}.jsonl", *rows)
+    assert models_in(tmp_path) == ["large", "other", "small"]
+    with pytest.raises(ConfigError, match="holds answers of large, other, small; say which with model: NAME"):
+        read_answers(tmp_path)
+    task = Recorded(answers=[{"path": str(tmp_path), "model": name} for name in ("small", "large")])
+    rows = task.rows("test")
+    assert [row.id for row in rows] == ["AIME_1", "AIME_2", "AIME_4"]
+    assert [judge(task, rows[0], text)[0] for text in ("small 1", "large 1")] == [False, True]
+    with pytest.raises(ConfigError, match="no prompt was answered by all of these models; choose others"):
+        Recorded(answers=[{"path": str(tmp_path), "model": name} for name in ("small", "other")])
+
+
+async def test_routerarenas_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "router.json"
+    waiting = {**routed(3, "small", 0.0), "generated_result": None, "cost": None, "accuracy": None}
+    path.write_text(json.dumps([routed(1, "small", 0.0), routed(2, "large", 1.0), waiting]), encoding="utf-8")
+    assert models_in(path) == ["small", "large"]
+    (one,) = read_answers(path, model="large")
+    assert (one.id, one.correct, one.usd, one.text) == ("AIME_2", 1.0, 2e-4, "large says 2")
+    answer = await complete(RecordedBackend("large", path, model="large"), TEMPLATES["plain"].conversation(one.prompt),
+                            Sampling())  # fmt: skip
+    assert answer.text == one.text and answer.usd == one.usd
 
 
 def test_an_empty_split(tmp_path: Path) -> None:

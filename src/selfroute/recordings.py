@@ -8,13 +8,19 @@ Formats, told apart by what a file holds unless one is named:
 * `zeroeval`: ZeroEval's outputs, a line per prompt with `id`, `question`, `gold`, `model` and `output`.
 * `gsm8k`: the example solutions that came with GSM8K, a line per problem with `solution` and `is_correct` of each
   model.
+* `routerarena`: RouterArena's answers of one model (`cached_results/MODEL.jsonl`: `global_index`, `question`,
+  `llm_selected`, `generated_answer`, `evaluation_result` with `score`, `ground_truth` and `inference_cost`), or of the
+  models that a router chose (`predictions/ROUTER.json`: `global index`, `prompt`, `prediction`, `generated_result`,
+  `accuracy`, `cost`); a folder of such files is one set of many models.
 
-Files may be gzipped. In every format equal prompts, also absent ones, are told apart by spaces at their end, so that
-each row keeps its own answer when it is replayed; a model would read them alike.
+Files may be gzipped, begin with a byte order mark (of UTF-16 too), and be one JSON array in place of lines. In every
+format equal prompts, also absent ones, are told apart by spaces at their end, so that each row keeps its own answer
+when it is replayed; a model would read them alike.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -23,6 +29,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +37,20 @@ from typing import Any
 from selfroute.errors import ConfigError
 from selfroute.types import Usage
 
-__all__ = ["FORMATS", "RecordedAnswer", "format_of", "models_in", "read_answers", "unrecorded_text"]
+__all__ = [
+    "FORMATS",
+    "RecordedAnswer",
+    "format_of",
+    "is_plain_lines",
+    "models_in",
+    "objects_of",
+    "read_answers",
+    "shifted",
+    "unrecorded_text",
+]
 
 _LARGEST_FIELD = 16 * 2**20
+_FEWEST, _LOOKED_AT = 20, 64  # rows that tell whether answers are shifted
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +141,7 @@ def _told_apart(answers: Iterable[RecordedAnswer]) -> list[RecordedAnswer]:
     seen: Counter[str] = Counter()
     told = []
     for answer in answers:
-        plain = answer.prompt.rstrip(" ")
+        plain = answer.prompt.rstrip()
         told.append(replace(answer, prompt=plain + " " * seen[plain]) if seen[plain] else replace(answer, prompt=plain))
         seen[plain] += 1
     return told
@@ -209,12 +227,37 @@ def _gsm8k(path: Path) -> Iterator[RecordedAnswer]:
             yield RecordedAnswer(where, f"{number}", question, text, model, verdict, gold)
 
 
+def _routerarena(path: Path) -> Iterator[RecordedAnswer]:
+    files = sorted((*path.glob("*.jsonl"), *path.glob("*.json"))) if path.is_dir() else [path]
+    for file in files:
+        for where, number, row in _objects(file):
+            made = row.get("generated_result", row)
+            if not isinstance(made, Mapping) or not made.get("success", made.get("generated_answer") is not None):
+                continue  # nobody has asked yet, or the model failed
+            judged = row.get("evaluation_result") or {}
+            usage = made.get("token_usage") or {}
+            gold = judged.get("ground_truth")
+            score = judged.get("score", row.get("accuracy"))
+            yield RecordedAnswer(
+                where,
+                str(row.get("global_index", row.get("global index", number))),
+                _text(row.get("question", row.get("prompt")), "question", where),
+                _text(made.get("generated_answer"), "generated_answer", where),
+                str(row.get("llm_selected") or row.get("prediction") or file.name.partition(".json")[0]),
+                _grade(score, "score", where),
+                None if gold is None else str(gold),
+                Usage(int(usage.get("input_tokens") or 0), int(usage.get("output_tokens") or 0)) if usage else None,
+                usd=_number(judged.get("inference_cost", row.get("cost")), "cost", where),
+            )
+
+
 Reader = Callable[[Path], Iterator[RecordedAnswer]]
 FORMATS: dict[str, Reader] = {
     "selfroute": _selfroute,
     "routellm": _routellm,
     "zeroeval": _zeroeval,
     "gsm8k": _gsm8k,
+    "routerarena": _routerarena,
 }
 
 
@@ -233,9 +276,13 @@ def format_of(path: Path) -> str:
     """
     if not path.exists():
         raise ConfigError(f"no recording '{path}'; name a file, or write one with `selfroute record`")
-    if path.is_dir() or ".csv" in path.suffixes:
+    if ".csv" in path.suffixes:
         return "routellm"
+    if path.is_dir():
+        return "routellm" if any(path.glob("*.csv")) or not any(path.glob("*.json*")) else "routerarena"
     row = next((row for _, _, row in _objects(path)), {})
+    if "global_index" in row or "global index" in row:
+        return "routerarena"
     if "output" in row:
         return "zeroeval"
     if any(isinstance(value, Mapping) and "is_correct" in value for value in row.values()):
@@ -246,11 +293,14 @@ def format_of(path: Path) -> str:
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
+_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     # Bytes decoded line by line, so that a bad one is reported with its line.
     number = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _opened(path) as file:
             for number, line in enumerate(file, start=1):
                 yield number, line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -259,15 +309,75 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise ConfigError(f"{path}: cannot read after line {number} ({str(error)[:80]}); fetch it again") from None
 
 
-def _objects(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterator[bytes]]:
+    """Lines of a file as UTF-8, whatever it is packed in; UTF-16, as some shells write it, is known by its mark."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        mark = file.peek(2)[:2]
+        yield iter(file.read().decode("utf-16").encode().splitlines(keepends=True)) if mark in _BOMS else iter(file)
+
+
+def is_plain_lines(path: Path) -> bool:
+    """Whether a file is JSON, one value a line, in UTF-8 and not packed: to be read bytewise, and added to."""
+    if path.suffix == ".gz":
+        return False
+    with path.open("rb") as file:
+        start = file.read(4096)
+    return start[:2] not in _BOMS and not start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+
+
+def shifted(is_right: Callable[[int, int], bool], count: int) -> int:
+    """By how many rows answers stand beside their questions: 1 or -1, or 0 if no shift fits better.
+
+    The first and the last rows are looked at, since a row may be missing in the middle.
+
+    Args:
+        is_right: whether the answer of one row is right for the gold of another.
+        count: of rows.
+    """
+    for rows in (range(min(_LOOKED_AT, count)), range(max(0, count - _LOOKED_AT), count)):
+        if len(rows) < _FEWEST:
             continue
-        where = f"{path}:{number}"
+        rates = {by: sum(is_right(row, row + by) for row in rows if row + by in rows) / len(rows) for by in (0, 1, -1)}
+        best = max(rates, key=lambda by: rates[by])
+        # Three deviations of a difference of two such rates, at most.
+        if rates[best] - rates[0] > 3.0 * math.sqrt(0.5 / len(rows)):
+            return best
+    return 0
+
+
+def objects_of(path: Path) -> Iterator[tuple[int, Any]]:
+    """The values of a JSONL file with the numbers of their lines, or of one JSON array with their numbers.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no JSON; names it.
+    """
+    lines = ((number, line) for number, line in _lines(path) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith("["):
+        yield from _array(path, "".join(line for _, line in (first, *lines)))
+        return
+    for number, line in (first, *lines):
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: not JSON ({str(error)[:80]}); mend or delete the line") from None
+            raise ConfigError(f"{path}:{number}: not JSON ({str(error)[:80]}); mend or delete the line") from None
+
+
+def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from enumerate(json.loads(text), start=1)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: not a JSON array ({str(error)[:80]}); mend it, or write one object a line"
+        ) from None
+
+
+def _objects(path: Path) -> Iterator[tuple[str, int, Mapping[str, Any]]]:
+    for number, row in objects_of(path):
+        where = f"{path}:{number}"
         if not isinstance(row, dict):
             raise ConfigError(f"{where}: a {type(row).__name__}, not an object; mend or delete the line")
         yield where, number, row

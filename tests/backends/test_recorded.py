@@ -129,7 +129,7 @@ def test_a_broken_line_is_named(tmp_path, line, reason):
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
     path = tmp_path / "broken.jsonl"
-    path.write_bytes(b"\xff\xfe\n")
+    path.write_bytes(b"\xff\xfa\n")
     with pytest.raises(ConfigError, match=r"broken\.jsonl:1"):
         RecordedBackend("cloud", path)
 
@@ -269,3 +269,28 @@ def test_an_id_that_occurs_twice_is_named(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"answers\.jsonl:2: id 'a' stands at line 1 too; give each row an id"):
         RecordedBackend("device", path)
+
+
+@pytest.mark.parametrize(
+    ("other", "sampling", "message"),
+    [
+        ("another", Sampling(), r"a\.jsonl:1 was recorded with model 'cloud', not 'another'; record to a new file"),
+        ("cloud", Sampling(max_tokens=7), r"a\.jsonl:1 was recorded with max_tokens 512, not 7; record to a new file"),
+    ],
+)
+async def test_a_file_of_another_model_or_limit_is_refused(tmp_path, other, sampling, message):
+    path = tmp_path / "a.jsonl"
+    await drain(echo(), items("a"), path)
+    before = path.read_bytes()
+    asked = []
+    with pytest.raises(ConfigError, match=message):
+        await drain(
+            FunctionBackend(other, lambda m, s: asked.append(m) or "x"), items("a", "b"), path, sampling=sampling
+        )
+    assert not asked and path.read_bytes() == before
+
+
+async def test_a_file_that_does_not_say_is_added_to(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "0", "prompt": "a", "text": "by hand"}\n', encoding="utf-8")
+    assert len(await drain(echo(), items("a", "b"), path)) == 1

@@ -297,7 +297,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
         r"split 'test' of '.*none\.jsonl' is empty",
     ),
     (lambda path: JsonLines(path=path, validation_share=0).rows("validation"), r"split 'validation' of '.*' is empty"),
-    (lambda path: JsonLines(path=path / "notes.txt").rows("test"), r"give a \.jsonl or \.parquet file"),
+    (lambda path: JsonLines(path=path / "notes.txt").rows("test"), r"give a \.jsonl, \.json or \.parquet file"),
     (lambda path: JsonLines(path=path / "bad.parquet").rows("test"), r"cannot read '.*bad\.parquet' as parquet"),
     (lambda path: GSM8K(path=path / "none"), r"gsm8k: no file or folder"),
     (lambda path: HendrycksMath(path=path, validation_share=-1), r"hendrycks_math: validation_share"),
@@ -345,3 +345,15 @@ def test_the_gold_of_either_template_passes_each_verifier(tmp_path: Path, verifi
     task: Task = JsonLines(path=path, verifier=verifier, template=template)
     check(task, "test")
     assert not task.verify(Row("x", "?", gold), "I need external assistance").correct
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_arrays_and_marks_of_other_programs_are_read(tmp_path: Path, encoding: str, name: str) -> None:
+    rows = [{"question": f"What is {i}?", "answer": i} for i in range(5)]
+    text = json.dumps(rows, indent=1) if name == "rows.json" else "\n".join(map(json.dumps, rows))
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    found = JsonLines(path=tmp_path / name, validation_share=0, test_share=0).rows("train")
+    assert [(row.id, row.question, row.gold) for row in found] == [
+        (f"rows-{i + 1}", f"What is {i}?", str(i)) for i in range(5)
+    ]

@@ -26,7 +26,7 @@ from selfroute.backends.base import Backend, BatchBackend, complete, complete_al
 from selfroute.backends.flight import in_flight
 from selfroute.backends.function import replay
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
-from selfroute.recordings import format_of, read_answers
+from selfroute.recordings import format_of, is_plain_lines, objects_of, read_answers
 from selfroute.types import Completion, Delta, Message, Role, Sampling, Token, Usage
 
 __all__ = ["RecordedBackend", "Recording", "completion_from_row", "completion_to_row", "record", "recorded_ids"]
@@ -55,6 +55,10 @@ class RecordedBackend(Backend):
         self.path = Path(path)
         rows = _read(self.path) if _is_own(self.path, format, model) else _imported(self.path, format, model)
         self._answers = {row.conversation: row.completion for row in rows}
+        # Prompts are found whatever spaces theirs begin or end in; of several that differ in these alone, the first.
+        self._stripped: dict[_Conversation, Completion] = {}
+        for conversation, answer in self._answers.items():
+            self._stripped.setdefault(_without_spaces(conversation), answer)
 
     def __repr__(self) -> str:
         return f"RecordedBackend({self.name!r}, {str(self.path)!r})"
@@ -71,10 +75,7 @@ class RecordedBackend(Backend):
                 the request asks for more than text.
         """
         refuse_fields(self, messages, sampling)
-        conversation = _conversation(messages)
-        answer = self._answers.get(conversation)
-        if answer is None:  # recorded under a prompt alone: the system prompt is the strategy's business
-            answer = self._answers.get(tuple(turn for turn in conversation if turn[0] != "system"))
+        answer = self._find(_conversation(messages))
         if answer is None:
             raise RecordingMissing(_missing(self, messages))
         if sampling.forbid:
@@ -88,6 +89,12 @@ class RecordedBackend(Backend):
         for delta in replay(answer):
             await asyncio.sleep(0)
             yield delta
+
+    def _find(self, conversation: _Conversation) -> Completion | None:
+        # Recorded under a prompt alone: the system prompt is the strategy's business.
+        alone = tuple(turn for turn in conversation if turn[0] != "system")
+        exact = self._answers.get(conversation) or self._answers.get(alone)
+        return exact or self._stripped.get(_without_spaces(conversation)) or self._stripped.get(_without_spaces(alone))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +132,14 @@ async def record(
         The items answered in this run, as they finish.
 
     Raises:
-        ConfigError: if `path` cannot be written, or holds one of the ids with another prompt, or an id occurs twice.
+        ConfigError: if `path` cannot be written, holds answers of another model or limit, or one of the ids with
+            another prompt, or an id occurs twice.
     """
     if concurrency < 1:
         raise ConfigError(f"concurrency is {concurrency}; it must be at least 1")
     asked = _by_id(items)
-    file, known = _open(Path(path), resume=resume)
+    made_by = {"backend": backend.name, "identity": backend.identity, "max_tokens": sampling.max_tokens}
+    file, known = _open(Path(path), resume=resume, made_by=made_by)
     with file:
         todo = iter(_not_known(asked, known, Path(path)))
         answer = _as_finished if find_capability(backend, BatchBackend) is None else _in_batches
@@ -139,7 +148,7 @@ async def record(
                 if isinstance(outcome, Completion):
                     if cost_usd is not None:
                         outcome = replace(outcome, usd=cost_usd(outcome.usage))
-                    file.write(_line({"id": item_id, "backend": backend.name, **_row(messages, outcome)}))
+                    file.write(_line({"id": item_id, **made_by, **_row(messages, outcome)}))
                     file.flush()
                 yield Recording(item_id, outcome)
 
@@ -212,19 +221,26 @@ def _imported(path: Path, format: str | None, model: str | None) -> Iterator[_Ro
 def _read(path: Path) -> Iterator[_Row]:
     lines: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                row = _parse(line, f"{path}:{number}")
-                if row.id is not None and lines.setdefault(row.id, number) != number:
-                    first = lines[row.id]
-                    raise ConfigError(
-                        f"{path}:{number}: id '{row.id}' stands at line {first} too; give each row an id of its own"
-                    )
-                yield row
+        for number, row in _rows(path):
+            if row.id is not None and lines.setdefault(row.id, number) != number:
+                first = lines[row.id]
+                raise ConfigError(
+                    f"{path}:{number}: id '{row.id}' stands at line {first} too; give each row an id of its own"
+                )
+            yield row
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; `selfroute record` writes such a file") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[int, _Row]]:
+    if not is_plain_lines(path):
+        for number, value in objects_of(path):
+            yield number, _parse(json.dumps(value).encode(), f"{path}:{number}")
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parse(line, f"{path}:{number}")
 
 
 def _parse(line: bytes, where: str) -> _Row:
@@ -280,6 +296,10 @@ def _token(value: Any) -> Token:
         raise ValueError(f"'tokens' holds {value!r:.60}, not [text, logprob, {{text: logprob}}]") from None
 
 
+def _without_spaces(conversation: _Conversation) -> _Conversation:
+    return tuple((role, content.strip()) for role, content in conversation)
+
+
 def _conversation(messages: Iterable[Message]) -> _Conversation:
     return tuple((message.role, message.content) for message in messages)
 
@@ -303,7 +323,7 @@ def _missing(backend: RecordedBackend, messages: Sequence[Message]) -> str:
     )
 
 
-def _open(path: Path, *, resume: bool) -> tuple[BinaryIO, dict[str, _Conversation]]:
+def _open(path: Path, *, resume: bool, made_by: Mapping[str, Any]) -> tuple[BinaryIO, dict[str, _Conversation]]:
     """The file, ready to append whole lines, and the ids it holds."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,10 +334,26 @@ def _open(path: Path, *, resume: bool) -> tuple[BinaryIO, dict[str, _Conversatio
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another place for the recording") from error
     try:
         _repair(file)
+        _check_made_by(path, made_by)
         return file, {row.id: row.conversation for row in _read(path) if row.id is not None}
     except BaseException:
         file.close()
         raise
+
+
+def _check_made_by(path: Path, made_by: Mapping[str, Any]) -> None:
+    """Refuse to add to a file of another model, or of answers that were cut elsewhere.
+
+    Raises:
+        ConfigError: names both; a row that says nothing of it, as one written by hand, is let be.
+    """
+    names = {"backend": "model", "identity": "model", "max_tokens": "max_tokens"}
+    for number, row in objects_of(path):
+        for key, now in made_by.items():
+            if isinstance(row, dict) and row.get(key, now) != now:
+                raise ConfigError(
+                    f"{path}:{number} was recorded with {names[key]} {row[key]!r}, not {now!r}; record to a new file"
+                )
 
 
 def _repair(file: BinaryIO) -> None:

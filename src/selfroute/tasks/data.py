@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from selfroute.errors import ConfigError, TaskError
+from selfroute.recordings import is_plain_lines, objects_of
 
 __all__ = ["DATA_DIR", "SPLITS", "Record", "Source", "fraction", "own_id", "read_file"]
 
 SPLITS = ("train", "validation", "test")
 DATA_DIR = "SELFROUTE_DATA_DIR"
-_SUFFIXES = (".jsonl", ".parquet")
+_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def own_id(record: Record, key: str, seen: dict[str, str]) -> str:
 
 
 def read_file(file: Path) -> Iterator[Record]:
-    """Records of a JSONL or parquet file, in order.
+    """Records of a JSONL or parquet file, or of one JSON array, in order.
 
     Raises:
         ConfigError: another kind of file, or one that is not what its name says.
@@ -117,9 +118,17 @@ def read_file(file: Path) -> Iterator[Record]:
     """
     if file.suffix == ".parquet":
         return _read_parquet(file)
-    if file.suffix == ".jsonl":
-        return _read_jsonl(file)
-    raise ConfigError(f"cannot read '{file}': give a .jsonl or .parquet file")
+    if file.suffix in (".jsonl", ".json"):
+        return _read_jsonl(file) if is_plain_lines(file) else _read_values(file)
+    raise ConfigError(f"cannot read '{file}': give a .jsonl, .json or .parquet file")
+
+
+def _read_values(file: Path) -> Iterator[Record]:
+    for number, values in objects_of(file):
+        where = f"{file}:{number}"
+        if not isinstance(values, dict):
+            raise TaskError(f"{where}: a {type(values).__name__}, not an object; write one object per row")
+        yield Record(where, f"{file.stem}-{number}", values)
 
 
 def _read_jsonl(file: Path) -> Iterator[Record]:

@@ -6,12 +6,12 @@ With the models as `recorded` backends, every strategy that needs text alone run
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from selfroute.errors import ConfigError, TaskError
-from selfroute.recordings import RecordedAnswer, format_of, read_answers
+from selfroute.recordings import RecordedAnswer, format_of, objects_of, read_answers, shifted, unrecorded_text
 from selfroute.tasks.base import Row
 from selfroute.tasks.data import SPLITS, fraction
 from selfroute.verify.base import Verdict, is_solved
@@ -61,12 +61,15 @@ class Recorded:
             raise ConfigError(f"recorded: test_share must be above 0 and at most 1, not {test_share}")
         sources = [_source(answer) for answer in answers]
         recordings = [read_answers(path, model=model, format=kind) for path, model, kind in sources]
+        recordings = _shared(recordings, sources) if _is_partial(sources) else recordings
         _check_same(recordings)
         self.verifier = verifier
         self.test_share, self.seed, self.limit = test_share, seed, limit
         kind = sources[0][2] or format_of(sources[0][0])
         self.judged_by = verifier or _VERIFIER_OF.get(kind, "numeric")
         self._verify = VERIFIERS[self.judged_by]
+        for answers_of_one in recordings:
+            _check_shift(answers_of_one, self._verify)
         left_out = _prompts(Path(exclude)) if exclude is not None else set()
         together = zip(*recordings, strict=True)
         self._rows = [self._row(same) for same in together if same[0].prompt.strip() not in left_out]
@@ -139,6 +142,42 @@ def _source(answer: Any) -> tuple[Path, str | None, str | None]:
     return Path(str(answer["path"])), answer.get("model"), answer.get("format")
 
 
+def _is_partial(sources: Sequence[tuple[Path, str | None, str | None]]) -> bool:
+    """Whether the files may hold the answers of some prompts alone, in any order, as RouterArena's do."""
+    return all((kind or format_of(path)) == "routerarena" for path, _, kind in sources)
+
+
+def _shared(
+    recordings: Sequence[list[RecordedAnswer]], sources: Sequence[tuple[Path, str | None, str | None]]
+) -> list[list[RecordedAnswer]]:
+    """The answers to prompts that all models were asked, in the order of the first."""
+    known = [{answer.id: answer for answer in recording} for recording in recordings]
+    ids = [answer.id for answer in recordings[0] if all(answer.id in other for other in known)]
+    if not ids:
+        names = ", ".join(str(path) for path, _, _ in sources)
+        raise ConfigError(f"{names}: no prompt was answered by all of these models; choose others with model: NAME")
+    return [[recording[one] for one in ids] for recording in known]
+
+
+def _check_shift(answers: Sequence[RecordedAnswer], verify: Callable[[str, str], Verdict]) -> None:
+    """Refuse answers that stand beside the wrong prompts.
+
+    Raises:
+        ConfigError: they are right for the gold of the row before or behind.
+    """
+    if any(answer.gold is None or answer.text == unrecorded_text(answer.model) for answer in answers):
+        return
+
+    def is_right(one: int, other: int) -> bool:
+        return verify(answers[one].text, answers[other].gold or "").correct
+
+    if by := shifted(is_right, len(answers)):
+        raise ConfigError(
+            f"{answers[0].where}: the answers of '{answers[0].model}' are right for the prompts of the row "
+            f"{'behind' if by > 0 else 'before'} theirs; they are shifted by a row, put each beside its own prompt"
+        )
+
+
 def _check_same(recordings: Sequence[Sequence[RecordedAnswer]]) -> None:
     """Refuse recordings of different sets.
 
@@ -148,7 +187,7 @@ def _check_same(recordings: Sequence[Sequence[RecordedAnswer]]) -> None:
     first = recordings[0]
     for other in recordings[1:]:
         for one, same in zip(first, other, strict=False):
-            if one.id != same.id or one.prompt != same.prompt:
+            if one.id != same.id or one.prompt.strip() != same.prompt.strip():
                 what = "id" if one.id != same.id else "prompt"
                 raise ConfigError(
                     f"{same.where}: {what} {_short(same, what)} where {one.where} has {_short(one, what)}; give "
@@ -171,17 +210,12 @@ def _short(answer: RecordedAnswer, what: str) -> str:
 
 
 def _prompts(path: Path) -> set[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recorded: exclude: cannot read '{path}' ({str(error)[:80]}); name a JSONL file") from None
+    if not path.is_file():
+        raise ConfigError(f"recorded: exclude: cannot read '{path}' (no such file); name a JSONL file")
     prompts: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, row in objects_of(path):
         try:
-            row = json.loads(line)
             prompts.add(next(row[key] for key in ("eval_prompt", "prompt", "question") if key in row).strip())
-        except (ValueError, TypeError, AttributeError, StopIteration):
+        except (TypeError, AttributeError, StopIteration):
             raise ConfigError(f"{path}:{number}: no object with a 'prompt'; mend or delete the line") from None
     return prompts
