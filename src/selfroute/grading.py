@@ -30,6 +30,7 @@ class Outcome:
         correct: likewise of the answer that was served.
         device_tokens: completion tokens the device wrote.
         cloud_tokens: completion tokens the cloud wrote.
+        cut_off: whether the device's text ends at the token limit and not by itself, where that is known.
         error: what failed, None if nothing did.
     """
 
@@ -40,6 +41,7 @@ class Outcome:
     correct: float | None = None
     device_tokens: int = 0
     cloud_tokens: int = 0
+    cut_off: bool = False
     error: str | None = None
 
 

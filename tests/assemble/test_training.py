@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfroute.assemble.training import ROWS_AHEAD, ask_ahead
+import pytest
+
+from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
-from selfroute.errors import BackendUnavailable
+from selfroute.errors import BackendUnavailable, SelfRouteError
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
 
@@ -33,3 +35,14 @@ def test_a_cloud_asked_ahead_is_asked_once_for_every_row_and_again_where_it_fail
     assert len(asked) == len(set(asked)) == ROWS_AHEAD + 10
     ahead()
     assert len(asked) == ROWS_AHEAD + 11 and asked[-1] == asked[2]
+
+
+@pytest.mark.parametrize(("calls", "failed"), [(0, 0), (100, 0), (100, 9)])
+def test_a_few_failed_calls_are_no_outage(tmp_path: Path, calls: int, failed: int) -> None:
+    report_outage({"cloud_calls": calls, "cloud_failures": failed}, tmp_path)
+
+
+@pytest.mark.parametrize(("calls", "failed"), [(1, 1), (100, 10), (12_345, 12_345)])
+def test_an_outage_ends_a_training_in_an_error(tmp_path: Path, calls: int, failed: int) -> None:
+    with pytest.raises(SelfRouteError, match=f"did not answer {failed:,} of {calls:,} calls, and attempts that asked"):
+        report_outage({"cloud_calls": calls, "cloud_failures": failed}, tmp_path)

@@ -15,7 +15,7 @@ from selfroute.strategies.base import Sides, answer
 from selfroute.types import Delta, Message, Sampling, Trace, Usage
 
 
-class Queued:
+class Queued(Backend):
     """A cloud behind a queue: its request leaves when its turn comes, if that comes before it gives up."""
 
     name = "queued"

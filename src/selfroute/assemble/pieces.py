@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from inspect import signature
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
+    "check_writable",
     "closing",
     "first_rows",
     "named_files",
@@ -40,6 +42,20 @@ def quiet_libraries() -> None:
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing", category=FutureWarning)
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`", category=UserWarning)
+
+
+def check_writable(out: Path) -> None:
+    """See, before any work, that a run's folder can be made and written to; nothing is left there.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    place = next(one for one in (out.absolute(), *out.absolute().parents) if one.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ConfigError(f"out: cannot write to '{place}': {error.strerror}; choose another folder") from None
 
 
 def template_of(task: Task) -> PromptTemplate:

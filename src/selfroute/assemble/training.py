@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.paid_calls import announce
-from selfroute.assemble.pieces import first_rows, named_files, price_table, quiet_libraries, remembered, template_of
+from selfroute.assemble.pieces import (
+    check_writable,
+    first_rows,
+    named_files,
+    price_table,
+    quiet_libraries,
+    remembered,
+    template_of,
+)
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.files import ModelFiles, is_path
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
@@ -30,6 +38,7 @@ __all__ = [
     "warm_up_recipe",
 ]
 
+OUTAGE = 0.1  # of the calls; fewer failures move no share
 ROWS_AHEAD = 256  # asked for at once before training
 # On a CPU, oneDNN keeps code for up to 1,024 shapes of products; batches of rollouts have more than that, and it takes
 # 0.4 GB in the first steps alone. Read when the first product is made.
@@ -112,6 +121,7 @@ def train_recipe(
         on_progress: called with step, steps, and the step's metrics.
     """
     os.environ.setdefault(*ONEDNN_CACHE)
+    check_writable(recipe.out)
     task = make_task(recipe.task, seed=recipe.seed)
     template_of(task)
     first_rows(task, "train", 1)
@@ -125,7 +135,7 @@ def train_recipe(
     from selfroute.train.rl.run import train  # torch and TRL: once all this is known to be right
 
     quiet_libraries()
-    train(
+    summary = train(
         task=task,
         model=files.model,
         tokenizer=files.tokenizer,
@@ -140,6 +150,7 @@ def train_recipe(
         config=to_values(recipe),
         on_progress=on_progress,
     )
+    report_outage(summary, recipe.out / "checkpoint")
     return recipe.out / "checkpoint"
 
 
@@ -164,6 +175,21 @@ def _cache(recipe: TrainRecipe) -> Path:
 
 def _cloud_tokens(recipe: TrainRecipe) -> int:
     return max(512, recipe.max_new_tokens)
+
+
+def report_outage(summary: Mapping[str, Any], model: Path) -> None:
+    """End in an error where much of what was to be learned from the cloud is missing.
+
+    Raises:
+        SelfRouteError: a tenth of the calls or more got no answer.
+    """
+    calls, failed = summary["cloud_calls"], summary["cloud_failures"]
+    if failed and failed >= OUTAGE * calls:
+        raise SelfRouteError(
+            f"the cloud did not answer {failed:,} of {calls:,} calls, and attempts that asked there were left out: the "
+            f"model in '{model}' has learned little about asking; see that the cloud answers, and train anew in "
+            "another out="
+        )
 
 
 def _open_cloud(

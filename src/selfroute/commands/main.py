@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from selfroute.commands import begin, export, measure, place, replay, study
+from selfroute.commands.disk import of_a_disk
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
@@ -65,6 +66,13 @@ class _Group(TyperGroup):
             _fail(f"error: {not_installed(error, ctx.invoked_subcommand)}", 2, error)
         except UsageError as error:
             _fail(_usage(error, ctx.invoked_subcommand), 2, error)
+        except BrokenPipeError:
+            raise  # whoever reads has left
+        except Exception as error:
+            line = of_a_disk(error)
+            if line is None or os.environ.get("SELFROUTE_DEBUG") == "1":
+                raise
+            _fail(f"error: {line}{_how_to_go_on(ctx.invoked_subcommand)}", 1, error)
         except KeyboardInterrupt as error:
             typer.echo("", err=True, nl=sys.stderr.isatty())  # behind the ^C of the terminal
             _fail(f"interrupted{_how_to_go_on(ctx.invoked_subcommand)}", 130, error)

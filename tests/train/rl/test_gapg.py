@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -476,3 +478,43 @@ def test_data_without_row_ids_are_refused(tmp_path: Path) -> None:
     arguments = PolicyConfig(output_dir=str(tmp_path), activation_checkpointing=False, use_cpu=True, report_to=[])
     with pytest.raises(ConfigError, match=r"lacks the column.* row_id"):
         GAPGTrainer(policy(), grade, arguments, data(PROMPTS).remove_columns("row_id"), tokenizer())
+
+
+def test_attempts_that_are_cut_off_can_be_left_out_of_their_group(tmp_path: Path) -> None:
+    """Every answer of this policy runs to the limit; graded, they have a gradient, left out, none."""
+    endless = policy(seed=2)
+    with torch.no_grad():
+        endless.model.embed_tokens.weight[0] = -10.0 * endless.model.embed_tokens.weight[2:].mean(0)
+    seen: dict[str, Any] = {}
+    for cut_off in ("graded", "left_out"):
+        made = trainer(tmp_path / cut_off, model=copy.deepcopy(endless), cut_off=cut_off, tokens=3, prompt_filter=False)
+        before = {name: weight.clone() for name, weight in made.model.named_parameters()}
+        made.train()
+        log = made.state.log_history[0]
+        moved = any(not torch.equal(before[name], weight) for name, weight in made.model.named_parameters())
+        seen[cut_off] = (log["rollouts/cut_off"], log["rollouts/ungraded"], moved)
+    cut = seen["graded"][0]
+    assert cut > 0.3 and seen["graded"][1] == 0.0
+    assert seen["left_out"][:2] == (cut, pytest.approx(cut))
+    assert seen["graded"][2]
+    assert seen["left_out"][2] or cut == 1.0
+
+
+def test_an_attempt_that_ends_by_itself_at_the_limit_is_not_cut_off(tmp_path: Path) -> None:
+    made = trainer(tmp_path, tokens=3)
+    end = next(iter(made.eos_token_ids))
+    assert [made._is_cut_off(ids) for ids in ([5, 5, 5], [5, 5, end], [5, end], [5])] == [True, False, False, False]
+
+
+def test_trl_says_nothing_of_a_reward_function_where_rollouts_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ungraded(row_ids: Sequence[str], texts: Sequence[str]) -> list[Outcome]:
+        return [replace(outcome, wants_cloud=True, cloud_correct=None) for outcome in grade(row_ids, texts)]
+
+    made = trainer(tmp_path, grader=ungraded)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CollapseWarning)
+        made.train()
+    assert made.state.log_history[0]["rollouts/ungraded"] == 1.0
+    assert "All reward functions returned None" not in caplog.text

@@ -141,6 +141,8 @@ class GAPGTrainer(PolicyTrainer):
 
     def pay(self, outcome: Outcome, row: Row) -> float | None:
         """The reward, less the price of a hand-off under the share that is wanted of the row."""
+        if outcome.cut_off and self.options.cut_off == "left_out":
+            return None
         if not outcome.wants_cloud:
             return self.reward(outcome)
         if not row["offered"]:  # one that asks all the same is a wrong answer

@@ -117,6 +117,8 @@ class GAPGOptions:
             rollouts, which are of problems that the policy was trained on.
         forced_attempts: rollouts of each group that are not offered the hand-off; 0, or at least 2.
         forced_weight: of their objective beside the paper's.
+        cut_off: attempts that reach max_new_tokens without an end are `graded` as any other, or `left_out` of their
+            group, like those that cannot be graded: the limit then punishes nobody, and shortens nothing.
         told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
 
     Raises:
@@ -133,6 +135,7 @@ class GAPGOptions:
     share_prompts: Whole = 64
     forced_attempts: Whole = 0
     forced_weight: NotNegative = 1.0
+    cut_off: Literal["graded", "left_out"] = "graded"
     told_shares: tuple[Share, ...] = ()
 
     def __post_init__(self) -> None:

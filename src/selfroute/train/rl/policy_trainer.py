@@ -15,6 +15,7 @@ logging and checkpoints are TRL's own.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -223,10 +224,16 @@ class PolicyTrainer(GRPOTrainer):
         own = self._attempts.own if self._attempts is not None else None
         tokens = [len(ids) for ids in completion_ids] if own is None else [sum(mask) for mask in own]
         graded = self.grade(self._rows, texts)
-        self._outcomes = [replace(outcome, device_tokens=n) for outcome, n in zip(graded, tokens, strict=True)]
+        self._outcomes = [
+            replace(outcome, device_tokens=n, cut_off=self._is_cut_off(ids))
+            for outcome, n, ids in zip(graded, tokens, completion_ids, strict=True)
+        ]
         rewards = [self.pay(outcome, row) for outcome, row in zip(self._outcomes, self._rows, strict=True)]
         self._show_samples(texts, rewards)
         return rewards
+
+    def _is_cut_off(self, ids: Sequence[int]) -> bool:
+        return len(ids) >= cast(int, self.max_completion_length) and ids[-1] not in self.eos_token_ids
 
     def _show_samples(self, texts: Sequence[str], rewards: Sequence[float | None]) -> None:
         if self.on_sample is None or not self.training or not self.accelerator.is_main_process:
@@ -238,7 +245,8 @@ class PolicyTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> Tensor:
         self._rows = inputs
-        rewards: Tensor = super()._calculate_rewards(inputs, *args, **kwargs)
+        with _about_none():
+            rewards: Tensor = super()._calculate_rewards(inputs, *args, **kwargs)
         self._rewards = rewards[:, 0]  # gathered over processes, in the same order as the outcomes
         return rewards
 
@@ -402,6 +410,21 @@ class PolicyTrainer(GRPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         restore_parts(Path(resume_from_checkpoint), self.parts)
+
+
+@contextmanager
+def _about_none() -> Iterator[None]:
+    """Without TRL's warning that the reward function is wrong: None is how a rollout is left out, and is counted."""
+    log, heard = logging.getLogger(GRPOTrainer.__module__), "All reward functions returned None"
+
+    def others(record: logging.LogRecord) -> bool:
+        return heard not in str(record.msg)
+
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
 
 
 class _Sampler:

@@ -44,6 +44,7 @@ def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]])
         "rollouts/no_gradient_groups": _mean(len({r for r in group if not math.isnan(r)}) < 2 for group in rewards),
         "rollouts/ask_entropy": _mean(_entropy(_mean(o.wants_cloud for o in group)) for group in groups),
         "rollouts/ungraded": _mean(math.isnan(reward) for reward in paid),
+        "rollouts/cut_off": _mean(outcome.cut_off for outcome in outcomes),
     }
     for kind in ("solved", "wrong", "handed_off"):
         mine = [i for i, other in enumerate(kinds) if other == kind]
