@@ -17,7 +17,7 @@ from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.backends.redacted import RedactedBackend
 from selfroute.errors import PrivacyRefused
-from selfroute.privacy import Redactor
+from selfroute.privacy.redaction import Redactor
 from selfroute.types import Delta, Message, Sampling, Usage
 
 TEXT = "I am Anna Müller, mail a@b.org, card 4111 1111 1111 1111"

@@ -25,7 +25,7 @@ from selfroute.budget.limits import Limits, WindowLimit
 from selfroute.budget.memory import MemoryLedger
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import BackendUnavailable
-from selfroute.privacy import Redactor
+from selfroute.privacy.redaction import Redactor
 from selfroute.strategies.always import AlwaysCloud
 from selfroute.types import Message, Sampling
 

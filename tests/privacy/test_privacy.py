@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 from tests.privacy.bodies import NAMES, planted
 
 from selfroute.errors import ConfigError, PrivacyRefused
-from selfroute.privacy import Numbers, Patterns, Redactor, Restorer, Span, Table, find, restored
+from selfroute.privacy.base import Span, find
 from selfroute.privacy.leaks import check
-from selfroute.privacy.table import LONGEST
+from selfroute.privacy.numbers import Numbers
+from selfroute.privacy.patterns import Patterns
+from selfroute.privacy.redaction import Redactor
+from selfroute.privacy.restoring import Restorer, restored
+from selfroute.privacy.table import LONGEST, Table
 from selfroute.types import Message, Sampling
 
 DETECTORS = (Patterns(NAMES), Numbers(["US", "GB", "DE"]))

@@ -22,7 +22,6 @@ from selfroute.gateway.access import Access, is_loopback
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService, Switch
-from selfroute.privacy import Numbers, Patterns, Redactor
 from selfroute.prompts import TEMPLATES
 from selfroute.shipped import recipe_file
 from selfroute.strategies.base import Strategy, check_cloud
@@ -195,6 +194,11 @@ def _behind_door(made: Backend | Callable[[], Backend], options: PrivacyOptions)
     Raises:
         ConfigError: an option is wrong, or a library is missing.
     """
+    # Its patterns take a third of the gateway's start to compile.
+    from selfroute.privacy.numbers import Numbers
+    from selfroute.privacy.patterns import Patterns
+    from selfroute.privacy.redaction import Redactor
+
     redactor = Redactor([Patterns(options.names), Numbers(options.regions)], options.kinds)
 
     def wrapped(backend: Backend) -> Backend:

@@ -9,7 +9,9 @@ from selfroute.errors import PrivacyRefused
 from selfroute.gateway.errors import ApiError
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Mode, Service
-from selfroute.privacy import KINDS, Redacted, Table
+from selfroute.privacy.base import KINDS
+from selfroute.privacy.redaction import Redacted
+from selfroute.privacy.table import Table
 
 __all__ = ["preview"]
 

@@ -21,20 +21,25 @@ _SPACE = r"[ \u00a0\u2009\u202f]"
 _GAP = rf"(?:{_SPACE}|[-.\u2010-\u2015])?"
 _CARD = re.compile(rf"(?<![\w.])\d(?:{_GAP}\d){{12,18}}(?![\w]|\.\d)")
 # First digits that issuers have: Visa, Mastercard, American Express, Discover, Diners, JCB, UnionPay, Maestro.
-_ISSUER = re.compile(r"4|5[0-8]|2[2-7]|3[0-9]|6[0-9]")
+_ISSUER = re.compile(r"4|5[0-8]|2[2-7]|3[0-9]|6[0-9]|1800|2131")
 _IBAN = re.compile(rf"(?<!\w)[A-Z]{{2}}{_GAP}\d{_GAP}\d(?:{_GAP}[A-Z0-9]){{11,30}}", re.IGNORECASE)
 _IBAN_LENGTHS = range(15, 35)
 _TELEPHONE = re.compile(
-    rf"(?<!\w)(?:\+|\()?{_SPACE}?\d(?:[\s\u00a0\u2009\u202f().\-/\u2010-\u2015]{{0,3}}\d){{6,16}}(?!\w)"
+    rf"(?<!\w)(?:\+|\()?{_SPACE}?\d(?:[\s\u00a0\u2009\u202f().\-/\u2010-\u2015]{{0,3}}\d){{6,16}}"
+    r"(?:\s?(?:x|ext\.?)\s?\d{1,6})?(?!\w)",
+    re.IGNORECASE,
 )
+_EXTENSION = re.compile(r"\s?(?:x|ext\.?)\s?\d{1,6}$", re.IGNORECASE)
+_ABROAD = re.compile(r"\(?\+\d")
 _CALLED = re.compile(r"(?:tel|phone|call|mobil|cell|fax|whatsapp|handy|móvil|portable)\w*\W{0,4}$", re.IGNORECASE)
 _AMERICAN = re.compile(r"(?:\+?1[ .-]?)?\(?\d{3}(?:\) ?|[ .-])\d{3}[ .-]\d{4}")
 _DATE = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}(?!\d)|(?<!\d)\d{1,2}[-./]\d{1,2}[-./]\d{4}(?!\d)")
 _DIGITS = b"0123456789"
-_LEAST = 7  # digits of the shortest of them
+_LEAST = 6  # digits of the shortest of them
 # Digits in a row, as far apart as in any number of a person; letters may stand before the first and behind the last.
 _CLUSTER = re.compile(r"\d(?:[A-Za-z .+/-]{0,8}\d){4,}")
 _BEFORE, _BEHIND = 8, 3
+_LEAST_ABROAD = 9  # digits with a plus before them, country included
 _LEAST_BARE = 10  # digits without a sign or a gap that are taken for a telephone
 
 
@@ -63,7 +68,7 @@ REGIONS: dict[str, tuple[_Id, ...]] = {
     "FI": (_Id(r"\d{6}[-+A]\d{3}[0-9A-Z]", "fi.hetu"),),
     "FR": (_Id(r"[12][ .]?\d{2}[ .]?\d{2}[ .]?(?:\d{2}|2[AB])[ .]?\d{3}[ .]?\d{3}[ .]?\d{2}", "fr.nir"),),
     "GB": (
-        _Id(r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D]", ""),
+        _Id(r"[A-Z]{2} ?\d{2} ?\d{2} ?\d{2} ?[A-DT]", ""),
         _Id(rf"\d{{3}}{_GAP}\d{{3}}{_GAP}\d{{4}}", "gb.nhs", "nhs"),
     ),
     "IN": (_Id(r"\d{4}[ -]?\d{4}[ -]?\d{4}", "in_.aadhaar"), _Id(r"[A-Z]{3}[PCHABGJLFT][A-Z]\d{4}[A-Z]", "in_.pan")),
@@ -139,11 +144,13 @@ class Numbers:
                 yield start + found[0], start + found[1]
 
     def _numbers_in(self, written: str, *, called: bool) -> Iterator[tuple[int, int]]:
-        digits = re.sub(r"\D", "", written)
+        number = _EXTENSION.sub("", written)
+        digits = re.sub(r"\D", "", number)
         bare = digits == written and not written.startswith("0")
         if (bare and len(written) < _LEAST_BARE and not called) or _DATE.match(written):
             return
-        if _AMERICAN.fullmatch(written.strip()) or any(dial(written, digits) for dial in self._dials):
+        abroad = _ABROAD.match(number) and len(digits) >= _LEAST_ABROAD
+        if abroad or _AMERICAN.fullmatch(number.strip()) or any(dial(number, digits) for dial in self._dials):
             yield 0, len(written)
         elif not bare:  # more than one, or one with something before or behind it
             for region in self.regions:

@@ -65,46 +65,52 @@ _NAME = rf"{_CAPITAL}[\w'’-]*\.?"
 _SMALL = r"(?:de|del|della|dei|di|da|do|dos|des|du|la|le|les|los|las|von|van|der|den|het|of|the|sur|saint)"
 _NAMES = rf"(?:(?:{_SMALL}|{_NAME}|\d{{1,2}}(?:st|nd|rd|th))\s+){{0,4}}(?:[ld]['’])?{_NAME}"
 _HOUSE = r"\d{1,5}(?:\s?[a-zA-Z](?!\w))?(?:\s?[-/]\s?\d{1,4}[a-zA-Z]?)?(?!\w)"
-_PLACE = rf"{_CAPITAL}[\w'’-]*(?:[ ](?:am|an[ ]der|de|del|la|sur|upon|in|den)[ ]{_CAPITAL}[\w'’-]*)?"
+_PLACE = rf"{_CAPITAL}[\w'’-]*(?:[ ](?:(?:am|an[ ]der|de|del|la|sur|upon|in|den|di)[ ])?{_CAPITAL}[\w'’-]*){{0,2}}"
+_CODE = r"(?:[A-Z]{1,2}-)?\d{4,5}(?:\s?[A-Z]{2}(?!\w))?(?!\w)"  # before a town, or behind it as in Spain
+_STATE = r"(?:[A-Z]{2}\s+\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2})(?!\w)"
 _TOWN = (
-    rf"(?:,?\s+(?:[A-Z]{{1,2}}-)?\d{{4,5}}(?:\s?[A-Z]{{2}}(?!\w))?\s+{_PLACE}"
-    rf"|,?\s+(?:{_PLACE}[ ]?){{1,2}},?\s+(?:[A-Z]{{2}}\s+\d{{5}}(?:-\d{{4}})?"
-    r"|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2})(?!\w))?"
+    rf"(?:,?\s+{_CODE},?\s+{_PLACE}(?:\s\([A-Z]{{2}}\))?|,\s+{_PLACE},\s+{_CODE}|(?:,?\s+{_PLACE}){{1,2}},?\s+{_STATE})"
 )
 
 
-def _form(signs: str, form: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """Words of which any street of this form has one, and its pattern with `TYPE` for them."""
+def _form(signs: str, form: str, town: str = f"{_TOWN}?") -> tuple[tuple[str, ...], re.Pattern[str]]:
+    """Words of which any address of this form has one, and its pattern with `TYPE` for them."""
     words = tuple(signs.split())
-    return words, re.compile(form.replace("TYPE", f"(?i:{'|'.join(map(re.escape, words))})") + _TOWN)
+    return words, re.compile(form.replace("TYPE", f"(?i:{'|'.join(map(re.escape, words))})") + town)
 
 
+_FLAT = r"(?:,?\s+(?:[Aa]pt|[Ss]uite|[Uu]nit|[Ff]lat|Appartamento|Piano|Puerta|Piso)\.?\s*[\w-]+\s?)?"
 _STREETS = (
     _form(
         "street st avenue ave road rd lane ln drive dr boulevard blvd court ct way place pl square sq terrace close "
         "crescent highway hwy parkway pkwy circle cir trail mews gardens grove",
-        rf"(?<!\w)\d{{1,5}}[a-zA-Z]?,?\s+{_NAMES}\s+TYPE(?!\w)\.?(?:,?\s+(?:[Aa]pt|[Ss]uite|[Uu]nit|[Ff]lat)\.?\s*[\w-]+)?",
+        rf"(?<!\w)\d{{1,5}}[a-zA-Z]?,?\s+{_NAMES}\s+TYPE(?!\w)\.?{_FLAT}",
     ),
+    # Any street, if a state or a postcode stands behind the town.
+    _form("", rf"(?<!\w)(?:(?:Flat|Studio|Unit|Suite|Apt)\.?\s\w+,?\s+)?(?:\d{{1,5}}[a-zA-Z]?,?\s+)?{_NAMES}{_FLAT}",
+          rf",\s+{_PLACE},\s+{_STATE}"),
+    _form("box", r"(?<!\w)(?:P\.?\s?O\.?\s?|Unit\s\d+\s)TYPE\s+\d+", rf"(?:,\s+[A-Z]{{3}}\s{_STATE})?"),
     _form(
         "straße strasse str. weg platz allee gasse ring ufer damm chaussee steig",
         rf"(?<!\w){_CAPITAL}[\w-]*(?:[ ]{_CAPITAL}[\w-]*)?[ -]?TYPE\s+{_HOUSE}",
     ),
     _form(
-        "straat laan weg plein gracht kade singel dijk gatan vägen gade vej",
+        "straat laan weg plein gracht kade singel dijk boulevard pad hof steeg dreef gatan vägen gade vej",
         rf"(?<!\w){_CAPITAL}[\w-]*(?:[ ]{_CAPITAL}[\w-]*)?TYPE\s+{_HOUSE}",
     ),
     _form(
         "rue avenue av. boulevard bd place chemin impasse allée quai route cours passage",
         rf"(?<!\w)\d{{1,5}}(?:\s?[a-zA-Z](?!\w))?,?\s+(?:bis\s+|ter\s+)?TYPE\s+{_NAMES}",
     ),
+    _form("rue avenue boulevard place chemin impasse allée quai route cours", rf"(?<!\w)TYPE\s+{_NAMES}", _TOWN),
     _form(
-        "calle c/ avenida av. avda. plaza paseo camino ronda rambla via vía viale piazza corso vicolo largo strada rua "
-        "travessa praça alameda",
-        rf"(?<!\w)TYPE\s+{_NAMES},?\s+(?:n\.?[º°]?\s*)?{_HOUSE}",
+        "calle c/ avenida av. avda. plaza paseo camino ronda rambla glorieta alameda acceso callejón cañada pasadizo "
+        "pasaje rotonda urbanización cuesta vial via vía viale piazza corso vicolo largo strada contrada borgo canale "
+        "rotonda rua travessa praça",
+        rf"(?<!\w)TYPE\s+{_NAMES},?\s+(?:n\.?[º°]?\s*)?{_HOUSE}{_FLAT}",
     ),
     _form("ul. ulica al. aleja os.", rf"(?<!\w)TYPE\s+{_NAMES}\s+{_HOUSE}(?:/\d+)?"),
-    _form("box", r"(?<!\w)P\.?\s?O\.?\s?TYPE\s+\d+"),
-)
+)  # fmt: skip
 
 
 class Patterns:
@@ -194,6 +200,6 @@ def _streets(text: str, small: str) -> _Found:
     if _DIGIT.search(text) is None:
         return
     for signs, form in _STREETS:
-        if _holds(small, signs):
+        if not signs or _holds(small, signs):
             for match in form.finditer(text):
                 yield match.start(), match.start() + len(match.group().rstrip(". "))
