@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from selfroute.privacy.base import find
 from selfroute.privacy.numbers import Numbers
 from selfroute.privacy.patterns import Patterns
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "gateway"))
-from run import HERE, ours, process
+# The gateway's own benchmark, which has the same name as this file.
+_spec = spec_from_file_location("gateway_run", Path(__file__).resolve().parents[1] / "gateway" / "run.py")
+assert _spec is not None and _spec.loader is not None
+gateway = module_from_spec(_spec)
+sys.modules["gateway_run"] = gateway  # its dataclasses look themselves up
+_spec.loader.exec_module(gateway)
 
 _FINDINGS = (
     "Write to a.b@example.com and c.d@example.org, call +49 171 2345678 or (415) 555-2671, card 4111 1111 1111 1111, "
@@ -92,12 +97,14 @@ def show_served(rounds: int) -> None:
     command = [sys.executable, "-m", "uvicorn", "upstream:app", "--no-access-log", "--log-level", "warning"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        _, upstream = stack.enter_context(process("stub", lambda port: [*command, "--port", str(port)], cwd=HERE))
+        _, upstream = stack.enter_context(
+            gateway.process("stub", lambda port: [*command, "--port", str(port)], cwd=gateway.HERE)
+        )
         urls = {}
         for name in ("without", "with"):
             (folder / name).mkdir()
             urls[name] = stack.enter_context(
-                process(name, lambda port, n=name: _gateway(folder / n, upstream, port, n))
+                gateway.process(name, lambda port, n=name: _gateway(folder / n, upstream, port, n))
             )
         rates: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
@@ -113,7 +120,7 @@ def show_served(rounds: int) -> None:
 
 
 def _gateway(folder: Path, upstream: str, port: int, name: str) -> list[str]:
-    made = ours(folder, upstream, port)
+    made = gateway.ours(folder, upstream, port)
     if name == "with":
         recipe = json.loads((folder / "serve.yaml").read_text())
         recipe["privacy"] = {"names": ["Anna Müller"]}
