@@ -138,10 +138,16 @@ async def test_a_link_that_is_stated_makes_it_wait(tiny: TransformersBackend) ->
 async def test_it_is_the_model_in_all_else(tiny: TransformersBackend) -> None:
     linked = Linked(tiny)
     assert (linked.name, linked.identity, linked.vocabulary) == ("tiny", tiny.identity, tiny.vocabulary)
-    assert linked.gives <= tiny.gives and "hidden" not in linked.gives
-    assert (await complete(linked, HELLO, SAMPLING)).text == (await complete(tiny, HELLO, SAMPLING)).text
-    with pytest.raises(UnsupportedByBackend, match="views do not go over a link: top"):
-        linked.session(HELLO, SAMPLING, look=Look(top=1))
+    assert linked.gives == tiny.gives - {"judge"}
+    ours, theirs = await complete(linked, HELLO, SAMPLING), await complete(tiny, HELLO, SAMPLING)
+    assert ours.text == theirs.text and ours.usage.down_bytes == len(ours.text.encode())
+    assert ours.usage.round_trips == 1 and 0 < ours.usage.up_bytes < 80
+    beside = linked.session(HELLO, SAMPLING, look=Look(top=1))
+    assert (await beside.write(1))[0].view is not None and beside.used.up_bytes == 0
+    await beside.close()
+    behind = linked.session(HELLO, SAMPLING)
+    with pytest.raises(UnsupportedByBackend, match="no marks, no judge"):
+        await behind.write(3, until=["."])
     with pytest.raises(BackendError, match="no session 9"):
         await Endpoint(tiny).answer(b"\x09\0\0\0" + b"\0" * 11)
     with pytest.raises(BackendError, match="not an ask"):

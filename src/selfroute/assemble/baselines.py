@@ -68,30 +68,31 @@ def check_entrants(entrants: Mapping[str, Spec]) -> None:
     """Refuse an entrant before any model is loaded.
 
     Raises:
-        ConfigError: an unknown strategy, one that takes no name, or one with a name of its own.
+        ConfigError: an unknown strategy or option, or one with a name of its own.
     """
     for name, spec in entrants.items():
-        factory = STRATEGIES.resolve(spec.name, where=f"entrants.{name}")
-        if not asked_for(factory, {"name": name}):
-            raise ConfigError(f"entrants.{name}: {spec.name} goes by its own name alone; write it under strategies")
         if "name" in spec.options:
             raise ConfigError(f"entrants.{name}: name: {spec.options['name']} is one name too many; leave it out")
+        STRATEGIES.resolve(spec.name, where=f"entrants.{name}")
+        make_strategy(spec, where=f"entrants.{name}")
 
 
 def make_entrants(entrants: Mapping[str, Spec], sides: Sides) -> list[Entrant]:
     """The strategies of a recipe that it names itself, with their options.
 
     Raises:
-        ConfigError: as `check_entrants`, or an option that the strategy refuses.
+        ConfigError: as `check_entrants`.
     """
     from selfroute.evaluation.bench import Entrant
 
     check_entrants(entrants)
-    return [
-        Entrant(strategy=make_strategy(named, where=f"entrants.{name}"), sides=sides)
-        for name, spec in entrants.items()
-        for named in [replace(spec, options={**spec.options, "name": name})]
-    ]
+    made = {name: make_strategy(spec, where=f"entrants.{name}") for name, spec in entrants.items()}
+    return [Entrant(strategy=_named(strategy, name), sides=sides) for name, strategy in made.items()]
+
+
+def _named(strategy: Any, name: str) -> Strategy:
+    renamed: Strategy = replace(strategy, name=name)  # every strategy is a dataclass
+    return renamed
 
 
 def check_baselines(names: Iterable[str]) -> None:

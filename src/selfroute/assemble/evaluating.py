@@ -17,7 +17,7 @@ from selfroute.assemble.baselines import (
 )
 from selfroute.assemble.paid_calls import announce, in_words
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
-from selfroute.backends.base import Backend
+from selfroute.backends.base import Backend, find_capability
 from selfroute.config import (
     BACKENDS,
     STRATEGIES,
@@ -195,7 +195,16 @@ def _models(recipe: EvaluateRecipe) -> tuple[Backend, Backend, dict[str, Backend
 
     # A policy answers a prompt up to three times the same way; it writes it once.
     policies = {name: made(spec, f"policies.{name}") for name, spec in recipe.policies.items()}
-    return made(recipe.device, "device"), made(recipe.cloud, "cloud"), policies
+    return made(recipe.device, "device"), _linked(recipe.cloud, made(recipe.cloud, "cloud")), policies
+
+
+def _linked(spec: Spec, cloud: Backend) -> Backend:
+    """A cloud of this process as though it were elsewhere: what would go over the link is counted."""
+    from selfroute.backends.linked import Linked
+    from selfroute.backends.sessions import Sessions
+
+    here = BACKENDS[spec.name].in_process and find_capability(cloud, Sessions) is not None
+    return Linked(cloud) if here else cloud
 
 
 def _engine(recipe: EvaluateRecipe) -> Engine | None:

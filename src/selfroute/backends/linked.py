@@ -10,10 +10,11 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 from selfroute.backends.base import Backend, capability
+from selfroute.backends.flight import closing
 from selfroute.backends.sessions import NO_LOOK, Judge, Look, Session, Sessions, Speller, View, Written
 from selfroute.errors import BackendError, UnsupportedByBackend
 from selfroute.network.link import Network
@@ -31,6 +32,7 @@ from selfroute.types import Delta, Message, Sampling, Usage
 
 __all__ = ["Endpoint", "Linked"]
 
+T = TypeVar("T")
 Carry = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -67,11 +69,11 @@ class Endpoint:
 
     def _session(self, ask: Ask) -> Session:
         if ask.opening is not None:
-            messages = [Message(turn["role"], turn["content"]) for turn in ask.opening["messages"]]
-            values: dict[str, Any] = ask.opening["sampling"]
+            messages = [Message(role, content) for role, content in ask.opening["messages"]]
+            values: dict[str, Any] = ask.opening.get("sampling", {})
             lists: dict[str, Any] = {name: tuple(v) for name, v in values.items() if isinstance(v, list)}
             sampling = Sampling(**(values | lists))
-            opened = capability(self.backend, Sessions).session(messages, sampling, luck=ask.opening["luck"])
+            opened = capability(self.backend, Sessions).session(messages, sampling, luck=ask.opening.get("luck"))
             self._open[ask.session] = opened
         if ask.session not in self._open:
             raise BackendError(f"no session {ask.session}", backend=self.backend.name)
@@ -81,8 +83,9 @@ class Endpoint:
 class Linked(Backend):
     """A backend with its sessions behind a link.
 
-    Sessions give written ids and, of tokens that they judge, log-probabilities; those of what they write stay NaN, and
-    there are no views beyond that. Streams are those of the backend, uncounted.
+    Sessions give written ids and, of tokens that they judge, log-probabilities; those of what they write stay NaN. One
+    that is opened with a look is the model's own, beside the link: it serves oracles, and is not counted. A stream is
+    counted as one exchange, and does not wait.
 
     Args:
         inner: the model.
@@ -100,30 +103,46 @@ class Linked(Backend):
 
     @property
     def gives(self) -> frozenset[str]:
-        return capability(self.inner, Sessions).gives & {"ids", "every", "keeps"}
+        return capability(self.inner, Sessions).gives - {"judge"}
 
     @property
     def vocabulary(self) -> str:
         return capability(self.inner, Sessions).vocabulary
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        return self.inner.stream(messages, sampling)
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """See `selfroute.backends.base.Backend`."""
+        up = len(encode_ask(Ask(0, limit=sampling.max_tokens, opening=_opening(messages, sampling, None))))
+        down = 0
+        async with closing(self.inner.stream(messages, sampling)) as deltas:
+            async for delta in deltas:
+                down += len(delta.text.encode())
+                if delta.usage is not None:
+                    carried = Usage(up_bytes=up, down_bytes=down, round_trips=1)
+                    delta = replace(delta, usage=delta.usage + carried)
+                yield delta
 
     def session(
         self, messages: Sequence[Message], sampling: Sampling, *, look: Look = NO_LOOK, luck: int | None = None
     ) -> Session:
         """See `selfroute.backends.sessions.Sessions`."""
         if look.gives:
-            raise UnsupportedByBackend(f"views do not go over a link: {', '.join(sorted(look.gives))}")
-        opening = {"messages": [_plain(message) for message in messages], "sampling": asdict(sampling), "luck": luck}
-        return _LinkedSession(self, next(self._numbers), opening)
+            return capability(self.inner, Sessions).session(messages, sampling, look=look, luck=luck)
+        return _LinkedSession(self, next(self._numbers), _opening(messages, sampling, luck))
+
+    def offer(self, kind: type[T]) -> T | None:
+        """Batches go past the link, uncounted: they are for references, not for what a strategy asks."""
+        return self if isinstance(self, kind) else self.inner.offer(kind)
 
     def speller(self, stop: Sequence[str] = ()) -> Speller:
         return capability(self.inner, Sessions).speller(stop)
 
 
-def _plain(message: Message) -> dict[str, Any]:
-    return {"role": message.role, "content": message.content}
+def _opening(messages: Sequence[Message], sampling: Sampling, luck: int | None) -> dict[str, Any]:
+    """What opens a session; options that are as ever are left out."""
+    default = asdict(Sampling())
+    own = {name: value for name, value in asdict(sampling).items() if value != default[name]}
+    turns = [[message.role, message.content] for message in messages]
+    return {"messages": turns} | ({"sampling": own} if own else {}) | ({} if luck is None else {"luck": luck})
 
 
 class _LinkedSession:
