@@ -29,6 +29,7 @@ from selfroute.config import (
     Choice,
     Entry,
     EvaluateRecipe,
+    HeadRecipe,
     ReportOptions,
     Spec,
     StrategyEntry,
@@ -127,6 +128,12 @@ def training_page() -> str:
             "Keys of a recipe with `algorithm: warm_up`.",
             KEY,
             keys(WarmupRecipe, shared=SHARED | traces),
+        ),
+        section(
+            "Heads of tokens",
+            "Keys of a recipe with `algorithm: reward_head`; the scores are used by `token_level`.",
+            KEY,
+            keys(HeadRecipe),
         ),
     )
 

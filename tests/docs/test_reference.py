@@ -19,6 +19,7 @@ from selfroute.config import (
     STRATEGIES,
     TASKS,
     EvaluateRecipe,
+    HeadRecipe,
     ReportOptions,
     TrainRecipe,
     WarmupRecipe,
@@ -106,7 +107,7 @@ def test_every_row_has_a_meaning(name: str) -> None:
 def test_every_key_of_every_recipe_is_explained() -> None:
     recipes = {
         "serving-reference.md": [ServeRecipe],
-        "train-reference.md": [TrainRecipe, WarmupRecipe],
+        "train-reference.md": [TrainRecipe, WarmupRecipe, HeadRecipe],
         "evaluate-reference.md": [EvaluateRecipe, ReportOptions],
     }
     for page, kinds in recipes.items():

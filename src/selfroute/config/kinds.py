@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfroute.config.recipes import EvaluateRecipe, PlaceRecipe, TrainRecipe, WarmupRecipe
+from selfroute.config.recipes import EvaluateRecipe, HeadRecipe, PlaceRecipe, TrainRecipe, WarmupRecipe
 from selfroute.config.serving import ServeRecipe
 from selfroute.config.values import load_values
 from selfroute.errors import ConfigError
@@ -57,7 +57,7 @@ def _shape(options: type) -> Shape:
 
 
 KINDS = (
-    Kind("a training recipe", "train", (_shape(TrainRecipe), _shape(WarmupRecipe))),
+    Kind("a training recipe", "train", (_shape(TrainRecipe), _shape(WarmupRecipe), _shape(HeadRecipe))),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),
     Kind("a placement recipe", "place", (_shape(PlaceRecipe),)),

@@ -16,6 +16,7 @@ __all__ = [
     "BudgetOptions",
     "CountLimits",
     "EvaluateRecipe",
+    "HeadRecipe",
     "LoraOptions",
     "PlaceRecipe",
     "ReportOptions",
@@ -254,6 +255,50 @@ class WarmupRecipe:
     workers: Whole = 0
     out: Path = Path("out/warmup")
     resume: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecipe:
+    """What `selfroute train` needs to fit a head of tokens (`algorithm: reward_head`).
+
+    Attributes:
+        device, cloud: the pair that it is for.
+        kind: what it learns to say of the device's token; see `selfroute.train.fit.token_heads`.
+        hidden: show it the device's last hidden state; off for a device that does not give one, such as llama.cpp.
+        top: how many of the likeliest log-probabilities it sees.
+        entropy: show it the entropy.
+        rows: train problems whose answers it learns from.
+        validation_rows: problems by which it is judged and its threshold set.
+        mixed: part of the answers in which the cloud writes 10 to 20 % of the tokens.
+        share: wanted part of all tokens that the cloud writes; it sets the threshold. Null sets none.
+        width: of its two hidden layers.
+        epochs: how often it goes through the places.
+        learning_rate: of AdamW.
+        concurrency: answers under way.
+        max_tokens: most tokens of one answer.
+        temperature: of the answers; 0 is greedy.
+    """
+
+    task: Spec
+    device: Spec
+    cloud: Spec
+    algorithm: Literal["reward_head"] = "reward_head"
+    kind: Literal["rel", "prob", "accept", "pair", "co_llm", "citer"] = "rel"
+    hidden: bool = True
+    top: Count = 5
+    entropy: bool = True
+    rows: Count = 2000
+    validation_rows: Count = 300
+    mixed: Rate = 0.5
+    share: Share | None = 0.05
+    width: Count = 64
+    epochs: Count = 12
+    learning_rate: Positive = 1e-3
+    concurrency: Count = 64
+    max_tokens: Count = 128
+    temperature: NotNegative = 0.0
+    seed: int = 0
+    out: Path = Path("out/head")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,6 +192,13 @@ ALGORITHMS = Table(
         options="selfroute.config.recipes:WarmupRecipe",
         no_dry_run="a warm-up makes its own small model",
     ),
+    AlgorithmEntry(
+        name="reward_head",
+        place="selfroute.assemble.heads:reward_head_recipe",
+        summary="Fit a head that says which of the device's tokens the cloud would let stand.",
+        options="selfroute.config.recipes:HeadRecipe",
+        no_dry_run="a head takes seconds once its pair is loaded",
+    ),
 )
 
 LEDGERS = Table(
