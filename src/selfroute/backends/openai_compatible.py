@@ -15,8 +15,8 @@ from contextlib import AbstractAsyncContextManager, aclosing, contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Self
-from urllib.request import getproxies, proxy_bypass
+from typing import Any, Self, TypeVar, cast
+from urllib.request import ProxyHandler, Request, build_opener, getproxies, proxy_bypass
 
 import aiohttp
 from multidict import CIMultiDict
@@ -24,6 +24,8 @@ from yarl import URL
 
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.chunks import ChunkReader, whole_object
+from selfroute.backends.completions import CompletionSessions, Server
+from selfroute.backends.sessions import Sessions
 from selfroute.backends.sse import DONE, EventReader, Malformed, error_message
 from selfroute.errors import (
     BackendError,
@@ -37,6 +39,8 @@ from selfroute.errors import (
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["OpenAICompatibleBackend"]
+
+T = TypeVar("T")
 
 _BACKOFF_S = 0.5  # before the second attempt; doubles with each further one
 _MAX_BACKOFF_S = 8.0
@@ -76,6 +80,9 @@ class OpenAICompatibleBackend(Backend):
         extra_body: fields to add to each request or, with the value None, to leave out, e.g.
             `{"stream_options": None}` for a server that refuses it. They win over a request's own.
         lacks: request fields that this server cannot do, e.g. `["tools"]`; see `selfroute.backends.base.lacking`.
+        sessions: how its `/v1/completions` takes and returns token ids, for answers that two models write: `selfroute`
+            for a `selfroute cloud`, `vllm`; None if it does not. See docs/inside.md.
+        tokenizer: folder or repository of the model's tokenizer, which `vllm` needs.
 
     Raises:
         ConfigError: if an argument is wrong.
@@ -100,6 +107,8 @@ class OpenAICompatibleBackend(Backend):
         headers: Mapping[str, str] | None = None,
         headers_env: Mapping[str, str] | None = None,
         lacks: Sequence[str] = (),
+        sessions: Server | None = None,
+        tokenizer: str | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -117,6 +126,24 @@ class OpenAICompatibleBackend(Backend):
         }
         self._url = _endpoint(base_url)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
+        self._sessions = None if sessions is None else CompletionSessions(self, sessions, tokenizer, self._about)
+
+    def offer(self, kind: type[T]) -> T | None:
+        """See `Backend.offer`; answers stay open where the server's `/v1/completions` takes and returns ids."""
+        if kind is Sessions:
+            return cast(T | None, self._sessions)
+        return super().offer(kind)
+
+    def _about(self) -> dict[str, Any] | None:
+        """What a `selfroute cloud` says of its sessions; None if it cannot be reached. Waits for it."""
+        url = str(_beside(self._url, "models"))
+        opener = build_opener(ProxyHandler({})) if _is_loopback(self._url) else build_opener()
+        try:
+            with opener.open(Request(url, headers=self._headers()), timeout=self.connect_timeout_s) as response:
+                about = json.load(response).get("selfroute")
+        except (OSError, ValueError, AttributeError, ConfigError):
+            return None
+        return about if isinstance(about, dict) and about else None
 
     @property
     def base_url(self) -> str:

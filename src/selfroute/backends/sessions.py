@@ -190,7 +190,8 @@ class Sessions(Protocol):
     Attributes:
         gives: what its sessions can do beyond writing: "ids" (exchange token ids), "every" (score given tokens in one
             pass), "top", "entropy" and "hidden" (see `Look`), "judge" (judge each token before the model reads it),
-            "keeps" (what was read once is not read again with the next call).
+            "keeps" (what was read once is not read again with the next call), "spell" (spell ids: who has it can be the
+            device).
         vocabulary: as in `Session`.
     """
 

@@ -176,7 +176,7 @@ class TransformersBackend(Backend):
     @property
     def gives(self) -> frozenset[str]:
         """See `selfroute.backends.sessions.Sessions`."""
-        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge", "keeps"})
+        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge", "keeps", "spell"})
 
     @cached_property
     def vocabulary(self) -> str:

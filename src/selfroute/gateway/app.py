@@ -33,7 +33,8 @@ from selfroute.gateway.passing import PASSED, passed
 from selfroute.gateway.preview import preview
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
-from selfroute.gateway.service import Mode, Service, Switch
+from selfroute.gateway.service import Mode, Service, SingleService, Switch
+from selfroute.gateway.sessions import OpenAnswers
 from selfroute.gateway.status import health_states, status
 from selfroute.types import HandOff, Message, Retract, Sampling, TextDelta
 
@@ -108,6 +109,7 @@ class Gateway:
         self.follow, self.switch = follow, switch
         self.on_load_failure = on_load_failure
         self.notices = Notices()
+        self.open_answers = OpenAnswers(self.limits) if isinstance(service, SingleService) else None
         self._verifying: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.began = time.time()
@@ -298,6 +300,14 @@ class Gateway:
         body = json_object(await http.body(self.limits.body_bytes))
         mode = self._mode(http, str(body.get("model")))
         self._check_room()
+        if self.open_answers is not None and "selfroute" in body:
+            model = await self.service.device.ready()
+            try:
+                said = await self.open_answers.answer(model, body)
+            except SelfRouteError as failure:
+                raise api_error(failure) from None
+            await http.answer(200, dumps(said), {})
+            return
         asked = await passed(self.service, address, body, mode, self.limits)
         await self._answer(http, asked.exchange, asked.answer(http), asked)
 
@@ -558,7 +568,10 @@ class Gateway:
         ]
 
     async def _models(self, http: Http) -> None:
-        await http.answer(200, dumps({"object": "list", "data": self._known_models()}), {})
+        known: dict[str, Any] = {"object": "list", "data": self._known_models()}
+        if self.open_answers is not None and (model := self.service.device.inner) is not None:
+            known["selfroute"] = self.open_answers.about(model)
+        await http.answer(200, dumps(known), {})
 
     async def _model(self, http: Http) -> None:
         """Any name that a request may have: those that are not listed mean the strategy, and are echoed."""

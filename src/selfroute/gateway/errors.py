@@ -37,6 +37,7 @@ CODES: dict[str, tuple[int, str, str]] = {
     "origin_not_allowed": (403, "permission_error", "a web page of another origin, or a foreign Host header"),
     "not_found": (404, "invalid_request_error", "there is no such address"),
     "trace_unknown": (404, "not_found_error", "feedback on an answer that this client did not get, or no cloud gave"),
+    "session_unknown": (404, "not_found_error", "an open answer that the model has forgotten"),
     "recording_missing": (404, "not_found_error", "a replayed model has no answer to this prompt"),
     "method_not_allowed": (405, "invalid_request_error", "the address exists, with another method"),
     "feedback_conflict": (409, "invalid_request_error", "the answer was judged otherwise before"),

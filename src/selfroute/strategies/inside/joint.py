@@ -50,7 +50,7 @@ def check_pair(strategy: str, sides: Sides, *, device: frozenset[str], cloud: fr
                 f"{side.name} do not; name another {role} or scorer"
             )
     ours, theirs = (capability(side, Sessions).vocabulary for side in (sides.device, sides.cloud))
-    if ids and ours != theirs:
+    if ids and ours and theirs and ours != theirs:  # one that cannot be reached yet is compared with its first answer
         raise ConfigError(
             f"strategy: '{strategy}' exchanges token ids, and {sides.device.name} ({ours}) and {sides.cloud.name} "
             f"({theirs}) have different vocabularies; name a cloud of its family, or write strategy: self_route"
@@ -173,11 +173,17 @@ class Joint:
                 await self._open_cloud(score)
             assert self._cloud is not None
             answer = await self._timed("cloud", ask(self._cloud))
+            self._check_vocabulary(self._cloud)
         except (BudgetExceeded, BudgetUnavailable, BackendError, UnsupportedByBackend) as error:
             self._note_failure(error)
             return None
         self._started, self._reason = True, "judged"
         return answer
+
+    def _check_vocabulary(self, cloud: Session) -> None:
+        if cloud.vocabulary != self.device.vocabulary:
+            name = self._cloud_side.name
+            raise BackendError(f"{name}: its vocabulary is not the device's; name a cloud of its family", backend=name)
 
     async def _open_cloud(self, score: float | None) -> None:
         cloud = self._cloud_side

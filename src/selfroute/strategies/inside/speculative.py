@@ -57,7 +57,7 @@ class Speculative:
         Raises:
             ConfigError: the sides' sessions lack something.
         """
-        check_pair(self.name, sides, device=frozenset({"ids"}), cloud=frozenset({"ids", "every"}))
+        check_pair(self.name, sides, device=frozenset({"ids", "spell"}), cloud=frozenset({"ids", "every"}))
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""

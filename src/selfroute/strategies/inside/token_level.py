@@ -84,7 +84,7 @@ class TokenLevel:
         """
         look = frozenset[str]() if isinstance(self.scorer, Foresight) else self.scorer.look.gives
         cloud = frozenset({"ids", "every", "top"} if isinstance(self.scorer, Foresight) else {"ids"})
-        check_pair(self.name, sides, device=look | {"ids"}, cloud=cloud)
+        check_pair(self.name, sides, device=look | {"ids", "judge", "spell"}, cloud=cloud)
         if isinstance(self.scorer, TokenHead) and sides.cloud is not None:
             self.scorer.check(sides.device, sides.cloud)
 
