@@ -246,8 +246,17 @@ def options_of(entry: Entry) -> str:
         given = [(field.name, default_of(field)) for field in dataclasses.fields(at(entry.options))]
     else:
         parameters = inspect.signature(at(entry.place)).parameters.values()
-        given = [(p.name, written(p.default)) for p in parameters if p.name not in ("name", *entry.given)]
+        own = [p for p in parameters if p.name not in ("name", *entry.given)]
+        given = [one for p in own for one in spread(p)]
     return ", ".join(f"`{name}`" if default == "–" else f"`{name}: {default}`" for name, default in given)
+
+
+def spread(parameter: inspect.Parameter) -> list[tuple[str, str]]:
+    """An argument with its default; of one that is a group of options, each of them."""
+    if dataclasses.is_dataclass(parameter.default):
+        fields = dataclasses.fields(parameter.default)
+        return [(field.name, written(getattr(parameter.default, field.name))) for field in fields]
+    return [(parameter.name, written(parameter.default))]
 
 
 def keys(

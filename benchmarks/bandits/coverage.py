@@ -64,7 +64,7 @@ def soft(n: int, floor: float, seed: int) -> Numbers:
 
 
 def learning(n: int, floor: float, seed: int) -> Numbers:
-    policy = catalogue.thompson(arms=NAMES, floor=floor, seed=1_000_000 + seed)
+    policy = catalogue.thompson(catalogue.Learning(floor=floor), arms=NAMES, seed=1_000_000 + seed)
     return judged(n, seed, lambda context, rng: policy.choose(context, ARMS), policy.update)
 
 
@@ -94,12 +94,12 @@ def judged(
 MAKERS: dict[str, Callable[..., Policy]] = {
     "greedy": catalogue.greedy,
     "ucb": catalogue.ucb,
-    "ucb, discounted": partial(catalogue.ucb, discount=0.995),
-    "ucb, window 600": partial(catalogue.ucb, window=600),
+    "ucb, discounted": partial(catalogue.ucb, catalogue.Learning(discount=0.995)),
+    "ucb, window 600": partial(catalogue.ucb, catalogue.Learning(window=600)),
     "thompson, 32 draws": catalogue.thompson,
-    "thompson, discounted, 32 draws": partial(catalogue.thompson, discount=0.995),
+    "thompson, discounted, 32 draws": partial(catalogue.thompson, catalogue.Learning(discount=0.995)),
     "linucb, 8 features": catalogue.linucb,
-    "linucb, discounted, 8 features": partial(catalogue.linucb, discount=0.997),
+    "linucb, discounted, 8 features": partial(catalogue.linucb, catalogue.Learning(trials=0, discount=0.997)),
 }
 
 

@@ -31,10 +31,10 @@ T_31 = 2.0395  # 97.5 % quantile of Student's t
 LEAST_LOSS = 0.01  # of worth, that nobody would notice
 
 MAKERS: Mapping[str, Callable[..., Policy]] = {
-    "Thompson": partial(catalogue.thompson, draws=1, floor=0.02),
-    "discounted Thompson": partial(catalogue.thompson, draws=1, floor=0.02, discount=0.995),
-    "LinUCB": partial(catalogue.linucb, alpha=0.3, floor=0.02),
-    "discounted LinUCB": partial(catalogue.linucb, alpha=0.3, floor=0.02, discount=0.998),
+    "Thompson": partial(catalogue.thompson, catalogue.Learning(floor=0.02), draws=1),
+    "discounted Thompson": partial(catalogue.thompson, catalogue.Learning(floor=0.02, discount=0.995), draws=1),
+    "LinUCB": partial(catalogue.linucb, catalogue.Learning(trials=0, floor=0.02), alpha=0.3),
+    "discounted LinUCB": partial(catalogue.linucb, catalogue.Learning(trials=0, floor=0.02, discount=0.998), alpha=0.3),
 }
 BASELINE, STATIC = "Thompson", "best fixed arm"
 

@@ -104,7 +104,9 @@ def route(
 
 def warmed(alpha: float, floor: float, seed: int) -> Policy:
     """LinUCB on what the prompt's words let expect, told the validation part's scores of all clouds."""
-    policy = catalogue.linucb(arms=CLOUDS, features=4, alpha=alpha, floor=floor, seed=seed)
+    policy = catalogue.linucb(
+        catalogue.Learning(trials=0, floor=floor), arms=CLOUDS, features=4, alpha=alpha, seed=seed
+    )
     known = parts()[0]
     for row, expected in enumerate(known.expected.tolist()):
         for place, cloud in enumerate(CLOUDS):
@@ -120,7 +122,9 @@ def warm_state(alpha: float) -> dict[str, object]:
 def with_context(
     budget: float, part: Part, seed: int, *, alpha: float, floor: float, rate: float, ceiling: float
 ) -> Numbers:
-    policy = catalogue.linucb(arms=CLOUDS, features=4, alpha=alpha, floor=floor, seed=seed)
+    policy = catalogue.linucb(
+        catalogue.Learning(trials=0, floor=floor), arms=CLOUDS, features=4, alpha=alpha, seed=seed
+    )
     policy.rule.restore(warm_state(alpha))
     pacer = DualPrice(budget, start=start_price(parts()[0], budget), rate=rate)
     order = np.random.default_rng(seed).permutation(len(part.reward)).tolist()
@@ -129,7 +133,9 @@ def with_context(
 
 def without_context(budget: float, seed: int) -> Numbers:
     """Discounted Thompson sampling and a dual price that know nothing beforehand but the price list."""
-    policy = catalogue.thompson(arms=CLOUDS, draws=1, floor=OPTIONS["floor"], discount=0.997, seed=seed)
+    policy = catalogue.thompson(
+        catalogue.Learning(floor=OPTIONS["floor"], discount=0.997), arms=CLOUDS, draws=1, seed=seed
+    )
     test = parts()[1]
     order = np.random.default_rng(seed).permutation(len(test.reward)).tolist()
     pacer = DualPrice(budget, rate=OPTIONS["rate"])

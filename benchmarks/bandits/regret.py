@@ -37,19 +37,28 @@ EXPECTED: dict[str, dict[str, tuple[float, float]]] = {
 # Rules in drift, and whether they see the quotes.
 DRIFTING: dict[str, tuple[bool, Make]] = {
     "fixed on the first best": (True, partial(catalogue.fixed, "A")),
-    "Thompson on utility": (False, partial(catalogue.gaussian_thompson, draws=1, floor=0.0, noise=0.5)),
-    "Thompson": (True, partial(catalogue.thompson, draws=1, floor=0.0)),
-    "UCB(0.5)": (True, partial(catalogue.ucb, floor=0.0)),
-    "discounted Thompson .995": (True, partial(catalogue.thompson, draws=1, floor=0.0, discount=0.995)),
-    "window 600 UCB(0.5)": (True, partial(catalogue.ucb, floor=0.0, window=600)),
-    "discounted UCB(0.5) .99": (True, partial(catalogue.ucb, floor=0.0, discount=0.99)),
-    "discounted UCB(0.15) .995": (True, partial(catalogue.ucb, floor=0.0, alpha=0.15, discount=0.995)),
-    "discounted Thompson .995, floor 5 %": (True, partial(catalogue.thompson, discount=0.995)),
+    "Thompson on utility": (
+        False,
+        partial(catalogue.gaussian_thompson, catalogue.Learning(floor=0.0), draws=1, noise=0.5),
+    ),
+    "Thompson": (True, partial(catalogue.thompson, catalogue.Learning(floor=0.0), draws=1)),
+    "UCB(0.5)": (True, partial(catalogue.ucb, catalogue.Learning(floor=0.0))),
+    "discounted Thompson .995": (
+        True,
+        partial(catalogue.thompson, catalogue.Learning(floor=0.0, discount=0.995), draws=1),
+    ),
+    "window 600 UCB(0.5)": (True, partial(catalogue.ucb, catalogue.Learning(floor=0.0, window=600))),
+    "discounted UCB(0.5) .99": (True, partial(catalogue.ucb, catalogue.Learning(floor=0.0, discount=0.99))),
+    "discounted UCB(0.15) .995": (
+        True,
+        partial(catalogue.ucb, catalogue.Learning(floor=0.0, discount=0.995), alpha=0.15),
+    ),
+    "discounted Thompson .995, floor 5 %": (True, partial(catalogue.thompson, catalogue.Learning(discount=0.995))),
 }
 TWO_ARMS: dict[str, Make] = {
-    "thompson": partial(catalogue.thompson, draws=1, floor=0.0),
-    "ucb": partial(catalogue.ucb, floor=0.0),
-    "greedy": partial(catalogue.greedy, floor=0.0),
+    "thompson": partial(catalogue.thompson, catalogue.Learning(floor=0.0), draws=1),
+    "ucb": partial(catalogue.ucb, catalogue.Learning(floor=0.0)),
+    "greedy": partial(catalogue.greedy, catalogue.Learning(floor=0.0)),
     "uniform": catalogue.uniform,
 }
 
@@ -76,9 +85,11 @@ def policy(name: str, setting: Setting, arms: tuple[str, ...], seed: int) -> Pol
         return catalogue.uniform(arms=arms, seed=seed)
     if name == "thompson" and setting.kind == "gaussian":
         scale = setting.difficulty
-        return catalogue.gaussian_thompson(arms=arms, seed=seed, floor=0.0, draws=1, noise=scale, prior=scale)
+        return catalogue.gaussian_thompson(
+            catalogue.Learning(floor=0.0), arms=arms, seed=seed, draws=1, noise=scale, prior=scale
+        )
     make: Make = {"ucb": catalogue.ucb, "greedy": catalogue.greedy, "thompson": catalogue.thompson}[name]
-    return make(arms=arms, seed=seed, floor=0.0, **({"draws": 1} if name == "thompson" else {}))
+    return make(catalogue.Learning(floor=0.0), arms=arms, seed=seed, **({"draws": 1} if name == "thompson" else {}))
 
 
 def drifts() -> dict[str, Cell]:

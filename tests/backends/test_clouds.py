@@ -16,6 +16,7 @@ from selfroute.backends.clouds import About, Cloud, Clouds, width
 from selfroute.backends.function import FunctionBackend
 from selfroute.bandits import catalogue
 from selfroute.bandits.beliefs import Beliefs
+from selfroute.config import Spec, make_policy
 from selfroute.errors import BackendStatusError, BackendUnavailable, ConfigError
 from selfroute.prices import Price
 from selfroute.types import Message, Sampling
@@ -34,7 +35,9 @@ def clouds(
 ) -> Clouds:
     each = each or [Cloud(backend=says(name), price=PRICES[name]) for name in NAMES]
     arms = list(dict.fromkeys(cloud.name for cloud in each))
-    made = getattr(catalogue, policy)(arms=arms, features=width(options.get("tasks", ())), **(rule or {}))
+    given = {"seed": 0, **(rule or {})}
+    seed = given.pop("seed")
+    made = make_policy(Spec(policy, None, given), arms=arms, features=width(options.get("tasks", ())), seed=seed)
     return Clouds(each, Beliefs(made), **options)
 
 

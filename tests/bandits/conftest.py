@@ -17,14 +17,14 @@ MAKERS: dict[str, Callable[..., Policy]] = {
     "greedy": catalogue.greedy,
     "epsilon_greedy": catalogue.epsilon_greedy,
     "ucb": catalogue.ucb,
-    "ucb, discounted": lambda **given: catalogue.ucb(discount=0.99, **given),
-    "ucb, windowed": lambda **given: catalogue.ucb(window=7, **given),
+    "ucb, discounted": lambda **given: catalogue.ucb(catalogue.Learning(discount=0.99), **given),
+    "ucb, windowed": lambda **given: catalogue.ucb(catalogue.Learning(window=7), **given),
     "thompson": catalogue.thompson,
-    "thompson, discounted": lambda **given: catalogue.thompson(discount=0.99, **given),
-    "thompson, windowed": lambda **given: catalogue.thompson(window=7, **given),
+    "thompson, discounted": lambda **given: catalogue.thompson(catalogue.Learning(discount=0.99), **given),
+    "thompson, windowed": lambda **given: catalogue.thompson(catalogue.Learning(window=7), **given),
     "gaussian_thompson": catalogue.gaussian_thompson,
     "linucb": catalogue.linucb,
-    "linucb, discounted": lambda **given: catalogue.linucb(discount=0.99, **given),
+    "linucb, discounted": lambda **given: catalogue.linucb(catalogue.Learning(trials=0, discount=0.99), **given),
 }
 
 

@@ -83,7 +83,7 @@ def test_a_frozen_policy_still_counts_money() -> None:
 
 
 def test_choices_of_others_count_as_trials() -> None:
-    one = Beliefs(catalogue.thompson(arms=ARMS, trials=1, floor=0.0))
+    one = Beliefs(catalogue.thompson(catalogue.Learning(trials=1, floor=0.0), arms=ARMS))
     one.take(Told(arm="small", usd=0.1), elsewhere=True)
     one.take(Told(arm="middle", usd=0.1), elsewhere=True)
     assert one.choose(Context(), [Arm(name) for name in ARMS]).arm == "large"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from selfroute.bandits import catalogue
 from selfroute.bandits.environments import DRIFTS, NAMES, SETTINGS, Contextual, Drifting, MultiArmed, generated_ratings
 from selfroute.bandits.play import Played, play
 from selfroute.bandits.policy import Policy
+from selfroute.config import Spec, make_policy
 from selfroute.errors import ConfigError
 
 # UCB(0.5), Thompson, greedy, uniform: mean regret of 1,000 seeds, and the standard error of a mean of 30.
@@ -22,10 +25,11 @@ EXPECTED = {
 def policy(name: str, setting: str, arms: tuple[str, ...], seed: int) -> Policy:
     kind, scale = SETTINGS[setting].kind, SETTINGS[setting].difficulty
     if name == "thompson" and kind == "gaussian":
-        return catalogue.gaussian_thompson(arms=arms, seed=seed, floor=0.0, draws=1, noise=scale, prior=scale)
-    options = {"thompson": {"floor": 0.0, "draws": 1}, "uniform": {}}.get(name, {"floor": 0.0})
-    made: Policy = getattr(catalogue, name)(arms=arms, seed=seed, **options)
-    return made
+        return catalogue.gaussian_thompson(
+            catalogue.Learning(floor=0.0), arms=arms, seed=seed, draws=1, noise=scale, prior=scale
+        )
+    options: dict[str, Any] = {"thompson": {"floor": 0.0, "draws": 1}, "uniform": {}}.get(name, {"floor": 0.0})
+    return make_policy(Spec(name, None, options), arms=arms, seed=seed)
 
 
 def runs(name: str, setting: str, seeds: int) -> list[Played]:
@@ -72,7 +76,7 @@ def test_the_contextual_reward_is_linear_and_linucb_learns_it() -> None:
         environment = Contextual(ratings, names, seed=seed, horizon=200, users=range(200, 400))
         options = {"features": len(environment.features()), "seed": seed}
         if name == "linucb":
-            made = catalogue.linucb(arms=environment.arms, floor=0.0, **options)
+            made = catalogue.linucb(catalogue.Learning(trials=0, floor=0.0), arms=environment.arms, **options)
         else:
             made = getattr(catalogue, name)(arms=environment.arms, **options)
         return float(play(made, environment).regret.sum())
@@ -110,7 +114,8 @@ def drift(scenario: str, seeds: int, quotes: bool = True, name: str = "thompson"
     regrets = []
     for seed in range(seeds):
         environment = Drifting(DRIFTS[scenario], seed=seed)
-        made = getattr(catalogue, name)(arms=environment.arms, floor=0.0, seed=1000 + seed, **options)
+        spec = Spec(name, None, {"floor": 0.0, **options})
+        made = make_policy(spec, arms=environment.arms, seed=1000 + seed)
         regrets.append(play(made, environment, quotes=quotes).regret.sum())
     return float(np.mean(regrets))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from selfroute.bandits import catalogue
 from selfroute.bandits.base import Arm, Context, Outcome
 from selfroute.bandits.metrics import bayes_optimal, best_share, fit_growth, greedy_frequency, suffix_fails, win_rates
 from selfroute.bandits.play import Played
+from selfroute.config import Spec, make_policy
 from selfroute.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ def test_nothing_beats_the_best_value(name: str) -> None:
     for seed in range(seeds):
         means = dict(zip("ab", rng.random(2), strict=True))
         options = {} if name == "uniform" else {"floor": 0.0}
-        policy = getattr(catalogue, name)(arms=["a", "b"], seed=seed, **options)
+        policy = make_policy(Spec(name, None, options), arms=["a", "b"], seed=seed)
         total = 0.0
         for _ in range(horizon):
             arm = policy.choose(Context(), [Arm("a"), Arm("b")]).arm

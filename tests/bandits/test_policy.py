@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.bandits.conftest import FEATURES, MAKERS
+from tests.bandits.conftest import FEATURES
 
 from selfroute.bandits import catalogue
 from selfroute.bandits.base import Arm, Context, Outcome
 from selfroute.bandits.policy import Policy
+from selfroute.config import POLICIES, Spec, make_policy
 from selfroute.errors import ConfigError
 
 Make = Callable[..., Policy]
@@ -43,16 +44,16 @@ def test_probabilities_are_probabilities(make: Make) -> None:
 
 
 def test_every_candidate_has_at_least_its_part_of_the_floor() -> None:
-    for name, maker in MAKERS.items():
-        floor = {"epsilon": 0.3} if name == "epsilon_greedy" else {"floor": 0.3} if name != "uniform" else {}
-        policy = taught(maker(arms=["a", "b", "c"], features=FEATURES, **floor))
+    for name in POLICIES:
+        options = {} if name == "uniform" else {"floor": 0.3, **({"arm": "a"} if name == "fixed" else {})}
+        policy = taught(make_policy(Spec(name, None, options), arms=["a", "b", "c"], features=FEATURES))
         choice = policy.choose(CONTEXT, ARMS)
         assert choice.least >= 0.1 - 1e-12, name
         assert choice.propensity >= choice.least
 
 
 def test_what_is_logged_is_how_often_it_happens() -> None:
-    policy = taught(catalogue.ucb(arms=["a", "b", "c"], floor=0.3))
+    policy = taught(catalogue.ucb(catalogue.Learning(floor=0.3), arms=["a", "b", "c"]))
     chances = dict(zip("abc", policy.probabilities(CONTEXT, ARMS), strict=True))
     counts = Counter()
     for _ in range(4000):
@@ -65,7 +66,7 @@ def test_what_is_logged_is_how_often_it_happens() -> None:
 
 def test_inverse_propensities_of_thompson_are_unbiased_at_any_number_of_draws() -> None:
     for draws in (1, 4, 32):
-        policy = taught(catalogue.thompson(arms=["a", "b", "c"], draws=draws, floor=0.2, seed=3))
+        policy = taught(catalogue.thompson(catalogue.Learning(floor=0.2), arms=["a", "b", "c"], draws=draws, seed=3))
         choices = [policy.choose(CONTEXT, ARMS) for _ in range(4000)]
         weights = np.array([[(choice.arm == arm.name) / choice.propensity for arm in ARMS] for choice in choices])
         assert choices[0].draws == draws
@@ -84,14 +85,14 @@ def test_thompson_chooses_as_often_whatever_the_draws() -> None:
 
 
 def test_arms_not_yet_asked_come_first_each_as_often_as_asked_for() -> None:
-    policy = catalogue.greedy(arms=["a", "b", "c"], trials=2, floor=0.0)
+    policy = catalogue.greedy(catalogue.Learning(trials=2, floor=0.0), arms=["a", "b", "c"])
     first = [policy.choose(CONTEXT, ARMS).arm for _ in range(6)]  # without any feedback
     assert Counter(first) == {"a": 2, "b": 2, "c": 2}
     assert len(set(first[:3])) == 3
 
 
 def test_an_arm_that_joins_later_gets_its_trials() -> None:
-    policy = catalogue.ucb(arms=["a", "b", "c"], floor=0.0)
+    policy = catalogue.ucb(catalogue.Learning(floor=0.0), arms=["a", "b", "c"])
     for _ in range(20):
         policy.update(policy.choose(CONTEXT, ARMS[:2]).arm, Outcome(1.0))
     assert policy.choose(CONTEXT, ARMS).arm == "c"
@@ -104,14 +105,14 @@ def test_one_candidate_is_forced(make: Make) -> None:
 
 
 def test_ties_share() -> None:
-    policy = catalogue.greedy(arms=["a", "b", "c"], trials=0, floor=0.0)
+    policy = catalogue.greedy(catalogue.Learning(trials=0, floor=0.0), arms=["a", "b", "c"])
     for arm in "abc":
         policy.update(arm, Outcome(0.0 if arm == "c" else 1.0))
     assert policy.probabilities(Context(), ARMS) == [0.5, 0.5, 0.0]
 
 
 def test_a_price_that_changes_moves_the_next_choice_without_learning() -> None:
-    policy = catalogue.greedy(arms=["a", "b"], trials=0, floor=0.0)
+    policy = catalogue.greedy(catalogue.Learning(trials=0, floor=0.0), arms=["a", "b"])
     for _ in range(50):
         policy.update("a", Outcome(0.9))
         policy.update("b", Outcome(0.6))
@@ -122,7 +123,7 @@ def test_a_price_that_changes_moves_the_next_choice_without_learning() -> None:
 
 
 def test_a_slow_arm_loses_where_seconds_count() -> None:
-    policy = catalogue.greedy(arms=["a", "b"], trials=0, floor=0.0)
+    policy = catalogue.greedy(catalogue.Learning(trials=0, floor=0.0), arms=["a", "b"])
     policy.update("a", Outcome(0.9, latency_s=4.0))
     policy.update("b", Outcome(0.8, latency_s=1.0))
     arms = [Arm("a"), Arm("b")]
@@ -152,7 +153,8 @@ def test_learning_draws_nothing(make: Make) -> None:
 @given(order=st.permutations(range(8)))
 def test_without_forgetting_late_feedback_is_worth_the_same(name: str, order: list[int]) -> None:
     outcomes = [("abc"[i % 3], Outcome(i % 2 / 1, 0.1 * i, (1.0, i / 8, 0.5))) for i in range(8)]
-    policies = [MAKERS[name](arms=["a", "b", "c"], features=FEATURES, trials=0) for _ in range(2)]
+    spec = Spec(name, None, {"trials": 0})
+    policies = [make_policy(spec, arms=["a", "b", "c"], features=FEATURES) for _ in range(2)]
     for policy, places in zip(policies, (range(8), order), strict=True):
         for place in places:
             policy.update(*outcomes[place])
@@ -161,14 +163,14 @@ def test_without_forgetting_late_feedback_is_worth_the_same(name: str, order: li
 
 
 def test_latency_alone_teaches_no_quality() -> None:
-    policy = catalogue.ucb(arms=["a", "b"], trials=0)
+    policy = catalogue.ucb(catalogue.Learning(trials=0), arms=["a", "b"])
     policy.update("a", Outcome(latency_s=1.0))
     assert policy.rule.state()["counts"] == {"a": 0.0, "b": 0.0}
     assert policy.latency.mean("a") == 1.0
 
 
 def test_a_source_that_counts_half_moves_half_as_much() -> None:
-    policy = catalogue.greedy(arms=["a"], trials=0)
+    policy = catalogue.greedy(catalogue.Learning(trials=0), arms=["a"])
     policy.update("a", Outcome(1.0, weight=1.0))
     policy.update("a", Outcome(0.0, weight=0.5))
     assert policy.rule.rows(["a"], (), np.random.default_rng(0)) == [[pytest.approx(2 / 3)]]
@@ -239,7 +241,19 @@ def test_bad_input_is_one_line(make: Make) -> None:
 )
 def test_a_bad_option_is_named(options: dict[str, float], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
-        catalogue.ucb(arms=["a"], **options)
+        make_policy(Spec("ucb", None, options), arms=["a"])
+
+
+def test_a_linear_model_forgets_by_a_discount_alone() -> None:
+    with pytest.raises(ConfigError, match=r"linucb\.window: 5 is no way for a linear model to forget; give a discount"):
+        make_policy(Spec("linucb", None, {"window": 5}), arms=["a"], features=2)
+
+
+def test_options_of_all_and_of_one_are_written_alike() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.ucb: unknown key 'discont'; did you mean 'discount'\?"):
+        make_policy(Spec("ucb", None, {"discont": 0.9}), arms=["a"])
+    with pytest.raises(ConfigError, match=r"policy\.ucb: discount: 'much' is not a number"):
+        make_policy(Spec("ucb", None, {"discount": "much"}), arms=["a"])
 
 
 def test_wrong_features_and_qualities_are_named() -> None:

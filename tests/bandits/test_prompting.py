@@ -131,13 +131,19 @@ def test_a_model_that_follows_the_guide_is_its_algorithm() -> None:
         environment = MultiArmed(EASY, seed=seed)
         model.append(play(LanguageBandit(Scribe(environment.arms, shown="guided"), ask), environment).regret.sum())
         environment = MultiArmed(EASY, seed=seed)
-        ucb.append(play(catalogue.ucb(arms=environment.arms, floor=0.0, seed=seed), environment).regret.sum())
+        ucb.append(
+            play(
+                catalogue.ucb(catalogue.Learning(floor=0.0), arms=environment.arms, seed=seed), environment
+            ).regret.sum()
+        )
     assert mean(model) == pytest.approx(mean(ucb), rel=0.35)
 
 
 def test_demonstrations_are_the_teachers_choices_and_what_was_known_then() -> None:
     environment = MultiArmed(EASY, seed=3)
-    steps = list(demonstrations(catalogue.ucb(arms=environment.arms, floor=0.0), environment, shown="guided"))
+    steps = list(
+        demonstrations(catalogue.ucb(catalogue.Learning(floor=0.0), arms=environment.arms), environment, shown="guided")
+    )
     assert len(steps) == 300
     assert {chosen for _, chosen in steps[:5]} == set("ABCDE")
     assert steps[0][0][-1].content.count("untried") == 5
@@ -146,14 +152,16 @@ def test_demonstrations_are_the_teachers_choices_and_what_was_known_then() -> No
 
 def test_examples_are_turns_that_end_with_a_choice() -> None:
     environment = MultiArmed(EASY, seed=4)
-    turns = examples(catalogue.ucb(arms=environment.arms, floor=0.0), environment, shown="summary", count=5)
+    turns = examples(
+        catalogue.ucb(catalogue.Learning(floor=0.0), arms=environment.arms), environment, shown="summary", count=5
+    )
     assert [message.role for message in turns] == ["user", "assistant"] * 5
     assert all(turn.content in environment.arms for turn in turns[1::2])
 
 
 def test_a_teacher_with_a_context() -> None:
     environment = Contextual(generated_ratings(60, 4), "abcd", seed=0, horizon=20)
-    teacher = catalogue.linucb(arms=environment.arms, features=4, floor=0.0)
+    teacher = catalogue.linucb(catalogue.Learning(trials=0, floor=0.0), arms=environment.arms, features=4)
     steps = list(demonstrations(teacher, environment, shown="guided"))
     assert all("Context: [" in messages[-1].content for messages, _ in steps)
 

@@ -44,7 +44,7 @@ def test_they_hold_for_logs_of_a_policy_that_learns() -> None:
     names = [arm.name for arm in ARMS]
     found = []
     for seed in range(25):
-        logger = catalogue.thompson(arms=names, floor=0.2, seed=seed)
+        logger = catalogue.thompson(catalogue.Learning(floor=0.2), arms=names, seed=seed)
         found.append(replay(learning_log(World(seed), logger, 600), TARGET))
     for estimates in (
         [one.self_normalised["quality"] for one in found],
@@ -82,7 +82,7 @@ def test_where_neither_money_nor_time_counts_the_worth_is_the_quality() -> None:
 
 def test_a_learning_policy_is_replayed_as_it_learns() -> None:
     log = soft_log(World(3), Soft([0.0] * 4, floor=1.0), 1500)
-    found = replay(log, catalogue.greedy(arms=[arm.name for arm in ARMS], floor=0.0))
+    found = replay(log, catalogue.greedy(catalogue.Learning(floor=0.0), arms=[arm.name for arm in ARMS]))
     assert found.self_normalised["worth"].value == pytest.approx(0.72, abs=0.06)  # a, 0.8 - 20 · 0.004; uniform 0.49
     found.check("greedy")
 
@@ -109,7 +109,7 @@ def test_too_few_are_refused() -> None:
 
 
 def test_a_log_without_exploration_is_refused() -> None:
-    policy = catalogue.ucb(arms=[arm.name for arm in ARMS], floor=0.0)
+    policy = catalogue.ucb(catalogue.Learning(floor=0.0), arms=[arm.name for arm in ARMS])
     with pytest.raises(SelfRouteError, match="in 299 of 300 decisions some candidate could not have been chosen"):
         check_support(learning_log(World(0), policy, 300))
     check_support(learning_log(World(0), catalogue.ucb(arms=[arm.name for arm in ARMS]), 50))

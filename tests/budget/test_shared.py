@@ -22,7 +22,7 @@ CONTEXT, CANDIDATES = Context(), [Arm(name) for name in ARMS]
 
 
 def replica(journal: Journal, **options: object) -> SharedBeliefs:
-    beliefs = Beliefs(catalogue.thompson(arms=ARMS, discount=0.9, trials=0))
+    beliefs = Beliefs(catalogue.thompson(catalogue.Learning(discount=0.9, trials=0), arms=ARMS))
     return SharedBeliefs(beliefs, journal, every_s=0.01, **options)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ def replayed(*arguments: str) -> Result:
 
 def log(path: Path, *, floor: float = 0.3, n: int = 900) -> Path:
     """What a learning policy logs, feedback of three quarters."""
-    world, policy = World(0), catalogue.thompson(arms=[arm.name for arm in ARMS], floor=floor)
+    world, policy = World(0), catalogue.thompson(catalogue.Learning(floor=floor), arms=[arm.name for arm in ARMS])
     lines = []
     for number in range(n):
         context = world.context()
@@ -40,7 +40,7 @@ def log(path: Path, *, floor: float = 0.3, n: int = 900) -> Path:
 def test_it_tells_policies_fixed_arms_and_their_mix(tmp_path: Path) -> None:
     path = log(tmp_path / "log.jsonl")
     out = tmp_path / "replayed.json"
-    result = replayed(str(path), "--policy", "epsilon_greedy: {epsilon: 0.3}", "--policy", "uniform", "--out", str(out))
+    result = replayed(str(path), "--policy", "epsilon_greedy: {floor: 0.3}", "--policy", "uniform", "--out", str(out))
     assert result.exit_code == 0, result.output
     assert "the log's own" in result.output
     assert "always a" in result.output
@@ -48,7 +48,7 @@ def test_it_tells_policies_fixed_arms_and_their_mix(tmp_path: Path) -> None:
     told = json.loads(out.read_text(encoding="utf-8"))
     assert set(told["policies"]) == {
         *(f"always {arm.name}" for arm in ARMS),
-        "epsilon_greedy: {epsilon: 0.3}",
+        "epsilon_greedy: {floor: 0.3}",
         "uniform",
     }
     even = told["policies"]["uniform"]

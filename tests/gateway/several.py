@@ -10,11 +10,11 @@ from tests.gateway.live import HARD, PRICES, TEMPLATE, Live, ask, device_fn
 
 from selfroute.backends.clouds import DEVICE, Cloud, Clouds, width
 from selfroute.backends.function import FunctionBackend
-from selfroute.bandits import catalogue
 from selfroute.bandits.beliefs import Beliefs
 from selfroute.budget.journal import MemoryJournal
 from selfroute.budget.pacing import DualPrice
 from selfroute.budget.shared import SharedBeliefs
+from selfroute.config import Spec, make_policy
 from selfroute.errors import BackendUnavailable
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.service import Service
@@ -70,7 +70,7 @@ class World:
         strategy = strategy or AlwaysCloud()
         arms = [DEVICE, *NAMES] if isinstance(strategy, BanditRouter) else list(NAMES)
         tasks = self.options.get("tasks", ())
-        made = getattr(catalogue, policy)(arms=arms, features=width(tasks), **(rule or {"trials": 0}))
+        made = make_policy(Spec(policy, None, rule or {"trials": 0}), arms=arms, features=width(tasks))
         beliefs = Beliefs(made, money=money)
         learning = SharedBeliefs(beliefs, journal or MemoryJournal(), every_s=0.02)
         each = [

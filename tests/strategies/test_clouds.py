@@ -36,7 +36,9 @@ def several(*, device: bool = False) -> Clouds:
         for name in NAMES
     ]
     arms = [*([DEVICE] if device else []), *NAMES]
-    return Clouds(each, Beliefs(catalogue.thompson(arms=arms, features=width(()), floor=1.0, trials=0)))
+    return Clouds(
+        each, Beliefs(catalogue.thompson(catalogue.Learning(floor=1.0, trials=0), arms=arms, features=width(())))
+    )
 
 
 def sides(budget: Budget, clouds: Clouds) -> Sides:

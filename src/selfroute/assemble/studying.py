@@ -101,8 +101,8 @@ def policy_runs(spec: Spec, make: Make, seeds: int, *, seed: int = 0, where: str
 
 def _policy(spec: Spec, environment: Environment, seed: int, where: str) -> Any:
     """A policy of the study: without a floor, unless the spec has one."""
-    floorless = {"uniform", "epsilon_greedy"}
-    options = spec.options if spec.name in floorless else {"floor": 0.0, **spec.options}
+    own = {"uniform", "epsilon_greedy"}  # what they do is their floor
+    options = spec.options if spec.name in own else {"floor": 0.0, **spec.options}
     features = len(environment.features())
     return make_policy(
         Spec(spec.name, spec.value, options), arms=environment.arms, features=features, seed=seed, where=where

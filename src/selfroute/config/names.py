@@ -19,7 +19,7 @@ from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
 from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STRATEGIES, TASKS
-from selfroute.config.values import Spec, check_keys, convert, suggest
+from selfroute.config.values import Spec, build, check_keys, convert, suggest, to_values
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
 from selfroute.strategies.base import Strategy
@@ -138,15 +138,27 @@ def make_policy(spec: Spec, *, arms: Sequence[str], features: int = 0, seed: int
         ConfigError: an unknown name or option, or one that the policy refuses.
     """
     factory, entry = POLICIES.resolve(spec.name, where=where), POLICIES[spec.name]
-    given = {"arms": arms, "features": features, "seed": seed}
+    given: dict[str, Any] = {"arms": arms, "features": features, "seed": seed}
+    parameters = inspect.signature(factory).parameters
+    own = [name for name in parameters if name not in (*given, "learning")]
     options = dict(spec.options)
     if spec.value is not None:
-        own = [p for name, p in inspect.signature(factory).parameters.items() if name not in given]
-        if not own or own[0].default is not inspect.Parameter.empty:
+        if not own or parameters[own[0]].default is not inspect.Parameter.empty:
             raise ConfigError(f"{where}: {spec.name} takes no '{spec.value}'; write {{{spec.name}: {{option: value}}}}")
-        options[own[0].name] = spec.value
-    policy: Policy = construct(factory, options, f"{where}.{spec.name}", entry, given=given)
+        options[own[0]] = spec.value
+    where = f"{where}.{spec.name}"
+    if "learning" in parameters:
+        given["learning"], options = _split(parameters["learning"].default, options, own, where)
+    policy: Policy = construct(factory, options, where, entry, given=given)
     return policy
+
+
+def _split(shared: Any, options: Mapping[str, Any], own: Sequence[str], where: str) -> tuple[Any, dict[str, Any]]:
+    """Options for a dataclass that several policies share, as one of it, and the policy's own."""
+    values = to_values(shared)
+    check_keys(options, [*own, *values], where)
+    values |= {name: value for name, value in options.items() if name in values}
+    return build(type(shared), values, where=where), {k: v for k, v in options.items() if k in own}
 
 
 def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:
