@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from tests.gateway.several import NAMES, World, chat
 
 from selfroute.budget.base import Estimate, Lease, LimitState, Unlimited
 from selfroute.gateway.access import Access, hash_key
+from selfroute.gateway.history import Tally
+from selfroute.prices import Prices
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -93,15 +98,16 @@ async def test_the_stream_changes_hands_before_the_readers_eyes(browser: Browser
 
 
 async def test_the_keyboard_reaches_everything(browser: Browser) -> None:
-    with gateway() as live:
+    with gateway(service(examples=(EASY, HARD))) as live:
         page = await browser.new_page()
         await page.goto(live.url)
         await expect(page.locator("#mode option")).to_have_count(4)
-        order = []
-        for _ in range(4):
+        await expect(page.locator("#prompt")).to_have_value(EASY)
+        order, focus = [], "document.activeElement"
+        for _ in range(6):
             await page.keyboard.press("Tab")
-            order.append(await page.evaluate("document.activeElement.id || document.activeElement.className"))
-        assert order == ["prompt", "mode", "send", "scroll"]
+            order.append(await page.evaluate(f"{focus}.id || {focus}.className || {focus}.textContent"))
+        assert order == ["prompt", "mode", "send", EASY, HARD, "scroll"]
         await page.focus("#mode")
         await page.keyboard.type("cloud")
         await page.focus("#send")
@@ -110,10 +116,65 @@ async def test_the_keyboard_reaches_everything(browser: Browser) -> None:
         await expect(page.locator("#answer .content")).to_have_text(CLOUD_TEXT)
 
 
+def some_hours(live: Any) -> None:
+    """A gateway of fifty minutes: twelve answers a minute, four of them from the cloud, and some trouble."""
+    now = time.time()
+    live.app.began = now - 50 * 60
+    for minute in range(50):
+        tally = Tally(8, 4, int(minute % 10 == 0), 0, int(minute % 5 == 0), cost_usd=0.004, cloud_alone_usd=0.012)
+        live.app.activity.history.add(now - 60 * minute, tally)
+
+
+async def test_charts_have_a_time_axis_units_and_words_for_those_who_do_not_see_them(browser: Browser) -> None:
+    with gateway(service(budget=Told())) as live:
+        some_hours(live)
+        page = await browser.new_page(timezone_id="Asia/Kolkata")
+        seen = watched(page)
+        await page.goto(live.url)
+        await expect(page.locator("#time rect")).to_have_count(105)
+        for chart, label in (("#time", "requests"), ("#money", "USD in all")):
+            words = await page.locator(f"{chart} text").all_text_contents()
+            assert label in words and "time, the last 60 minutes" in words
+            hours = [word for word in words if re.fullmatch(r"\d\d:(00|15|30|45)", word)]
+            assert len(hours) >= 3, "whole quarters of the reader's own hours"
+            assert len([word for word in words if re.fullmatch(r"\$?[\d.]+", word)]) >= 3
+        told = "Requests per minute over the last 60 minutes, in all: device 400, cloud 200, failed 5"
+        await expect(page.locator("#time")).to_have_attribute("aria-label", told)
+        told = "Money over the last 60 minutes: $0.20 spent, $0.60 if the cloud had answered all"
+        await expect(page.locator("#money")).to_have_attribute("aria-label", told)
+        await expect(page.locator("#saved")).to_have_text("$0.40 saved")
+        await expect(page.locator("#saved-note")).to_contain_text("would have cost about $0.60 (66.7 % less)")
+        await expect(page.locator("#refused")).to_have_text("10 cloud calls refused")
+        assert seen == []
+
+
+async def test_an_example_can_be_taken_and_none_is_made_up(browser: Browser) -> None:
+    with gateway(service(examples=(EASY, HARD))) as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await page.click(f"#examples button:has-text('{HARD}')")
+        await expect(page.locator("#prompt")).to_have_value(HARD)
+    with gateway() as live:
+        await page.goto(live.url)
+        await expect(page.locator("#models")).to_contain_text("small")
+        await expect(page.locator("#prompt")).to_have_value("")
+        await expect(page.locator("#examples button")).to_have_count(0)
+
+
+async def test_without_prices_nothing_is_said_of_money(browser: Browser) -> None:
+    with gateway(replace(service(), prices=Prices())) as live:
+        page = await browser.new_page()
+        await page.goto(live.url)
+        await expect(page.locator("#saved")).to_have_text("no prices")
+        await expect(page.locator("#money")).to_be_hidden()
+        await expect(page.locator("#refused")).to_have_text("no cloud call refused")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 760, 1280])
 async def test_it_fits_a_phone_and_the_dark(browser: Browser, scheme: Any, width: int) -> None:
-    with gateway(service(budget=Told())) as live:
+    with gateway(service(budget=Told(), examples=(EASY, "long " * 50))) as live:
+        some_hours(live)
         async with live.async_client() as client:
             await client.chat.completions.create(**ask(HARD))
         page = await browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -160,6 +221,7 @@ async def test_a_refusal_is_shown_as_it_is(browser: Browser) -> None:
         await expect(page.locator("#mode option")).to_have_count(2)
         await page.evaluate("document.getElementById('mode').append(new Option('cloud', 'cloud'))")
         await page.select_option("#mode", "cloud")
+        await page.fill("#prompt", EASY)
         await page.click("#send")
         await expect(page.locator("#verdict")).to_contain_text("is not one of auto, device")
 

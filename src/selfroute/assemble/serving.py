@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from selfroute.assemble.clouds import make_clouds, make_verifier
+from selfroute.assemble.examples import example_questions
 from selfroute.backends.base import Backend
 from selfroute.backends.clouds import Clouds
 from selfroute.backends.redacted import RedactedBackend
@@ -150,6 +151,7 @@ def make_service(recipe: ServeRecipe) -> Service:
         last_turn=turns == "last",
         strip_cloud_tags=tags == "strip",
         learning=learning,
+        examples=example_questions(recipe),
     )
 
 

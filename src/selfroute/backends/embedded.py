@@ -14,16 +14,17 @@ from selfroute.backends.files import ModelFiles
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
 
-__all__ = ["accepts_own_check", "asset_path", "embedded", "embedded_files", "provenance"]
+__all__ = ["accepts_own_check", "asset_path", "embedded", "embedded_files", "embedded_task", "provenance"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Asset:
-    """A model of the package: its folder, how many answers it may write for one prompt, and its prompt template."""
+    """A model of the package: its folder, how many answers it may write for one prompt, its template and its task."""
 
     folder: str
     samples: int = 1
     template: str | None = "think"
+    task: str = "countdown"
 
 
 # The cloud was trained without a system prompt.
@@ -75,6 +76,16 @@ def embedded_files(name: str) -> ModelFiles:
     """
     folder = asset_path(name)
     return ModelFiles(str(folder), str(folder.parent / "tokenizer"), _ASSETS[name].template)
+
+
+def embedded_task(name: str) -> str:
+    """Name of the task that an embedded model was made for.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    asset_path(name)
+    return _ASSETS[name].task
 
 
 def provenance(name: str, *, root: Path | None = None) -> dict[str, Any]:

@@ -90,6 +90,8 @@ class BackendEntry(Entry):
         replays: it holds one answer per prompt, so asking it again says nothing new.
         template_only: it knows its template's words alone. The gateway puts questions into them, shows it the last
             question of a conversation, and strips the tags of its answers, unless the recipe says otherwise.
+        task: place of the function that says which task a value's model was made for; its questions are offered as
+            examples. None if that is not known from the value.
         files: place of the function that says where a value's weights lie, as `selfroute.backends.files.ModelFiles`,
             for training and export; None if a recipe of training cannot name it.
     """
@@ -98,6 +100,7 @@ class BackendEntry(Entry):
     remote: bool = False
     replays: bool = False
     template_only: bool = False
+    task: str | None = None
     files: str | None = None
 
 

@@ -209,6 +209,8 @@ class ServeRecipe:
         api_keys: client's name -> SHA-256 of its key; `selfroute key NAME` makes one.
         origins: web pages' origins that may ask, e.g. `https://app.example.com`.
         hosts: further names under which this machine is asked without keys, e.g. `host.docker.internal`.
+        examples: questions that the dashboard offers; null takes some of the task that the device was trained on, where
+            that is known.
         log: failures alone, a line per request, or also prompts and answers.
     """
 
@@ -236,6 +238,7 @@ class ServeRecipe:
     api_keys: Mapping[str, str] = field(default_factory=dict)
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    examples: tuple[str, ...] | None = None
     log: Literal["errors", "requests", "content"] = "errors"
 
 

@@ -61,6 +61,7 @@ BACKENDS = Table(
         example="embedded:device",
         check="selfroute.backends.embedded:asset_path",
         files="selfroute.backends.embedded:embedded_files",
+        task="selfroute.backends.embedded:embedded_task",
         in_process=True,
         template_only=True,
     ),

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from selfroute.gateway.history import History
+
 __all__ = ["Activity"]
 
 _SLOTS = 200
@@ -24,10 +26,14 @@ class Activity:
 
     Args:
         folder: shared by the workers of one gateway; None makes a temporary one, for a single worker.
+
+    Attributes:
+        history: counts of the last hours, which reach further back than the records.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.history = History(folder)
         self._owned: tempfile.TemporaryDirectory[str] | None = None
         self._map: mmap.mmap | None = None
         self._count = 0
@@ -67,6 +73,7 @@ class Activity:
 
     def close(self) -> None:
         """Remove what this process wrote, if nobody else shares it; a later record starts anew."""
+        self.history.close()
         if self._map is not None:
             self._map.close()
             self._map = None

@@ -22,9 +22,10 @@ from selfroute.errors import BackendError, PrivacyRefused, SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
-from selfroute.gateway.errors import ApiError, Rejected, api_error
+from selfroute.gateway.errors import ApiError, Rejected, api_error, refusal_limit
 from selfroute.gateway.exchange import HEADERS, Exchange
 from selfroute.gateway.feedback import FeedbackDesk, what_is_said
+from selfroute.gateway.history import Tally
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.notices import Notices
@@ -473,8 +474,9 @@ class Gateway:
         reason = "client-gone" if gone else exchange.reason
         self.metrics.count(exchange, status_code, reason)
         (dp, dc), (cp, cc) = exchange.tokens("device"), exchange.tokens("cloud")
+        refusals, now = exchange.refusals, time.time()
         record: dict[str, Any] = {
-            "at": round(time.time(), 3),
+            "at": round(now, 3),
             "id": exchange.id,
             "status": status_code,
             "source": exchange.source,
@@ -488,13 +490,14 @@ class Gateway:
             "device_tokens": dp + dc,
             "cloud_tokens": cp + cc,
             **({"redacted": redacted} if (redacted := exchange.redacted) else {}),
+            "refused": refusal_limit(refusals[0]) if refusals else None,
         }
         if self.service.clouds is not None:
             record["models"] = [segment.model for segment in exchange.cloud_segments]
         self.activity.add(record)
-        refusals = [choice.gate.refusal for choice in exchange.choices if choice.gate.refusal is not None]
         for refusal in refusals:
             self.notices.refusal(refusal)
+        self.activity.history.add(now, _tally(exchange, status_code, len(refusals)))
         if _log.isEnabledFor(logging.INFO):
             refused = {"refusal": str(refusals[0])} if refusals else {}
             said = {**record, **refused, **self._content(exchange)}
@@ -553,6 +556,7 @@ class Gateway:
             uptime_s=time.time() - self.began,
             in_flight=self.in_flight,
             share=self.share,
+            history=self.activity.history,
         )
         await http.answer(200, dumps(about), {})
 
@@ -599,6 +603,22 @@ def _place(failure: BaseException) -> str:
         at = at.tb_next
     where = "" if at is None else f" at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
     return f"{type(failure).__name__}{where}"
+
+
+def _tally(exchange: Exchange, status_code: int, refused: int) -> Tally:
+    """A request as the history counts it; of a decision alone, what it cost."""
+    if exchange.dry:
+        return Tally(refused=refused, cost_usd=exchange.cost_usd)
+    by_device = exchange.source == "device"
+    return Tally(
+        device=int(status_code == 200 and by_device),
+        cloud=int(status_code == 200 and not by_device),
+        failed=int(status_code not in (200, 499)),
+        gone=int(status_code == 499),
+        refused=refused,
+        cost_usd=exchange.cost_usd,
+        cloud_alone_usd=exchange.cloud_alone_usd,
+    )
 
 
 @lru_cache(maxsize=1)

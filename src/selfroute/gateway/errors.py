@@ -133,6 +133,11 @@ def api_error(failure: Exception) -> ApiError:
     return ApiError(code, message, headers={"Retry-After": "1"} if code in _SOON_OVER else None)
 
 
+def refusal_limit(refusal: BudgetExceeded | BudgetUnavailable) -> str:
+    """Name of the limit that refused; "ledger" where nobody could ask it."""
+    return refusal.limit if isinstance(refusal, BudgetExceeded) else "ledger"
+
+
 def refusal_fields(refusal: BudgetExceeded) -> dict[str, Any]:
     """Which limit refused and when it opens, for an error and for the `selfroute` object."""
     reset_at = None if refusal.reset_s is None else round(time.time() + refusal.reset_s, 3)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from selfroute.backends.clouds import About
 from selfroute.backends.flight import closing
-from selfroute.errors import BackendError, BudgetExceeded
+from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable
 from selfroute.gateway.errors import ApiError, refusal_fields
 from selfroute.gateway.request import ChatRequest
 from selfroute.gateway.service import Gate, Mode, Service
@@ -72,6 +72,13 @@ class Choice:
         if self.trace is None:
             return self.gate.booked
         return any(segment.source == "cloud" for segment in self.trace.segments)
+
+    def cloud_alone_usd(self, cloud_usd: Callable[[Usage], float]) -> float:
+        """What the cloud's answer cost; where the device answered, what one as long as that would have."""
+        if self.trace is None:
+            return self.gate.cost_usd
+        answers = [segment for segment in self.trace.segments if segment.part == "answer"]
+        return sum(s.cost_usd if s.source == "cloud" else cloud_usd(s.usage) for s in answers)
 
     @property
     def finish_reason(self) -> str:
@@ -182,6 +189,16 @@ class Exchange:
     @property
     def cost_usd(self) -> float:
         return sum(c.trace.cost_usd if c.trace else c.gate.cost_usd for c in self.choices)
+
+    @property
+    def cloud_alone_usd(self) -> float:
+        """What the same answers would have cost without a device; see `Choice.cloud_alone_usd`."""
+        return sum(choice.cloud_alone_usd(self.service.cloud_usd) for choice in self.choices)
+
+    @property
+    def refusals(self) -> list[BudgetExceeded | BudgetUnavailable]:
+        """Cloud calls that the budget let not pass."""
+        return [choice.gate.refusal for choice in self.choices if choice.gate.refusal is not None]
 
     @property
     def used_cloud(self) -> bool:

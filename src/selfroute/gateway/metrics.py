@@ -11,6 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from selfroute.backends.clouds import Clouds
 from selfroute.errors import BackendError
+from selfroute.gateway.errors import refusal_limit
 from selfroute.gateway.exchange import Exchange
 from selfroute.gateway.guard import Guard
 
@@ -98,8 +99,7 @@ class Metrics:
             if choice.used_cloud:
                 self._of["selfroute_cloud_calls"].inc()
             if choice.gate.refusal is not None:
-                limit = getattr(choice.gate.refusal, "limit", "ledger")  # which nobody could ask
-                self._child("selfroute_budget_refusals", limit).inc()
+                self._child("selfroute_budget_refusals", refusal_limit(choice.gate.refusal)).inc()
 
     def _count_clouds(self, exchange: Exchange) -> None:
         for segment in exchange.cloud_segments:

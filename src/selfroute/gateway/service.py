@@ -159,6 +159,7 @@ class Service:
         last_turn: show the models the last question alone, without the turns before it.
         strip_cloud_tags: read the cloud's text as the device's: without `<think>`, `<answer>` and hand-offs.
         learning: what several clouds learn and share with other processes; None for one cloud.
+        examples: questions that the dashboard offers.
     """
 
     strategy: Strategy
@@ -174,6 +175,7 @@ class Service:
     last_turn: bool = False
     strip_cloud_tags: bool = False
     learning: SharedBeliefs | None = None
+    examples: tuple[str, ...] = ()
 
     @property
     def clouds(self) -> Clouds | None:
@@ -220,6 +222,11 @@ class Service:
             clouds = (capability(cloud.backend, Guard) for cloud in self.cloud.clouds.values())
             return [("device", self.device), *(("cloud", guard) for guard in clouds)]
         return [("device", self.device), ("cloud", self.cloud)]
+
+    def cloud_usd(self, usage: Usage) -> float:
+        """What the cloud charges for so many tokens; of several clouds the mean of what they charge."""
+        prices = [self.prices.cloud] if self.clouds is None else [cloud.price for cloud in self.clouds.clouds.values()]
+        return sum(price.cost_usd(usage) for price in prices) / len(prices)
 
     def price_of(self, source: Source, model: str) -> Price:
         """What a model of a side costs."""

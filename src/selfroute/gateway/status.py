@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +12,9 @@ from selfroute.backends.clouds import Clouds
 from selfroute.budget.base import Budget, Reporting
 from selfroute.errors import BudgetUnavailable
 from selfroute.gateway.guard import Guard
+from selfroute.gateway.history import History
 from selfroute.gateway.service import Service
+from selfroute.types import Usage
 
 __all__ = ["clouds_status", "health_states", "status"]
 
@@ -25,19 +29,23 @@ async def status(
     uptime_s: float,
     in_flight: int,
     share: float | None,
+    history: History,
 ) -> dict[str, Any]:
-    """Models and their health, call share, budget, and the last requests.
+    """Models and their health, call share, budget, money, the last hours and the last requests.
 
     Args:
         records: of the last requests, newest first.
         share: the call share that is wanted, None if none is.
     """
+    total, now = history.total(), time.time()
+    limits = Counter(r["refused"] for r in records if r.get("refused"))
     # The share is of requests that the strategy decided; dry runs and other modes are not.
     decided = [r for r in records if r.get("mode") == "auto" and not r.get("dry") and r.get("status") == 200]
     return {
         "strategy": service.strategy.name,
         "modes": sorted(service.modes),
         "needs_key": needs_key,
+        "now": round(now, 3),
         "uptime_s": round(uptime_s, 1),
         "in_flight": in_flight,
         "models": [{"side": side, "name": guard.name, **asdict(guard.health())} for side, guard in service.guards()],
@@ -47,7 +55,11 @@ async def status(
             "of": len(decided),
         },
         "clouds": None if service.clouds is None else clouds_status(service.clouds),
-        "cost_usd": sum(float(r.get("cost_usd", 0)) for r in records),
+        "examples": service.examples,
+        "priced": service.cloud_usd(Usage(1_000_000, 1_000_000)) > 0,
+        "total": {**total._asdict(), "saved_usd": total.saved_usd},
+        "refused": {"count": total.refused, "limits": dict(limits)},
+        "minutes": [{"at": at, **tally._asdict()} for at, tally in history.minutes(now)],
         "budget": await _budget(service.budget),
         "requests": records[:_SHOWN],
     }
