@@ -257,12 +257,11 @@ def _money(recipe: PlaceRecipe, cluster: Cluster) -> dict[str, Any]:
 
 def _write(recipe: PlaceRecipe, summary: Mapping[str, Any], files: Mapping[str, str]) -> None:
     from selfroute.evaluation.files import write_text
-    from selfroute.evaluation.report.page import style
     from selfroute.planning.report.page import placement_html
 
     texts = {
         **files,
-        "report.html": placement_html(summary, style=style()),
+        "report.html": placement_html(summary),
         "plan.json": json.dumps(summary, ensure_ascii=False) + "\n",
     }
     try:

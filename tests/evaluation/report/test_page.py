@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tests.evaluation.counting.test_summary import ALL, made
@@ -171,7 +172,8 @@ def test_every_axis_that_was_asked_for_has_a_figure_and_a_table() -> None:
         "Cost of 1,000 requests, $",
         "Tokens times layers of the cloud per request",
     ]
-    assert html.count("<svg viewBox") == 1 + 1 + 1 + 3 and html.count("The records do not tell.") == 1
+    assert html.count("<svg viewBox") == 2 * (1 + 1 + 1 + 3), "each for a screen and for a phone"
+    assert html.count("The records do not tell.") == 1
     for name in ("sees", "asks", "always_device", "device alone", "cloud alone", "oracle", "random"):
         assert html.count(f"<td>{name}</td>") >= 3
 
@@ -213,26 +215,64 @@ def test_more_strategies_than_colours_are_left_to_the_table() -> None:
     assert "The other 55 pairs" in html and "15 more are in summary.json" in html
 
 
-def test_the_headline_says_what_is_best_and_how_sure() -> None:
-    summary = summarise(ALL, share=0.3, seed=3, task="toy", resamples=100)
-    first, against, levels = headline(summary)
-    accuracy = percent(next(e for e in summary["strategies"] if e["name"] == "sees")["overall_accuracy"])
-    assert first.startswith(
-        f"At a call share of 30 %, sees answers {accuracy} of 200 toy prompts right (95 % interval "
+def test_the_first_lines_say_what_was_compared_who_won_by_how_much_how_surely_and_at_what_cost() -> None:
+    summary = summarise(with_tokens(ALL), share=0.3, seed=3, task="toy", resamples=100, prices=PRICES)
+    won, ahead, costs, levels, compared = headline(summary)
+    entries = {entry["name"]: entry for entry in summary["strategies"]}
+    sees, asks = entries["sees"], entries["asks"]
+    ways = "Of 2 ways to choose the 30 % of 200 toy prompts that the cloud answers"
+    assert won.startswith(f"{ways}, sees gets the most right: {percent(sees['overall_accuracy'])} (95 % interval ")
+    points = 100 * (sees["overall_accuracy"] - asks["overall_accuracy"])
+    assert ahead.startswith(f"That is {points:.1f} points more than asks, the next best; the 95 % interval of the diff")
+    assert "does not exclude zero: the two are not told apart" in ahead
+    dear, cheap, alone = (
+        price(usd)
+        for usd in (
+            sees["usd_per_1000_at_share"], asks["usd_per_1000_at_share"], entries["always_cloud"]["usd_per_1000"]
+        )
+    )  # fmt: skip
+    assert costs == (
+        f"1,000 requests at that share cost {dear} with sees; with asks {cheap}, with the cloud alone {alone}."
     )
-    assert against.startswith("sees against asks: +")
     assert percent(summary["device_accuracy"]) in levels and percent(summary["oracle_accuracy"]) in levels
+    assert all(name in compared for name in entries)
+    shown = read(page(with_tokens(ALL), prices=PRICES)).texts["p"]
+    assert shown[0].replace("\xa0", " ").startswith(f"{ways}, sees gets the most right")
 
 
-def test_a_difference_that_may_be_chance_is_called_so() -> None:
-    twin = [
-        Record(**{f: getattr(r, f) for f in r.__slots__} | {"strategy": "twin"}) for r in ALL if r.strategy == "sees"
-    ]
-    summary = summarise([r for r in ALL if r.strategy == "sees"] + twin, share=0.3, seed=0, resamples=20)
-    assert headline(summary)[1] in (
-        "sees against twin: +0.0 points (0.0 to 0.0, p = 1, corrected 1): not told apart at this n.",
-        "twin against sees: +0.0 points (0.0 to 0.0, p = 1, corrected 1): not told apart at this n.",
-    )
+def test_without_prices_the_first_lines_speak_of_tokens() -> None:
+    summary = summarise(with_tokens(ALL), share=0.3, seed=3, task="toy", resamples=20)
+    assert headline(summary)[2].startswith("No prices were given, so nothing is told of money; as run, sees has the")
+
+
+@pytest.mark.parametrize(
+    ("ci95", "corrected", "told"),
+    [
+        ([0.02, 0.2], 0.004, "2.0 to 20.0 points, excludes zero (p = 0.002, corrected 0.004)."),
+        ([0.02, 0.2], 1.0, "excludes zero, but among so many pairs it may be chance (p = 0.002, corrected 1)."),
+        (
+            [-0.02, 0.2],
+            1.0,
+            "-2.0 to 20.0 points, does not exclude zero: the two are not told apart on so few prompts.",
+        ),
+    ],
+)
+def test_a_lead_that_may_be_chance_is_called_so(ci95: list[float], corrected: float, told: str) -> None:
+    summary = summarise(ALL, share=0.3, seed=3, task="toy", resamples=20)
+    summary["comparisons"][0] |= {"ci95": ci95, "p": 0.002, "p_holm": corrected}
+    assert headline(summary)[1].endswith(told)
+
+
+def test_one_way_alone_is_told_without_a_race() -> None:
+    summary = summarise([r for r in ALL if r.strategy == "sees"], share=0.3, seed=3, task="toy", resamples=20)
+    assert headline(summary)[0].startswith("At a call share of 30 %, sees answers ")
+
+
+def test_money_stands_beside_accuracy() -> None:
+    heads = re.findall(r"<th>([^<]*)</th>", page(with_tokens(ALL), prices=PRICES))
+    assert heads[heads.index("accuracy at 30 %") + 1] == "$ per 1,000"
+    assert heads.count("$ per 1,000") == 3 and heads[heads.index("deploy") + 2] == "$ per 1,000"
+    assert "cloud tokens as run" in page(with_tokens(ALL))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +314,12 @@ def test_the_figure_is_well_formed_and_shows_every_strategy() -> None:
     titles = [element.text or "" for element in svg.iter("title")]
     assert [title.split(":")[0] for title in titles] == [line.name for line in drawn.lines]
     moving = sum(not line.fixed for line in drawn.lines)
-    assert len(list(svg.iter("polygon"))) == moving and len(list(svg.iter("polyline"))) == moving + 2
+    assert len(list(svg.iter("polyline"))) == moving + 2
+    (band,) = svg.iter("polygon")
+    best_one = max(
+        (line for line in drawn.lines if not line.fixed), key=lambda line: np.interp(0.3, drawn.shares, line.accuracy)
+    )
+    assert f"--c{drawn.lines.index(best_one)})" in band.attrib["style"], "the winner's alone"
     width, height = map(float, svg.attrib["viewBox"].split()[2:])
     for element in svg.iter("polyline"):
         for point in element.attrib["points"].split():

@@ -51,7 +51,7 @@ class Balanced(HTMLParser):
 
 
 def test_the_page_is_whole_by_itself(summary: dict[str, Any]) -> None:
-    page = placement_html(summary, style="")
+    page = placement_html(summary)
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
@@ -60,19 +60,19 @@ def test_the_page_is_whole_by_itself(summary: dict[str, Any]) -> None:
 
 
 def test_the_page_has_a_row_and_a_bar_for_every_method(summary: dict[str, Any]) -> None:
-    page = placement_html(summary, style="")
+    page = placement_html(summary)
     for entry in summary["methods"]:
         assert f"<td>{entry['method']}</td>" in page
-        assert page.count(f">{entry['method']}</text>") == 2, "in both figures"
+        assert page.count(f">{entry['method']}</text>") == 2 * 2 + 3, "in both figures, on a phone beside every panel"
 
 
 def test_words_that_a_load_brings_are_escaped(summary: dict[str, Any]) -> None:
-    page = placement_html(summary | {"load": "<script>alert(1)</script>"}, style="")
+    page = placement_html(summary | {"load": "<script>alert(1)</script>"})
     assert "<script>" not in page
 
 
 def test_every_column_of_the_table_is_explained(summary: dict[str, Any]) -> None:
-    page = placement_html(summary, style="")
+    page = placement_html(summary)
     heads = re.findall(r"<th>(.*?)</th>", page)
     assert {head.partition(" against")[0] for head in heads[1:]} <= set(GLOSSARY)
     assert {entry["method"] for entry in summary["methods"][1:]} <= set(GLOSSARY)
@@ -112,5 +112,5 @@ def test_numbers_are_written_for_people() -> None:
 
 
 def test_no_file_of_an_engine_is_said_too(summary: dict[str, Any]) -> None:
-    assert "--init-expert-location sglang.json" in placement_html(summary, style="")
-    assert "No engine's file was written" in placement_html(summary | {"files": []}, style="")
+    assert "--init-expert-location sglang.json" in placement_html(summary)
+    assert "No engine's file was written" in placement_html(summary | {"files": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 from selfroute.evaluation.counting.axes import AXES, Chart, ChartLine
 from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.report.choice import COLOURS
-from selfroute.evaluation.report.html import sentence, table, table_line
-from selfroute.evaluation.report.svg import Frame, legend, legend_mark, mark, scales, stroke_of, whole
+from selfroute.evaluation.report.svg import Frame, legend, legend_mark, mark, scales, stroke_of
 from selfroute.evaluation.report.words import interval, is_matched, percent
+from selfroute.pages.html import sentence, table, table_line
+from selfroute.pages.svg import WIDE, Canvas, on_both
 
 __all__ = ["axes_section"]
 
@@ -50,7 +52,7 @@ def _axis(section: Mapping[str, Any], chart: Chart) -> str:
     ]
     left_out = len(chart.lines) - len(seen)
     note = f"{_NOTE} {left_out} strategies are in the table only." if left_out else _NOTE
-    figure = f"{_svg(chart, seen)}{legend(signs, bounds=True)}<figcaption>{escape(note)}</figcaption>"
+    figure = f"{on_both(partial(_svg, chart, seen))}{legend(signs, bounds=True)}<figcaption>{escape(note)}</figcaption>"
     return f"{title}<figure>{figure}</figure>{_table(section)}"
 
 
@@ -68,15 +70,15 @@ def _rank(line: Mapping[str, Any]) -> tuple[float, ...]:
 # --- the figure ------------------------------------------------------------------------------------------------
 
 
-def _svg(chart: Chart, lines: Sequence[ChartLine]) -> str:
+def _svg(chart: Chart, lines: Sequence[ChartLine], canvas: Canvas) -> str:
     axis = AXES[chart.name]
-    frame = _frame(chart, lines)
+    frame = _frame(chart, lines, canvas)
     parts = scales(frame, x_label=axis.label, x_scale=axis.scale)
     parts += [frame.path(*chart.random, "stroke:var(--faint);stroke-dasharray:5 4")]
     parts += [frame.path(*chart.oracle, "stroke:var(--ink);stroke-width:1.2")]
     for number, line in enumerate(lines):
         parts += _drawn(frame, chart, line, number)
-    return whole(f"Overall accuracy against {axis.label}, one line per strategy", parts)
+    return frame.whole(f"Overall accuracy against {axis.label}, one line per strategy", parts)
 
 
 def _drawn(frame: Frame, chart: Chart, line: ChartLine, number: int) -> list[str]:
@@ -95,7 +97,7 @@ def _drawn(frame: Frame, chart: Chart, line: ChartLine, number: int) -> list[str
     return parts
 
 
-def _frame(chart: Chart, lines: Sequence[ChartLine]) -> Frame:
+def _frame(chart: Chart, lines: Sequence[ChartLine], canvas: Canvas = WIDE) -> Frame:
     """Everything that is drawn, with a little room, and accuracies out to the next 5 per cent."""
     paths = [chart.random, chart.oracle, *(line.path for line in lines if line.path is not None)]
     marks = np.array([found[1:] for line in lines for found in line.marks]).reshape(-1, 2)
@@ -105,7 +107,7 @@ def _frame(chart: Chart, lines: Sequence[ChartLine]) -> Frame:
     left, right = float(x.min()), max(float(x.max()), float(x.min()) + 1e-9)
     low, high = np.floor(20 * y.min() - 0.2) / 20, np.ceil(20 * y.max() + 0.2) / 20
     room = 0.01 * (right - left)
-    return Frame((left - room, right + room), (max(0.0, float(low)), min(1.0, float(high))))
+    return Frame((left - room, right + room), (max(0.0, float(low)), min(1.0, float(high))), canvas)
 
 
 def _finite(values: Floats) -> Floats:

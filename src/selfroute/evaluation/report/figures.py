@@ -11,7 +11,7 @@ import numpy as np
 from selfroute.evaluation.counting.curves import Curves, Line
 from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.files import replacing
-from selfroute.evaluation.report.choice import COLOURS, has_costs, range_of, shown
+from selfroute.evaluation.report.choice import COLOURS, has_costs, leader, range_of, shown
 from selfroute.evaluation.report.words import best
 
 __all__ = ["curve_png", "write_figures"]
@@ -25,7 +25,7 @@ def write_figures(summary: Mapping[str, Any], drawn: Curves, out: Path) -> None:
     title = f"{summary['task']}, n = {summary['n']}".removeprefix(", ")
     curve_png(shown(drawn, share), out / "curve.png", share=share, title=title)
     if has_costs(drawn):
-        _cost_png(shown(drawn, share), out / "cost.png", title=title)
+        _cost_png(shown(drawn, share), out / "cost.png", share=share, title=title)
     if len(top["reliability"]) > 1:
         _reliability_png(top["reliability"], out / "reliability.png", title=f"{top['name']}: {title}")
 
@@ -41,18 +41,20 @@ def curve_png(drawn: Curves, path: Path, *, share: float, title: str = "") -> No
     axes.plot(x, 100 * drawn.oracle, color="#444444", lw=1.2, label="oracle (reference device)")
     axes.plot(x, 100 * drawn.random, color="#999999", lw=1.2, ls=(0, (4, 3)), label="random (reference device)")
     axes.axvline(100 * share, color="#999999", lw=0.8, ls=":")
+    first = leader(drawn, share)
     for number, line in enumerate(drawn.lines):
-        _draw(axes, number, line, x, 100 * line.raw_share)
+        _draw(axes, number, line, x, 100 * line.raw_share, banded=number == first)
     axes.set(xlim=(0, 100), title=title)
     axes.set_xlabel("call share: requests answered by the cloud, %")
     _finish(figure, axes, drawn, path)
 
 
-def _cost_png(drawn: Curves, path: Path, *, title: str) -> None:
+def _cost_png(drawn: Curves, path: Path, *, share: float, title: str) -> None:
     figure, axes = _canvas()
+    first = leader(drawn, share)
     for number, line in enumerate(drawn.lines):
         if line.usd_per_1000 is not None and line.raw_usd_per_1000 is not None:
-            _draw(axes, number, line, line.usd_per_1000, line.raw_usd_per_1000)
+            _draw(axes, number, line, line.usd_per_1000, line.raw_usd_per_1000, banded=number == first)
     axes.set(title=title)
     axes.set_xlabel("cost of 1,000 requests, $")
     _finish(figure, axes, drawn, path)
@@ -83,11 +85,12 @@ def _canvas() -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _draw(axes: Any, number: int, line: Line, x: Floats, raw_x: float) -> None:
+def _draw(axes: Any, number: int, line: Line, x: Floats, raw_x: float, *, banded: bool) -> None:
     colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
     if not line.fixed:
         axes.plot(x, 100 * line.accuracy, color=colour, lw=2)
-        axes.fill_between(x, 100 * line.low, 100 * line.high, color=colour, alpha=0.10, lw=0)
+        if banded:
+            axes.fill_between(x, 100 * line.low, 100 * line.high, color=colour, alpha=0.14, lw=0)
     axes.plot(
         raw_x, 100 * line.raw_accuracy, mark, color=colour, ms=8, mec="white", label=line.name,
         ls="none" if line.fixed else "-", lw=2, clip_on=False, zorder=5,

@@ -13,7 +13,6 @@ from selfroute.evaluation.counting.curves import Curves
 from selfroute.evaluation.records import Key, Sample
 from selfroute.evaluation.report.axes import axes_section
 from selfroute.evaluation.report.choice import has_costs, leader, shown
-from selfroute.evaluation.report.html import code, definitions, sentence, table, table_line
 from selfroute.evaluation.report.picks import KINDS, Pick
 from selfroute.evaluation.report.svg import cost_svg, curve_svg, legend, legend_mark, reliability_svg
 from selfroute.evaluation.report.words import (
@@ -31,8 +30,10 @@ from selfroute.evaluation.report.words import (
     share_of,
     versus,
 )
+from selfroute.pages.html import code, definitions, page, scrolling, sentence, table, table_line
+from selfroute.pages.svg import on_both
 
-__all__ = ["GLOSSARY", "report_html", "style"]
+__all__ = ["GLOSSARY", "report_html"]
 
 _LONGEST_TEXT = 1500
 _MOST_PAIRS = 40
@@ -83,18 +84,13 @@ def report_html(
         picked, texts: prompts to read, and what was written for them.
         about: the content of `run.json`.
     """
-    page = Template(_asset("report.html"))
-    first, *rest = headline(summary)
+    body = Template(files("selfroute.evaluation.report").joinpath("report.html").read_text(encoding="utf-8"))
     share = summary["call_share_target"]
     seen = shown(drawn, share)
-    return page.substitute(
-        style=style(),
-        title=escape(f"Device and cloud on {summary['task'] or 'your task'}"),
-        lead=f'<p class="lead">{sentence(first)}</p>'
-        + "".join(f"<p>{sentence(s)}</p>" for s in rest)
-        + _excluded(summary),
+    filled = body.substitute(
+        excluded=_excluded(summary),
         deploy=_deploy_table(summary, drawn),
-        figure=curve_svg(seen, share=share),
+        figure=on_both(lambda canvas: curve_svg(seen, share=share, canvas=canvas)),
         legend=_key(seen, share, bounds=True),
         figure_note=_figure_note(seen, drawn),
         cost=_cost(summary, seen),
@@ -107,19 +103,14 @@ def report_html(
         glossary=definitions(GLOSSARY),
         origin=definitions(_origin(summary, about)),
     )
-
-
-def style() -> str:
-    """The style sheet of every report."""
-    return _asset("style.css")
-
-
-def _asset(name: str) -> str:
-    return files("selfroute.evaluation.report").joinpath(name).read_text(encoding="utf-8")
+    return page(f"Device and cloud on {summary['task'] or 'your task'}", headline(summary), filled)
 
 
 def _figure_note(seen: Curves, drawn: Curves) -> str:
-    note = "Lines: accuracy when the share is varied, with pointwise 95 % bands. Marks: each strategy as run."
+    note = (
+        "Lines: accuracy when the share is varied. Band: pointwise 95 % interval of the best one at the share that is "
+        "compared. Marks: each strategy as run."
+    )
     left_out = len(drawn.lines) - len(seen.lines)
     return f"{note} {left_out} strategies that are lower at the share are in the table only." if left_out else note
 
@@ -138,17 +129,13 @@ def _deploy_table(summary: Mapping[str, Any], drawn: Curves) -> str:
     if not rows:
         return "<p>No strategy here chooses between device and cloud.</p>"
     priced = any(row.usd_per_1000 is not None for row in rows)
-    names = ["calls", "deploy", "accuracy", "at random", *(["$ per 1,000"] if priced else [])]
+    names = ["calls", "deploy", "accuracy", *(["$ per 1,000"] if priced else []), "at random"]
     lines = [_deploy_line(row, priced=priced, is_target=row.share == summary["call_share_target"]) for row in rows]
-    head = "".join(f"<th>{name}</th>" for name in names)
     note = (
         "The highest accuracy at each call share. Strategies named below it are not told apart from it by a paired "
         "95 % interval: prefer the simplest. `selfroute calibrate` gives the threshold for a share or a sum of money."
     )
-    return (
-        f'<div class="scroll"><table class="deploy"><thead><tr>{head}</tr></thead>'
-        f'<tbody>{"".join(lines)}</tbody></table></div><p class="faint">{code(note)}</p>'
-    )
+    return f'{scrolling(names, lines, of="deploy")}<p class="faint">{code(note)}</p>'
 
 
 def _deploy_line(row: Deployment, *, priced: bool, is_target: bool) -> str:
@@ -158,8 +145,8 @@ def _deploy_line(row: Deployment, *, priced: bool, is_target: bool) -> str:
         f"{100 * row.share:g}&nbsp;%",
         f"{escape(row.name)}{also}",
         f"{percent(row.accuracy)}<small>{band}</small>",
-        percent(row.random),
         *([price(row.usd_per_1000)] if priced else []),
+        percent(row.random),
     ]
     kind = "best" if is_target else "own"
     return f'<tr class="{kind}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -175,7 +162,7 @@ def _cost(summary: Mapping[str, Any], seen: Curves) -> str:
         f"its device writes before it decides."
     )
     share = summary["call_share_target"]
-    figure = cost_svg(seen, share=share) + _key(seen, share, bounds=False)
+    figure = on_both(lambda canvas: cost_svg(seen, share=share, canvas=canvas)) + _key(seen, share, bounds=False)
     return f"<figure>{figure}<figcaption>{escape(told)}</figcaption></figure>"
 
 
@@ -201,7 +188,8 @@ def _decision(summary: Mapping[str, Any], seen: Curves) -> str:
 
 
 def _reliability(top: Mapping[str, Any], number: int) -> str:
-    figure = reliability_svg(top["reliability"], number=number, x_label="score", y_label="device wrong, %")
+    labels = {"x_label": "score", "y_label": "device wrong, %"}
+    figure = on_both(lambda canvas: reliability_svg(top["reliability"], number=number, canvas=canvas, **labels))
     error = top["calibration_error"]
     read = (
         "The score is not between 0 and 1, so only its order means something."
@@ -214,9 +202,8 @@ def _reliability(top: Mapping[str, Any], number: int) -> str:
 
 def _solve_rates(top: Mapping[str, Any], number: int) -> str:
     found = top["solve_rate"]
-    figure = reliability_svg(
-        found["levels"], number=number, x_label="solve rate of the device, q(x)", y_label="handed off, %"
-    )
+    labels = {"x_label": "solve rate of the device, q(x)", "y_label": "handed off, %"}
+    figure = on_both(lambda canvas: reliability_svg(found["levels"], number=number, canvas=canvas, **labels))
     note = (
         f"{top['name']}: how often it hands off prompts of each solve rate ({found['samples']} samples of the device "
         f"per prompt, {found['n']} prompts, mean {percent(found['mean'])}). A good policy falls from left to right; "
@@ -270,6 +257,7 @@ def _ratio(name: str) -> Callable[..., str]:
 def _matched_table(summary: Mapping[str, Any]) -> str:
     columns: list[Column] = [
         (f"accuracy at {share_of(summary)}", _rate("overall_accuracy")),
+        _cost_column(summary, summary["n"]),
         ("excess wrong", _rate("overall_accuracy_excess_wrong")),
         ("oracle gain", _ratio("oracle_gain")),
         ("APGR", _ratio("apgr")),
@@ -283,12 +271,12 @@ def _matched_table(summary: Mapping[str, Any]) -> str:
     entries = sorted(
         (e for e in summary["strategies"] if is_matched(e)), key=lambda e: e["overall_accuracy"], reverse=True
     )
-    empty = [""] * (len(columns) - 7)
-    lines = [table_line("oracle", percent(summary["oracle_accuracy"]), "", "1.00", *[""] * 4, *empty)]
+    empty = [""] * (len(columns) - 8)
+    lines = [table_line("oracle", percent(summary["oracle_accuracy"]), "", "", "1.00", *[""] * 4, *empty)]
     lines += [_cells(entry, columns, is_best=i == 0) for i, entry in enumerate(entries)]
     lines.append(
         table_line(
-            "random", percent(summary["random_accuracy"]), "", "0.00", "0.50", "50.0 %", "80.0 %", "0.50", *empty
+            "random", percent(summary["random_accuracy"]), "", "", "0.00", "0.50", "50.0 %", "80.0 %", "0.50", *empty
         )
     )
     refused = sorted({e["apgr_refused"] for e in entries if e["apgr_refused"]})
@@ -297,16 +285,22 @@ def _matched_table(summary: Mapping[str, Any]) -> str:
     return table([name for name, _ in columns], lines, " ".join(notes))
 
 
+def _cost_column(summary: Mapping[str, Any], n: int) -> Column:
+    """What a strategy costs, beside what it gets right: money at the share, or the cloud's tokens as run."""
+    if any(entry["usd_per_1000_at_share"] is not None for entry in summary["strategies"]):
+        return "$ per 1,000", _banded("usd_per_1000_at_share", price, digits=2)
+    return "cloud tokens as run", lambda entry: f"{entry['cloud_tokens'] / n:.0f}"
+
+
 def _optional(summary: Mapping[str, Any]) -> list[Column]:
     """Columns for what was asked for, or is known."""
     columns: list[Column] = [
         ("APGR, RouteLLM's bins", lambda e: fixed_point(e["apgr_routellm"])),
         ("AIQ", lambda e: percent(e["aiq"])),
-        ("$ per 1,000 at the share", _banded("usd_per_1000_at_share", price, digits=2)),
         ("latency p50", lambda e: _seconds(e["latency_p50_s"])),
         ("latency p95", lambda e: _seconds(e["latency_p95_s"])),
     ]
-    fields = ("apgr_routellm", "aiq", "usd_per_1000_at_share", "latency_p50_s", "latency_p95_s")
+    fields = ("apgr_routellm", "aiq", "latency_p50_s", "latency_p95_s")
     known = [any(entry[name] is not None for entry in summary["strategies"]) for name in fields]
     return [column for column, is_known in zip(columns, known, strict=True) if is_known]
 
@@ -320,13 +314,13 @@ def _raw_table(summary: Mapping[str, Any]) -> str:
     columns: list[Column] = [
         ("call share", _rate("raw_call_share")),
         ("accuracy", _rate("raw_overall_accuracy")),
+        ("$ per 1,000", lambda e: money(e["usd_per_1000"])),
         ("kept and right", _rate("conditional_local_accuracy")),
         ("local accuracy", _rate("local_accuracy")),
         ("without a cloud", _rate("forced_local_accuracy")),
         ("device tokens", lambda e: f"{e['device_tokens'] / n:.0f}"),
         ("for nothing", lambda e: f"{e['device_tokens_handed_off'] / n:.0f}"),
         ("cloud tokens", lambda e: f"{e['cloud_tokens'] / n:.0f}"),
-        ("$ per 1,000", lambda e: money(e["usd_per_1000"])),
         ("errors", lambda e: str(e["errors"])),
     ]
     lines = [_cells(entry, columns, is_best=False) for entry in summary["strategies"]]

@@ -13,6 +13,7 @@ import numpy as np
 from selfroute.evaluation.counting.curves import Curves, Line
 from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.report.choice import COLOURS, leader, range_of
+from selfroute.pages.svg import WIDE, Canvas, whole
 
 __all__ = [
     "Frame",
@@ -24,17 +25,14 @@ __all__ = [
     "reliability_svg",
     "scales",
     "stroke_of",
-    "whole",
 ]
 
 _DASHES = ("6 3", "7 3", "2 3", "9 3 2 3", "12 4", "4 2", "1 2", "6 2 1 2")  # the leader is solid
-_WIDTH, _HEIGHT = 860, 430
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 44
 
 
-def curve_svg(drawn: Curves, *, share: float) -> str:
-    """Accuracy against call share as an `<svg>` element."""
-    frame = Frame((0, 1), range_of(drawn))
+def curve_svg(drawn: Curves, *, share: float, canvas: Canvas = WIDE) -> str:
+    """Accuracy against call share as an `<svg>` element; the band is that of the highest at the share."""
+    frame = Frame((0, 1), range_of(drawn), canvas)
     parts = [*scales(frame, x_label="call share: requests answered by the cloud, %", x_scale=100)]
     parts.append(frame.path(drawn.shares, drawn.random, "stroke:var(--faint);stroke-dasharray:5 4"))
     parts.append(frame.path(drawn.shares, drawn.oracle, "stroke:var(--ink);stroke-width:1.2"))
@@ -42,30 +40,29 @@ def curve_svg(drawn: Curves, *, share: float) -> str:
     first = leader(drawn, share)
     for number, line in enumerate(drawn.lines):
         as_run = f"as run {100 * line.raw_share:.1f} % sent, {100 * line.raw_accuracy:.1f} % right"
-        parts += _strategy(
-            frame, drawn.shares, line, number, stroke_of(number, number == first), line.raw_share, as_run
-        )
-    return whole("Overall accuracy against call share, one line per strategy", parts)
+        parts += _strategy(frame, drawn.shares, line, number, number == first, line.raw_share, as_run)
+    return frame.whole("Overall accuracy against call share, one line per strategy", parts)
 
 
-def cost_svg(drawn: Curves, *, share: float) -> str:
+def cost_svg(drawn: Curves, *, share: float, canvas: Canvas = WIDE) -> str:
     """Accuracy against the cost of 1,000 requests, likewise."""
     known = [line for line in drawn.lines if line.usd_per_1000 is not None]
     low = min(float(line.usd_per_1000.min()) for line in known if line.usd_per_1000 is not None)
     high = max(float(line.usd_per_1000.max()) for line in known if line.usd_per_1000 is not None)
-    frame = Frame((low - 0.02 * (high - low), high + 0.02 * (high - low)), range_of(drawn))
+    frame = Frame((low - 0.02 * (high - low), high + 0.02 * (high - low)), range_of(drawn), canvas)
     parts = scales(frame, x_label="cost of 1,000 requests, $", x_scale=1)
     first = leader(drawn, share)
     for number, line in enumerate(drawn.lines):
         if line.usd_per_1000 is None or line.raw_usd_per_1000 is None:
             continue
         as_run = f"as run ${line.raw_usd_per_1000:.2f} per 1,000, {100 * line.raw_accuracy:.1f} % right"
-        stroke = stroke_of(number, number == first)
-        parts += _strategy(frame, line.usd_per_1000, line, number, stroke, line.raw_usd_per_1000, as_run)
-    return whole("Overall accuracy against the cost of 1,000 requests, one line per strategy", parts)
+        parts += _strategy(frame, line.usd_per_1000, line, number, number == first, line.raw_usd_per_1000, as_run)
+    return frame.whole("Overall accuracy against the cost of 1,000 requests, one line per strategy", parts)
 
 
-def reliability_svg(bins: Sequence[Mapping[str, float]], *, number: int, x_label: str, y_label: str) -> str:
+def reliability_svg(
+    bins: Sequence[Mapping[str, float]], *, number: int, x_label: str, y_label: str, canvas: Canvas = WIDE
+) -> str:
     """Rates by bin with their intervals, as an `<svg>` element.
 
     Args:
@@ -73,7 +70,7 @@ def reliability_svg(bins: Sequence[Mapping[str, float]], *, number: int, x_label
     """
     x = np.array([found["mean"] for found in bins])
     width = max(float(x.max() - x.min()), 1e-9)
-    frame = Frame((float(x.min()) - 0.03 * width, float(x.max()) + 0.03 * width), (0.0, 1.0))
+    frame = Frame((float(x.min()) - 0.03 * width, float(x.max()) + 0.03 * width), (0.0, 1.0), canvas)
     colour = f"var(--c{number % len(COLOURS)})"
     parts = scales(frame, x_label=x_label, x_scale=1, y_label=y_label)
     rates = np.array([found["rate"] for found in bins])
@@ -86,19 +83,11 @@ def reliability_svg(bins: Sequence[Mapping[str, float]], *, number: int, x_label
             f'{frame.y(found["rate_high"]):.1f}" style="stroke:{colour};stroke-width:1.5"/>'
             f"{mark(at, frame.y(found['rate']), number)}</g>"
         )
-    return whole(f"{y_label} against {x_label}", parts)
+    return frame.whole(f"{y_label} against {x_label}", parts)
 
 
 def _span(found: Mapping[str, float]) -> str:
     return f"{100 * found['rate_low']:.1f} to {100 * found['rate_high']:.1f}"
-
-
-def whole(label: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}" font-size="12">'
-        + "".join(parts)
-        + "</svg>"
-    )
 
 
 def legend_mark(number: int, *, fixed: bool, first: bool = False) -> str:
@@ -125,16 +114,21 @@ def legend(signs: Sequence[tuple[str, str]], *, bounds: bool) -> str:
 class Frame:
     """From values to pixels."""
 
-    def __init__(self, across: tuple[float, float], up: tuple[float, float]) -> None:
+    def __init__(self, across: tuple[float, float], up: tuple[float, float], canvas: Canvas = WIDE) -> None:
         self.left, self.right = across
         self.low, self.high = up
+        self.canvas = canvas
+        self.end, self.bottom = canvas.width - canvas.right, canvas.height - canvas.bottom  # of what is plotted
 
     def x(self, value: float) -> float:
-        return _LEFT + (value - self.left) / (self.right - self.left) * (_WIDTH - _LEFT - _RIGHT)
+        return self.canvas.left + (value - self.left) / (self.right - self.left) * (self.end - self.canvas.left)
 
     def y(self, value: float) -> float:
         part = (value - self.low) / (self.high - self.low)
-        return _HEIGHT - _BOTTOM - part * (_HEIGHT - _TOP - _BOTTOM)
+        return self.bottom - part * (self.bottom - self.canvas.top)
+
+    def whole(self, label: str, parts: Iterable[str]) -> str:
+        return whole(label, parts, width=self.canvas.width, height=self.canvas.height)
 
     def points(self, xs: Iterable[float], ys: Iterable[float]) -> str:
         return " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
@@ -145,24 +139,28 @@ class Frame:
     def vertical(self, share: float) -> str:
         x = self.x(share)
         return (
-            f'<path d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}" style="stroke:var(--faint);stroke-dasharray:2 3"/>'
-            f'<text x="{x + 4:.1f}" y="{_TOP + 10}" fill="var(--faint)">compared here</text>'
+            f'<path d="M{x:.1f} {self.canvas.top}V{self.bottom}" style="stroke:var(--faint);stroke-dasharray:2 3"/>'
+            f'<text x="{x + 4:.1f}" y="{self.canvas.top + 10}" fill="var(--faint)">compared here</text>'
         )
 
 
 def scales(frame: Frame, *, x_label: str, x_scale: float, y_label: str = "overall accuracy, %") -> list[str]:
-    parts = []
-    for value in _ticks(x_scale * frame.left, x_scale * frame.right, 6):
+    parts, canvas = [], frame.canvas
+    for value in _ticks(x_scale * frame.left, x_scale * frame.right, canvas.ticks):
         x = frame.x(value / x_scale)
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 26}" text-anchor="middle" fill="var(--faint)">{value:g}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{canvas.height - 26}" text-anchor="middle" fill="var(--faint)">{value:g}</text>'
+        )
     for value in _ticks(100 * frame.low, 100 * frame.high, 8):
         y = frame.y(value / 100)
-        parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" style="stroke:var(--rule)"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="var(--faint)">{value:g}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(f'<path d="M{canvas.left} {y:.1f}H{frame.end}" style="stroke:var(--rule)"/>')
+        parts.append(
+            f'<text x="{canvas.left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="var(--faint)">{value:g}</text>'
+        )
+    middle = (canvas.left + frame.end) / 2
     parts.append(
-        f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle" fill="var(--ink)">{escape(x_label)}</text>'
-        f'<text transform="translate(14 {_HEIGHT / 2 - 14}) rotate(-90)" text-anchor="middle" fill="var(--ink)">'
+        f'<text x="{middle}" y="{canvas.height - 6}" text-anchor="middle" fill="var(--ink)">{escape(x_label)}</text>'
+        f'<text transform="translate(12 {canvas.height / 2 - 14}) rotate(-90)" text-anchor="middle" fill="var(--ink)">'
         f"{escape(y_label)}</text>"
     )
     return parts
@@ -173,18 +171,15 @@ def stroke_of(number: int, first: bool) -> str:
     return f"stroke:var(--c{number % len(COLOURS)});{style}"
 
 
-def _strategy(frame: Frame, x: Floats, line: Line, number: int, stroke: str, raw_x: float, as_run: str) -> list[str]:
-    colour = f"var(--c{number % len(COLOURS)})"
+def _strategy(frame: Frame, x: Floats, line: Line, number: int, first: bool, raw_x: float, as_run: str) -> list[str]:
     sign = mark(frame.x(raw_x), frame.y(line.raw_accuracy), number)
     point = f"<g><title>{escape(line.name)}: {as_run}</title>{sign}</g>"
     if line.fixed:
         return [point]
     band = f"{frame.points(x, line.low)} {frame.points(x[::-1], line.high[::-1])}"
-    return [
-        f'<polygon points="{band}" style="fill:{colour};opacity:.10"/>',
-        frame.path(x, line.accuracy, stroke),
-        point,
-    ]
+    colour = f"var(--c{number % len(COLOURS)})"
+    shade = [f'<polygon points="{band}" style="fill:{colour};opacity:.14"/>'] if first else []
+    return [*shade, frame.path(x, line.accuracy, stroke_of(number, first)), point]
 
 
 def mark(x: float, y: float, number: int) -> str:

@@ -81,7 +81,9 @@ def best(summary: Mapping[str, Any]) -> Entry:
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
-    """What to take away, in three sentences, and a warning before them where the cloud hurts."""
+    """What to take away, in plain words: what was compared, who won and by how much, whether that may be chance, and
+    what it costs; a warning before it where the cloud hurts.
+    """
     top = best(summary)
     n, task = summary["n"], f" {summary['task']}" if summary["task"] else ""
     levels = (
@@ -99,16 +101,70 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
         if summary["cloud_accuracy"] < summary["device_accuracy"]
         else []
     )
-    first = (
-        f"At a call share of {share_of(summary)}, {top['name']} answers {percent(top['overall_accuracy'])} of "
-        f"{n}{task} prompts right (95 % interval {interval(top['ci95']['overall_accuracy'], scale=100, digits=1)})."
-    )
     split = (
         f"With that device, the same share sent at random gives {percent(summary['random_accuracy'])}, and a perfect "
         f"choice {percent(summary['oracle_accuracy'])}."
     )
-    second = versus(summary["comparisons"][0]) if summary["comparisons"] else ""
-    return [sentence for sentence in (*hurt, first, second, f"{levels} {split}") if sentence]
+    told = [*hurt, _won(summary, top), _ahead(summary), _costs(summary, top), f"{levels} {split}", _compared(summary)]
+    return [text for text in told if text]
+
+
+def _won(summary: Mapping[str, Any], top: Entry) -> str:
+    ways = sum(is_matched(entry) for entry in summary["strategies"])
+    task = f" {summary['task']}" if summary["task"] else ""
+    right = percent(top["overall_accuracy"])
+    band = f"95 % interval {interval(top['ci95']['overall_accuracy'], scale=100, digits=1)}"
+    if ways == 1:
+        return (
+            f"At a call share of {share_of(summary)}, {top['name']} answers {right} of {summary['n']}{task} prompts "
+            f"right ({band})."
+        )
+    return (
+        f"Of {ways} ways to choose the {share_of(summary)} of {summary['n']}{task} prompts that the cloud answers, "
+        f"{top['name']} gets the most right: {right} ({band})."
+    )
+
+
+def _ahead(summary: Mapping[str, Any]) -> str:
+    """How far the best is ahead of the next, and whether that may be chance; empty where there is no other."""
+    if not summary["comparisons"]:
+        return ""
+    nearest = summary["comparisons"][0]
+    low, high = nearest["ci95"]
+    band = f"the 95 % interval of the difference, {interval(nearest['ci95'], scale=100, digits=1)} points"
+    if low <= 0 <= high:
+        verdict = f"{band}, does not exclude zero: the two are not told apart on so few prompts"
+    elif nearest["p_holm"] >= 0.05:
+        verdict = f"{band}, excludes zero, but among so many pairs it may be chance ({_chance(nearest)})"
+    else:
+        verdict = f"{band}, excludes zero ({_chance(nearest)})"
+    return f"That is {100 * nearest['difference']:.1f} points more than {nearest['b']}, the next best; {verdict}."
+
+
+def _costs(summary: Mapping[str, Any], top: Entry) -> str:
+    """What the best costs beside the next best and the cloud alone; in tokens where there are no prices."""
+    usd = top["usd_per_1000_at_share"]
+    if not usd:
+        device, cloud = (top[f"{side}_tokens"] / summary["n"] for side in ("device", "cloud"))
+        return (
+            f"No prices were given, so nothing is told of money; as run, {top['name']} has the device write "
+            f"{device:.0f} tokens per request and the cloud {cloud:.0f}."
+        )
+    others = [f"with {e['name']} {price(e['usd_per_1000_at_share'])}" for e in _runners_up(summary)[:1]]
+    alone = [e["usd_per_1000"] for e in summary["strategies"] if e["fixed"] and e["raw_call_share"] == 1]
+    others += [f"with the cloud alone {price(alone[0])}"] if alone and alone[0] else []
+    rest = f"; {', '.join(others)}" if others else ""
+    return f"1,000 requests at that share cost {price(usd)} with {top['name']}{rest}."
+
+
+def _runners_up(summary: Mapping[str, Any]) -> list[Entry]:
+    matched = [entry for entry in summary["strategies"] if is_matched(entry)]
+    return sorted(matched, key=lambda entry: -float(entry["overall_accuracy"]))[1:]
+
+
+def _compared(summary: Mapping[str, Any]) -> str:
+    names = [label(entry) for entry in summary["strategies"]]
+    return f"Compared were {', '.join(names)}, on the same prompts." if len(names) > 1 else ""
 
 
 def versus(comparison: Mapping[str, Any]) -> str:
@@ -121,8 +177,12 @@ def versus(comparison: Mapping[str, Any]) -> str:
         verdict = ": not told apart at this n"
     else:
         verdict = "" if corrected < 0.05 else ": may be chance among so many pairs"
-    chance = f"{_p_value(comparison['p'])}, corrected {_p_value(corrected).removeprefix('p ').removeprefix('= ')}"
-    return f"{comparison['a']} against {comparison['b']}: {points} ({band}, {chance}){verdict}."
+    return f"{comparison['a']} against {comparison['b']}: {points} ({band}, {_chance(comparison)}){verdict}."
+
+
+def _chance(comparison: Mapping[str, Any]) -> str:
+    corrected = _p_value(comparison["p_holm"]).removeprefix("p ").removeprefix("= ")
+    return f"{_p_value(comparison['p'])}, corrected {corrected}"
 
 
 def _p_value(p: float) -> str:

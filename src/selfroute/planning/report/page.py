@@ -8,6 +8,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from selfroute.pages.html import definitions, page, scrolling, table_line
+from selfroute.pages.svg import on_both
 from selfroute.planning.report.figures import bars_svg, pareto_svg
 from selfroute.planning.report.words import amount, headline, ratio, seconds, share, starts
 
@@ -33,46 +35,39 @@ GLOSSARY = {
 }
 
 
-def placement_html(summary: Mapping[str, Any], *, style: str) -> str:
+def placement_html(summary: Mapping[str, Any]) -> str:
     """The page; it refers to nothing outside itself.
 
     Args:
         summary: the content of `plan.json`.
-        style: a style sheet.
     """
-    page = Template(files("selfroute.planning.report").joinpath("report.html").read_text(encoding="utf-8"))
+    body = Template(files("selfroute.planning.report").joinpath("report.html").read_text(encoding="utf-8"))
     model = summary["model"]
-    first, *rest = headline(summary)
-    return page.substitute(
-        style=style,
-        title=f"{model['layers']} layers of {model['experts']} experts on {summary['ranks']} ranks",
-        lead=f'<p class="lead">{_sentence(first)}</p>' + "".join(f"<p>{_sentence(text)}</p>" for text in rest),
-        bars=bars_svg(summary["methods"]),
+    filled = body.substitute(
+        bars=on_both(lambda canvas: bars_svg(summary["methods"], canvas)),
         table=_table(summary),
         pareto=_pareto(summary),
         engines=_engines(summary),
-        glossary=_definitions(GLOSSARY),
-        origin=_definitions(_origin(summary)),
+        glossary=definitions(GLOSSARY),
+        origin=definitions(_origin(summary)),
     )
+    title = f"{model['layers']} layers of {model['experts']} experts on {summary['ranks']} ranks"
+    return page(title, headline(summary), filled)
 
 
 def _table(summary: Mapping[str, Any]) -> str:
     saved = f"saved against {summary['reference']}"
     heads = ("method", "hops", "time", saved, "above bound", "busiest of layer", "busiest of all", "moved", "CPU s")
-    lines = "".join(_line(entry, is_plan=i == 0) for i, entry in enumerate(summary["methods"]))
-    head = "".join(f"<th>{escape(name)}</th>" for name in heads)
+    lines = [_line(entry, is_plan=i == 0) for i, entry in enumerate(summary["methods"])]
     left_out = "".join(
         f'<p class="faint">{escape(name)} is left out. {escape(reason)}</p>'
         for name, reason in summary["left_out"].items()
     )
-    return (
-        f'<div class="scroll wide"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>{left_out}'
-    )
+    return f"{scrolling(heads, lines, kind='wide')}{left_out}"
 
 
 def _line(entry: Mapping[str, Any], *, is_plan: bool) -> str:
     cells = [
-        escape(entry["method"]),
         amount(entry["hops"]),
         seconds(entry["seconds"]),
         share(entry["saved"]),
@@ -82,14 +77,15 @@ def _line(entry: Mapping[str, Any], *, is_plan: bool) -> str:
         "–" if entry["moved"] is None else f"{entry['moved']:,}",
         f"{entry['cpu_s']:.2f}",
     ]
-    return f'<tr class="{"best" if is_plan else "own"}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    return table_line(entry["method"], *cells, kind="best" if is_plan else "own")
 
 
 def _pareto(summary: Mapping[str, Any]) -> str:
     points = summary["pareto"]
     if not points:
         return ""
-    figure = pareto_svg(points, summary["unit"], summary["methods"], summary["cap_over"])
+    others, over = summary["methods"], summary["cap_over"]
+    figure = on_both(lambda canvas: pareto_svg(points, summary["unit"], others, over, canvas))
     note = (
         "Dots: placements under a cap on the busiest rank, from none to the tightest; squares: the methods of the "
         "table. Left and low is good."
@@ -120,12 +116,3 @@ def _origin(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
-def _definitions(terms: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in terms.items())
-
-
-def _sentence(text: str) -> str:
-    """Escaped, and with no line break between a number and its unit."""
-    return escape(text).replace(" %", "&nbsp;%").replace(" hops", "&nbsp;hops")
