@@ -168,15 +168,18 @@ def speed_part(found: Results) -> str:
 
 
 def gateway_part(found: Results) -> str:
-    (cell,) = found.values()
-    rows = []
-    for name, words in (("one", "one cloud"), ("five", "five clouds, Thompson")):
-        p50, cpu = cell[f"{name}_p50_ms"], cell[f"{name}_cpu_ms"]
-        rows.append([words, f"{p50['mean']:.2f} ± {p50['sd']:.2f}", f"{cpu['mean']:.2f} ± {cpu['sd']:.2f}"])
-    p50, cpu = (cell[f"five_{what}"]["mean"] / cell[f"one_{what}"]["mean"] for what in ("p50_ms", "cpu_ms"))
+    found, medians = found["cells"], found["medians"]
+    rows = [
+        [words, f"{medians[f'{name}_p50_ms']:.2f}", f"{medians[f'{name}_cpu_ms']:.2f}"]
+        for name, words in (("one", "one cloud"), ("five", "five clouds, Thompson"))
+    ]
+    p50, cpu = (
+        f"{medians[f'{what}_ratio']:.2f} ({medians[f'{what}_low']:.2f} to {medians[f'{what}_high']:.2f})"
+        for what in ("p50", "cpu")
+    )
     told = (
-        f"Plain requests one at a time, both in turns, ± standard deviation over rounds. Five beside one: {p50:.2f} of "
-        f"its p50 and {cpu:.2f} of its processor time. {ran(found, 'gateway')}"
+        "Plain requests one at a time, both gateways in turns on a busy machine; medians over rounds. Five beside one, "
+        f"in the same round: {p50} of its p50, {cpu} of its processor time. {ran(found, 'gateway')}"
     )
     return section("A gateway with five clouds beside one", told, ["gateway", "p50 ms", "CPU ms per request"], rows)
 

@@ -12,6 +12,7 @@ are `benchmarks/bandits/results.json` and `benchmarks/bandits/results.md`.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Callable, Mapping
 from itertools import product
@@ -101,8 +102,22 @@ def with_verdicts(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"verdicts": verdicts, "cells": found}
 
 
+def with_medians(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Rounds of the gateway by their medians: on a busy machine a round may stall. Ratios are of one round each."""
+    rows = [row for name in found for row in lines(OUT / "gateway" / f"{name}.jsonl")]
+    medians = {key: statistics.median(row[key] for row in rows) for key in rows[0] if key.endswith("_ms")}
+    for what in ("p50", "cpu"):
+        ratios = sorted(row[f"five_{what}_ms"] / row[f"one_{what}_ms"] for row in rows)
+        medians |= {f"{what}_ratio": statistics.median(ratios), f"{what}_low": ratios[0], f"{what}_high": ratios[-1]}
+    return {"medians": medians, "cells": found}
+
+
 # What stands beside the numbers of a part.
-BESIDE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"real": with_bounds, "protocol": with_verdicts}
+BESIDE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "gateway": with_medians,
+    "real": with_bounds,
+    "protocol": with_verdicts,
+}
 
 
 def rounded(value: Any) -> Any:
