@@ -222,8 +222,12 @@ def distil_part(found: Results) -> str:
                     f"{one['best_share']:.2f}",
                 ]
             )
+    students = [agents["student"] for agents in found["settings"].values()]
+    low = sum(a["student"]["regret"] <= 1.3 * a["teacher"]["regret"] for a in found["settings"].values())
+    never = sum(one["suffix_fail"] == 0.0 for one in students)
     told = (
-        f"± standard deviation over 30 seeds. Bar: at most 1.3 of the teacher's regret, SuffixFail 0. "
+        "± standard deviation over 30 seeds. Bar: at most 1.3 of the teacher's regret, met in "
+        f"{low} of {len(students)} settings; SuffixFail 0, met in {never} of {len(students)}. "
         f"`{found['command']}`, commit {found['commit']}, {found['steps']} steps of {found['batch']}."
     )
     head = ["setting", "agent", "regret", "of the teacher's", "SuffixFail", "β", "best arm"]
