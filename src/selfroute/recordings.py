@@ -45,6 +45,7 @@ __all__ = [
     "models_in",
     "objects_of",
     "read_answers",
+    "rows_looked_at",
     "shifted",
     "unrecorded_text",
 ]
@@ -335,15 +336,26 @@ def shifted(is_right: Callable[[int, int], bool], count: int) -> int:
         is_right: whether the answer of one row is right for the gold of another.
         count: of rows.
     """
-    for rows in (range(min(_LOOKED_AT, count)), range(max(0, count - _LOOKED_AT), count)):
-        if len(rows) < _FEWEST:
-            continue
-        rates = {by: sum(is_right(row, row + by) for row in rows if row + by in rows) / len(rows) for by in (0, 1, -1)}
-        best = max(rates, key=lambda by: rates[by])
-        # Three deviations of a difference of two such rates, at most.
-        if rates[best] - rates[0] > 3.0 * math.sqrt(0.5 / len(rows)):
+    for rows in rows_looked_at(count):
+        # Three deviations of a difference of two rates, at most.
+        margin = 3.0 * math.sqrt(0.5 / len(rows))
+        here = _rate(is_right, rows, 0)
+        if here + margin >= 1.0:
+            continue  # no other can be as much better
+        best = max((1, -1), key=lambda by: _rate(is_right, rows, by))
+        if _rate(is_right, rows, best) - here > margin:
             return best
     return 0
+
+
+def rows_looked_at(count: int) -> list[range]:
+    """The rows by which `shifted` decides; none of few."""
+    ends = [range(min(_LOOKED_AT, count)), range(max(0, count - _LOOKED_AT), count)]
+    return ends if count >= _FEWEST else []
+
+
+def _rate(is_right: Callable[[int, int], bool], rows: range, by: int) -> float:
+    return sum(is_right(row, row + by) for row in rows if row + by in rows) / len(rows)
 
 
 def objects_of(path: Path) -> Iterator[tuple[int, Any]]:

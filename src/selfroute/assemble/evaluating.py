@@ -17,6 +17,7 @@ from selfroute.assemble.baselines import (
 )
 from selfroute.assemble.paid_calls import announce, in_words
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
+from selfroute.assemble.shifted import check_recorded
 from selfroute.backends.base import Backend, find_capability
 from selfroute.config import (
     BACKENDS,
@@ -29,7 +30,7 @@ from selfroute.config import (
     parse_overrides,
     to_values,
 )
-from selfroute.errors import ConfigError
+from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
 from selfroute.strategies.base import Sides
 from selfroute.tasks.base import Row, Task
@@ -47,6 +48,7 @@ __all__ = [
     "report_folder",
 ]
 
+GIVEN_UP = 8  # rows without an answer, all from the first on, after which a model counts as one that gives none
 _NOT_IN_RECORDS = (
     *("out", "cache", "concurrency", "requests_per_minute", "engine", "workers"),
     *("prices", "priced_as", "network", "routellm_bins", "axes"),
@@ -154,6 +156,8 @@ async def open_bench(
     device, cloud, policies = _models(recipe)
     sides = Sides(device=device, cloud=cloud, template=template_of(task))
     async with closing(device, cloud, *policies.values()):
+        models = {"device": (recipe.device, device), "cloud": (recipe.cloud, cloud)}
+        await check_recorded(models, task, sides.template, rows)
         baselines = await make_baselines(
             recipe.strategies,
             sides,
@@ -289,6 +293,10 @@ async def record_rows(
 
     Returns:
         `id: error` of the rows that got no answer.
+
+    Raises:
+        SelfRouteError: the first `GIVEN_UP` rows all got none.
+        ConfigError: as `selfroute.backends.recorded.record`.
     """
     from selfroute.backends.recorded import record, recorded_ids
 
@@ -311,4 +319,9 @@ async def record_rows(
             on_progress(done, len(rows))
             if not isinstance(recording.outcome, Completion):
                 failed.append(f"{recording.id}: {recording.outcome}")
+            if len(failed) == done == GIVEN_UP:
+                raise SelfRouteError(
+                    f"'{backend.name}' answered none of the first {done} rows, and the others were not asked; first "
+                    f"error: {failed[0]}"
+                )
     return failed
