@@ -112,3 +112,23 @@ def test_a_splitting_that_nobody_here_knows_is_named(tmp_path: Path) -> None:
     file.write_bytes(content.replace(b"smollm", b"klingo"))
     with pytest.raises(ConfigError, match="its tokenizer splits text the way 'klingo', which is not known here"):
         gguf_tokenizer(file)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_weights_and_the_number_of_words_are_read(says: bool, tmp_path: Path) -> None:
+    """Where the file does not say how many words there are, they are counted."""
+    import torch
+
+    from selfroute.backends.torch.gguf import gguf_config, gguf_model
+    from selfroute.export.run import export
+
+    tokenizer = words("smollm")
+    made = model("llama", tokenizer)
+    export(made, tokenizer, tmp_path, name="tiny", formats=["gguf"], types=["f16"])
+    file = tmp_path / "tiny-f16.gguf"
+    if not says:
+        file.write_bytes(file.read_bytes().replace(b"llama.vocab_size", b"llama.other_size"))
+    assert gguf_config(file).vocab_size == made.config.vocab_size
+    read = gguf_model(file, dtype=torch.float32).state_dict()
+    for name, weight in made.state_dict().items():
+        assert torch.allclose(read[name], weight, atol=1e-3), name

@@ -12,6 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from struct import unpack_from
 from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.llama_cpp import check_file
@@ -147,7 +148,8 @@ def _parsed_once() -> Iterator[None]:
     49,152 words, and makes gguf's table of names anew for every module of the network; with this it gets what it got
     the last time."""
     gguf: Any = import_module("gguf")
-    parse, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
+    whole, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
+    parse = _without_texts(whole)
 
     def kept(path: str) -> Any:
         key = (str(path), Path(path).stat().st_mtime_ns)
@@ -160,7 +162,26 @@ def _parsed_once() -> Iterator[None]:
     try:
         yield
     finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = parse, name_map
+        gguf.GGUFReader, gguf.get_tensor_name_map = whole, name_map
+
+
+def _without_texts(reader: Any) -> Any:
+    """gguf's reader that counts the texts of a list and reads none: transformers takes no more than the number of words
+    here, and has another reader for the tokenizer's."""
+    kinds: Any = import_module("gguf").GGUFValueType
+
+    class Counting(reader):  # type: ignore[misc]
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            of_texts = raw_type == kinds.ARRAY and self._get(orig_offs, "u4")[0] == kinds.STRING
+            if not of_texts or self.byte_order != "I":  # of a machine with the other order of bytes
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind, count = self._get(orig_offs, "u4"), self._get(orig_offs + 4, "u8")
+            end = orig_offs + 12
+            for _ in range(count[0]):
+                end += 8 + int(unpack_from("=Q", self.data, end)[0])
+            return end - orig_offs, [kind, count, kind[:0].view("u1")], [2] * int(count[0]), [kinds.ARRAY, kinds.STRING]
+
+    return Counting
 
 
 def _read(kind: Any, file: Path, **options: Any) -> Any:
