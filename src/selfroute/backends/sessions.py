@@ -174,6 +174,10 @@ class Speller(Protocol):
         """Add one token."""
         ...
 
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Add tokens that came together; cheaper than one by one."""
+        ...
+
     def finish(self) -> None:
         """No more tokens: what is left of an incomplete character is written as it is."""
         ...

@@ -79,9 +79,10 @@ class Line:
         """Whether the next token can be drawn."""
         return not self.pending and self.seen is not None
 
-    def push(self, token_id: int) -> None:
+    def push(self, token_id: int, state: int | None = None) -> None:
+        """Add a token; `state` is where it leads in the table, if that is known already."""
         if self.table is not None:
-            self.states.append(max(0, int(self.table[self.states[-1], token_id])))
+            self.states.append(max(0, int(self.table[self.states[-1], token_id])) if state is None else state)
         self.ids.append(token_id)
 
     def drop(self, count: int) -> None:
@@ -361,12 +362,12 @@ class Engine:
             )
             for i, (token, line) in enumerate(zip(drawn.tokens, lines, strict=True))
         ]
-        for job, token in zip(jobs, _judged(jobs, written), strict=True):
+        for job, token, state in zip(jobs, _judged(jobs, written), drawn.states, strict=True):
             job.written.append(token)
             line = job.line
             if token.kept:
                 line.own.add(len(line.ids))
-                line.push(token.token_id)
+                line.push(token.token_id, state)
                 line.written += 1
             late = job.deadline is not None and now >= job.deadline
             told = job.on_token is not None and job.on_token(token)
@@ -397,7 +398,9 @@ def _judged(jobs: Sequence[WriteJob], written: list[Written]) -> list[Written]:
         for i, score in zip(at, first.score([written[i] for i in at]), strict=True):
             judge = jobs[i].judge
             assert judge is not None
-            written[i] = replace(written[i], kept=score >= judge.least, score=float(score))
+            token = written[i]
+            kept = score >= judge.least
+            written[i] = Written(token.token_id, token.logprob, token.ends, token.view, kept, float(score))
     return written
 
 
@@ -434,13 +437,19 @@ class _Drawn:
     top: list[dict[int, float]] | None
     entropy: list[float] | None
     hidden: Any
+    states: list[int | None]
 
     @classmethod
     def of(cls, seen: Seen, places: Sequence[_Place], looks: Iterable[Look]) -> _Drawn:
         heat = [place.line.temperature or 1.0 for place in places]
         logits = seen.logits
         scores = torch.log_softmax(logits if set(heat) == {1.0} else logits / logits.new_tensor(heat)[:, None], dim=-1)
-        tokens = _draw_each(_allowed(scores, places), places)
+        allowed, moves = _allowed(scores, places)
+        tokens = _draw_each(allowed, places)
+        states: list[int | None] = [None] * len(places)
+        for at, table in moves:
+            for i, state in zip(at, table.gather(1, tokens[at][:, None])[:, 0].clamp(min=0).tolist(), strict=True):
+                states[i] = state
         logprobs = scores.gather(1, tokens[:, None])[:, 0]
         most = max((look.top for look in looks), default=0)
         top = None
@@ -451,7 +460,7 @@ class _Drawn:
         if any(look.entropy for look in looks):
             entropy = (-(scores.exp() * scores).nan_to_num().sum(-1)).tolist()
         hidden = seen.hidden.float().cpu().numpy() if any(look.hidden for look in looks) else None
-        return cls(scores, tokens.tolist(), logprobs.tolist(), top, entropy, hidden)
+        return cls(scores, tokens.tolist(), logprobs.tolist(), top, entropy, hidden, states)
 
     def seen_from(self, i: int, look: Look) -> View | None:
         """The view of a place, if a look asks for any."""
@@ -465,19 +474,24 @@ class _Drawn:
         return View(self.tokens[i], self.logprobs[i], top, entropy, self.hidden[i] if look.hidden else None, given)
 
 
-def _allowed(scores: Tensor, places: Sequence[_Place]) -> Tensor:
-    """Scores without what is forbidden at each place."""
+def _allowed(scores: Tensor, places: Sequence[_Place]) -> tuple[Tensor, list[tuple[list[int], Tensor]]]:
+    """Scores without what is forbidden; and of the places under each table where every token leads."""
     tables: dict[int, list[int]] = defaultdict(list)
     for i, place in enumerate(places):
         if place.line.table is not None:
             tables[id(place.line.table)].append(i)
+    found: list[tuple[list[int], Tensor]] = []
     for at in tables.values():
         table = places[at[0]].line.table
         assert table is not None
         moves = table[[places[i].state for i in at]].to(scores.device)
-        scores = scores.clone()
-        scores[at] = scores[at].masked_fill(moves < 0, float("-inf"))
-    return scores
+        if len(at) == len(places):
+            scores = scores.masked_fill(moves < 0, float("-inf"))
+        else:
+            scores = scores.clone() if not found else scores
+            scores[at] = scores[at].masked_fill(moves < 0, float("-inf"))
+        found.append((at, moves))
+    return scores, found
 
 
 def _draw_each(allowed: Tensor, places: Sequence[_Place]) -> Tensor:

@@ -82,6 +82,19 @@ class RowText:
             self._context = decode(self._tokenizer, self.token_ids[self._begin : self._read])
         self._ends.append(len(self.text))
 
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Add tokens that came together: as `push` of each, but what they read together counts as the last one's."""
+        if self._stop or len(token_ids) < 2:
+            for token_id in token_ids:
+                self.push(token_id)
+            return
+        self.token_ids.extend(token_ids[:-1])
+        before = len(self._ends)
+        self.push(token_ids[-1])
+        end = self._ends.pop()
+        self._ends += [end if before == 0 else self._end(before - 1)] * (len(token_ids) - 1)
+        self._ends.append(end)
+
     def finish(self) -> None:
         """No more tokens: an incomplete character at the end is written as the decoder does."""
         if self.stopped or self._read == len(self.token_ids):

@@ -24,12 +24,12 @@ from selfroute.strategies.base import Sides
 from selfroute.strategies.sides import muzzled
 from selfroute.types import Message, Part, Reason, Refusal, Sampling, Segment, Source, TextDelta, Trace, Usage
 
-__all__ = ["WITHIN_S", "Joint", "check_pair", "joint"]
+__all__ = ["Joint", "check_pair", "joint"]
 
 T = TypeVar("T")
 
-# How long a device writes before what it wrote is shown.
-WITHIN_S = 0.05
+# How long a device writes before what it wrote is shown: at first, and at most.
+_PATIENCE_S, _MOST_PATIENCE_S = 0.05, 0.4
 
 
 def check_pair(strategy: str, sides: Sides, *, device: frozenset[str], cloud: frozenset[str], ids: bool = True) -> None:
@@ -100,6 +100,7 @@ class Joint:
         self._reason: Reason = "answered"
         self._error: str | None = None
         self._refusal: Refusal | None = None
+        self._patience_s = _PATIENCE_S
         self.wants_cloud = self.failed = False
         self.cloud_tokens = 0
 
@@ -123,14 +124,18 @@ class Joint:
 
     # --- writing
 
-    async def device_writes(
-        self, limit: int, *, judge: Judge | None = None, within_s: float | None = WITHIN_S
-    ) -> list[Written]:
+    async def device_writes(self, limit: int, *, judge: Judge | None = None, shown: bool = True) -> list[Written]:
         """Let the device write on; nothing of it is settled yet.
+
+        Args:
+            shown: come back in time for the reader: soon at first, then less and less often, as each time takes it
+                out of its batch.
 
         Raises:
             BackendError: it failed.
         """
+        within_s = self._patience_s if shown else None
+        self._patience_s = min(2 * self._patience_s, _MOST_PATIENCE_S)
         return await self._timed("device", self.device.write(limit, judge=judge, within_s=within_s))
 
     async def cloud_writes(self, limit: int, *, score: float | None = None) -> list[Written] | None:
@@ -231,10 +236,10 @@ class Joint:
             written: in order; nothing after one that ends the answer.
             drawn: how many of them the cloud gave as a view, which its session does not count.
         """
-        for token in written:
-            self._ids.append(token.token_id)
-            self._speller.push(token.token_id)
-            self._ended |= token.ends
+        ids = [token.token_id for token in written]
+        self._ids += ids
+        self._speller.extend(ids)
+        self._ended |= any(token.ends for token in written)
         if source == "cloud":
             self.cloud_tokens += len(written)
             self._extra += Usage(completion_tokens=drawn)

@@ -83,7 +83,7 @@ class Speculative:
         Args:
             unread: the token that the cloud gave last and has not read yet; changed.
         """
-        draft = await answer.device_writes(min(self.block, answer.left), within_s=None)
+        draft = await answer.device_writes(min(self.block, answer.left), shown=False)
         ids = [token.token_id for token in draft]
 
         async def check(cloud: Session) -> list[View]:

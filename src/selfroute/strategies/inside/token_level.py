@@ -20,7 +20,7 @@ from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Foresight", "TokenLevel"]
 
-_CHUNK = 64  # most tokens that the device writes before they are shown
+_CHUNK = 256  # most tokens that the device writes before they are shown
 
 
 @dataclass(frozen=True, slots=True)
