@@ -297,3 +297,62 @@ class TestGateway:
                     assert response.status == 200, said
         assert "token_level" in str(said)
         assert cloud._engine is None
+
+
+def vllm(model: Any) -> Any:
+    """What vLLM's `/v1/completions` answers to ids, greedily, from plain passes over the model."""
+    import torch
+
+    def logprobs(ids: list[int]) -> Any:
+        with torch.inference_mode():
+            return torch.log_softmax(model(torch.tensor([ids])).logits[0], -1)
+
+    def scored(ids: list[int]) -> list[Any]:
+        rows = logprobs(ids)
+        places: list[Any] = [None]
+        for row, token in zip(rows, ids[1:], strict=False):
+            best = int(row.argmax())
+            places.append({str(i): {"logprob": float(row[i])} for i in {best, token}})
+        return places
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                message = await receive()
+                await send({"type": f"{message['type']}.complete"})
+            return
+        asked = json.loads((await receive())["body"])
+        ids, written = list(asked["prompt"]), []
+        assert asked["return_token_ids"] and isinstance(ids[0], int)
+        while len(written) < asked["max_tokens"] and written[-1:] != [0]:
+            written.append(int(logprobs([*ids, *written])[-1].argmax()))
+        choice = {"token_ids": written, "finish_reason": "stop" if written[-1] == 0 else "length"}
+        if "prompt_logprobs" in asked:
+            choice["prompt_logprobs"] = scored(ids)
+        usage = {"prompt_tokens": len(ids), "completion_tokens": len(written)}
+        data = json.dumps({"choices": [choice], "usage": usage}).encode()
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
+
+    return app
+
+
+@pytest.mark.parametrize("strategy", [HALF, CLOUD, Speculative()], ids=repr)
+async def test_an_endpoint_that_keeps_nothing_gets_all_ids_each_time(
+    device: Any, cloud: Any, strategy: Any, tmp_path: Any
+) -> None:
+    cloud.tokenizer.save_pretrained(tmp_path)
+    with running(vllm(cloud.model)) as url:
+        far = OpenAICompatibleBackend(
+            "cloud", f"{url}/v1", "cloud", api_key_env=None, max_retries=0, sessions="vllm", tokenizer=str(tmp_path)
+        )
+        async with far:
+            pair = sides_of(device, far)
+            check_sides(strategy, pair)
+            for i in range(3):
+                here = await answer(strategy, sides_of(device, cloud), question(i), SAMPLING)
+                there = await answer(strategy, pair, question(i), SAMPLING)
+                assert (there.text, there.error) == (here.text, None)
+                if here.usage("cloud").completion_tokens > 1:
+                    assert there.usage("cloud").prompt_tokens > here.usage("cloud").prompt_tokens
