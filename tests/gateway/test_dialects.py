@@ -182,6 +182,94 @@ def test_an_answer_that_comes_back_is_taken_and_its_thoughts_stay_here(turn: dic
     assert "2+2" not in str(before)
 
 
+@pytest.mark.parametrize(
+    ("turn", "sent"),
+    [
+        ({"content": "<think>2+2</think>\n\nfour"}, "four"),
+        ({"content": "<think>2+2</think><think>2+2 again</think>four"}, "four"),
+        ({"content": "<think>2+2 and no end"}, ""),
+        ({"content": "I see <think>a tag</think> here"}, "I see <think>a tag</think> here"),
+        ({"content": "four", "thinking": "2+2"}, "four"),
+        ({"content": "four", "reasoning_details": [{"text": "2+2"}]}, "four"),
+        ({"content": "four", "thinking_blocks": [{"thinking": "2+2"}]}, "four"),
+        ({"content": "four", "provider_specific_fields": {"reasoning": "2+2"}}, "four"),
+        (
+            {"content": [{"type": "thinking", "thinking": "2+2"}, {"type": "text", "text": "<think>2+2</think>four"}]},
+            [{"type": "text", "text": "four"}],
+        ),
+        ({"content": [{"type": "reasoning", "text": "2+2"}]}, []),
+    ],
+)
+async def test_thoughts_stay_here_whatever_their_dress(turn: dict[str, Any], sent: Any) -> None:
+    history: list[Any] = [{"role": "user", "content": HARD}, {"role": "assistant", **turn}]
+    history.append({"role": "user", "content": HARD})
+    async with ChatServer() as cloud:
+        cloud.script.append(stream(chunk({"content": "four"}, "stop")))
+        with gateway(service(device_fn, remote(cloud.url))) as live:
+            async with live.async_client() as client:
+                await client.chat.completions.create(model="selfroute-cloud", messages=history)
+    assert cloud.requests[0]["messages"][1] == {"role": "assistant", "content": sent}
+
+
+_A_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+_A_TOOL = {"type": "function", "function": {"name": "f"}}
+_CALLED = {"role": "assistant", "content": None, "tool_calls": [_A_CALL]}
+
+
+@pytest.mark.parametrize(
+    ("turn", "sent"),
+    [
+        (
+            {"role": "tool", "tool_call_id": "c1", "content": None},
+            {"role": "tool", "tool_call_id": "c1", "content": ""},
+        ),
+        ({"role": "tool", "tool_call_id": "c1"}, {"role": "tool", "tool_call_id": "c1", "content": ""}),
+        ({"role": "function", "name": "f", "content": "1"}, {"role": "function", "name": "f", "content": "1"}),
+        ({"role": "system", "content": None}, {"role": "system", "content": ""}),
+        ({"role": "developer", "content": "be brief"}, {"role": "developer", "content": "be brief"}),
+        ({"role": "user", "content": ""}, {"role": "user", "content": ""}),
+        ({"role": "user", "content": "x", "name": None, "tool_calls": None}, {"role": "user", "content": "x"}),
+        (_CALLED, _CALLED),
+        ({"role": "assistant", "tool_calls": [_A_CALL, _A_CALL]}, {"role": "assistant", "tool_calls": [_A_CALL] * 2}),
+    ],
+)
+async def test_turns_as_clients_write_them_go_on(turn: dict[str, Any], sent: dict[str, Any]) -> None:
+    async with ChatServer() as cloud:
+        cloud.script.append(stream(chunk({"content": "four"}, "stop")))
+        with gateway(service(device_fn, remote(cloud.url))) as live:
+            async with live.async_client() as client:
+                messages: list[Any] = [{"role": "user", "content": EASY}, turn]
+                await client.chat.completions.create(model="selfroute-cloud", messages=messages)
+    assert cloud.requests[0]["messages"][1] == sent
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"n": 1.0, "seed": 7.0, "max_tokens": 50.0}, {"seed": 7, "max_tokens": 50}),
+        ({"stop": "end"}, {"stop": ["end"]}),
+        ({"stop": ""}, {}),
+        ({"stop": []}, {}),
+        ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
+        ({"tools": None, "tool_choice": "none", "parallel_tool_calls": False}, {}),
+        ({"stream_options": {"include_usage": True, "include_obfuscation": False}}, {}),
+        (dict.fromkeys(["n", "stop", "seed", "tools", "user", "logprobs", "top_logprobs", "logit_bias"]), {}),
+        ({"tools": [_A_TOOL], "tool_choice": "required"},
+         {"tools": [_A_TOOL], "tool_choice": "required"}),
+    ],
+)  # fmt: skip
+async def test_fields_as_clients_write_them_are_read(fields: dict[str, Any], sent: dict[str, Any]) -> None:
+    async with ChatServer() as cloud:
+        cloud.script.append(stream(chunk({"content": "four"}, "stop")))
+        with gateway(service(device_fn, remote(cloud.url))) as live:
+            async with httpx.AsyncClient(base_url=live.url) as client:
+                answer = await client.post(CHAT, json=ask(EASY, model="selfroute-cloud", **fields))
+    assert answer.status_code == 200, answer.text
+    (asked,) = cloud.requests
+    plain = {"model", "messages", "stream", "stream_options"}
+    assert {name: value for name, value in asked.items() if name not in plain} == sent
+
+
 # --- streams that wait ----------------------------------------------------------------------------------------------
 
 
@@ -360,3 +448,32 @@ def test_its_own_output_is_taken_back_and_fields_of_stateless_clients_are_harmle
         assert [item.type for item in first.output] == ["reasoning", "message"]
         again = client.responses.create(model="m", input=[*question, *first.output, *question], **more)  # type: ignore[call-overload]
     assert again.output_text == first.output_text
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({"input": [{"type": None, "role": "user", "content": "hi"}]}, {}),
+        ({"instructions": ""}, {}),
+        ({"reasoning": {"effort": None, "summary": "auto"}}, {}),
+        ({"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}, {}),
+        (dict.fromkeys(["previous_response_id", "conversation", "metadata", "text", "tools", "include", "prompt"]), {}),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "required",
+                                                 "tools": [{"type": "function", "name": "weather"}]}},
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {
+                "mode": "required", "tools": [{"type": "function", "function": {"name": "weather"}}]}}},
+        ),
+    ],
+)  # fmt: skip
+async def test_fields_of_responses_as_clients_write_them_are_read(fields: dict[str, Any], sent: dict[str, Any]) -> None:
+    async with ChatServer() as cloud:
+        cloud.script.append(stream(chunk({"content": "four"}, "stop")))
+        with gateway(service(device_fn, remote(cloud.url))) as live:
+            async with httpx.AsyncClient(base_url=live.url) as client:
+                answer = await client.post("/v1/responses", json={"model": "selfroute-cloud", "input": "hi", **fields})
+    assert answer.status_code == 200, answer.text
+    (asked,) = cloud.requests
+    assert asked["messages"] == [{"role": "user", "content": "hi"}]
+    plain = {"model", "messages", "stream", "stream_options", "tools"}
+    assert {name: value for name, value in asked.items() if name not in plain} == sent

@@ -129,14 +129,14 @@ def _schemas(limits: Limits) -> dict[str, Any]:
     part = {
         "type": "object",
         "required": ["type"],
-        "properties": {"type": {"type": "string"}, "text": {"type": "string"}},
+        "properties": {"type": {"type": "string"}},
     }
     message = {
         "type": "object",
-        "required": ["role", "content"],
+        "required": ["role"],
         "properties": {
-            "role": {"enum": list(get_args(Role))},
-            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]},
+            "role": {"enum": [*get_args(Role), "function"]},
+            "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": part}, {"type": "null"}]},
         },
     }
     count = {"type": ["integer", "null"], "anyOf": [{"minimum": 1}, {"const": -1}, {"type": "null"}]}
@@ -154,10 +154,10 @@ def _schemas(limits: Limits) -> dict[str, Any]:
         "max_completion_tokens": count,
         "n": {"type": ["integer", "null"], "minimum": 1, "maximum": limits.n},
         "seed": {"type": ["integer", "null"], "minimum": -(2**63), "maximum": 2**63 - 1},
-        "stop": {"anyOf": [{"type": "null"}, texts, {"type": "array", "maxItems": 4, "items": texts}]},
+        "stop": {"anyOf": [{"type": "null"}, {"type": "string"}, {"type": "array", "maxItems": 4, "items": texts}]},
         "logprobs": {"type": ["boolean", "null"]},
         "top_logprobs": {"type": ["integer", "null"], "minimum": 0, "maximum": 20},
-        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": "boolean"}}},
+        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
         "tools": {"type": ["array", "null"], "items": {"type": "object"}},
         "response_format": {"type": ["object", "null"]},
     }

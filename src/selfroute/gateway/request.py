@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
@@ -21,7 +22,9 @@ _OWN = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "max_tokens",
      "max_completion_tokens", "seed", "stop", "logprobs", "top_logprobs"}
 )  # fmt: skip
-_THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "annotations"})
+# What clients keep of an answer beside its text: thoughts under many names, and notes of their own.
+_KEPT_HERE = ("reasoning", "thinking", "thought", "annotations", "provider_specific_fields")
+_LEADING_THOUGHT = re.compile(r"\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
 _CALLS = ("tool_calls", "function_call")
 _SEEDS = range(-(2**63), 2**63)
 
@@ -117,7 +120,7 @@ def chat_request(body: Mapping[str, Any], limits: Limits, *, temperature: float 
         messages=_messages(body, limits),
         sampling=_sampling(body, limits, top_logprobs, temperature),
         stream=stream,
-        include_usage=stream and options.get("include_usage") is True,
+        include_usage=_get(options, "include_usage", bool, False) and stream,
         n=int(_number(body, "n", 1, 1, limits.n, whole=True)),
         top_logprobs=top_logprobs,
     )
@@ -147,7 +150,7 @@ def wrap_question(messages: Sequence[Message], template: PromptTemplate) -> list
 
 
 def _sampling(body: Mapping[str, Any], limits: Limits, top_logprobs: int | None, temperature: float | None) -> Sampling:
-    extra = {name: value for name, value in body.items() if name not in _OWN}
+    extra = _beside(body)
     asked = _number(body, "temperature", math.nan, 0, 2)
     if math.isnan(asked):
         if temperature is None:
@@ -172,20 +175,39 @@ def _sampling(body: Mapping[str, Any], limits: Limits, top_logprobs: int | None,
     )
 
 
+def _beside(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that go on as they are; what says nothing without tools, servers refuse without them."""
+    for at, tool in enumerate(_get(body, "tools", list, [])):
+        if not isinstance(tool, dict):
+            raise bad_request(f"tools[{at}]", f"must be an object, not {_shown(tool)}")
+    _get(body, "response_format", dict, None)
+    extra = {name: value for name, value in body.items() if name not in _OWN}
+    if not extra.get("tools"):
+        extra.pop("tools", None)
+        extra.pop("parallel_tool_calls", None)
+        if extra.get("tool_choice") in ("auto", "none"):
+            del extra["tool_choice"]
+    return extra
+
+
 def _max_tokens(body: Mapping[str, Any], limits: Limits) -> tuple[str | None, int]:
     """The field that sets a limit, None where neither client nor operator does; and the most that may be written."""
-    name = "max_tokens" if body.get("max_completion_tokens") is None else "max_completion_tokens"
-    asked = body.get(name)
-    if asked is None or asked == -1:  # as clients of llama.cpp and LM Studio say "no limit"
-        if limits.default_tokens is None:
-            return None, limits.max_tokens
-        return name, min(limits.default_tokens, limits.max_tokens)
-    return name, min(limits.max_tokens, int(_number(body, name, 0, 1, math.inf, whole=True)))
+    asked = {name: _count(body, name) for name in ("max_completion_tokens", "max_tokens")}
+    name = next((name for name, value in asked.items() if body.get(name) is not None), "max_tokens")
+    most = asked[name] or limits.default_tokens
+    return (None, limits.max_tokens) if most is None else (name, min(most, limits.max_tokens))
+
+
+def _count(body: Mapping[str, Any], name: str) -> int | None:
+    """A limit of tokens; None where there is none, which clients of llama.cpp and LM Studio write as -1."""
+    if body.get(name) in (None, -1):
+        return None
+    return int(_number(body, name, 0, 1, math.inf, whole=True))
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
     stop = body.get("stop")
-    if stop is None:
+    if stop is None or stop == "":
         return ()
     stops = [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(s, str) and s for s in stops):
@@ -202,7 +224,7 @@ def _logprobs(body: Mapping[str, Any]) -> int | None:
 
 
 def _get(body: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
-    value = body.get(name)
+    value = _without_point(body.get(name)) if kind is int else body.get(name)
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -220,7 +242,7 @@ def _number(
     whole: bool = False,
     above: bool = False,
 ) -> float:
-    value = body.get(name)
+    value = _without_point(body.get(name)) if whole else body.get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -230,6 +252,11 @@ def _number(
     if value > high:
         raise bad_request(name, f"is {_shown(value)}; the most is {high:g}", code="limit_exceeded")
     return value
+
+
+def _without_point(value: Any) -> Any:
+    """A whole number, also as languages that have but one kind of number write it."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 _KINDS = {bool: "true or false", str: "text", dict: "an object", int: "a whole number", list: "a list"}
@@ -255,14 +282,13 @@ def _messages(body: Mapping[str, Any], limits: Limits) -> list[Message]:
 def _message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
         raise bad_request(where, "must be an object with role and content")
-    if message.get("role") not in _ROLES:
+    if message.get("role") not in (*_ROLES, "function"):
         raise bad_request(f"{where}.role", f"must be one of {', '.join(_ROLES)}")
-    role: Role = message["role"]
-    if role == "assistant":
-        message = _said_before(message)
+    role: Role = "tool" if message["role"] == "function" else message["role"]  # as it was called before tools
+    message = _said_before(message) if role == "assistant" else _filled_in(message)
     content = message.get("content")
     if isinstance(content, str):
-        return Message(role, content, None if len(message) == 2 and role != "developer" else message)
+        return Message(role, content, None if len(message) == 2 and role in _PLAIN else message)
     if isinstance(content, list):
         return Message(role, "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(content)), message)
     if content is None and role == "assistant":
@@ -270,16 +296,49 @@ def _message(message: Any, where: str) -> Message:
     raise bad_request(f"{where}.content", "must be text or a list of parts")
 
 
+_PLAIN = frozenset({"system", "user", "assistant"})  # of which role and text say all
+
+
+def _filled_in(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn without empty fields; instructions, or a function, that say nothing say so with an empty text."""
+    kept = {name: value for name, value in message.items() if value is not None}
+    if "content" not in kept and message["role"] != "user":
+        kept["content"] = ""
+    return kept
+
+
 def _said_before(message: Mapping[str, Any]) -> dict[str, Any]:
     """An answer of ours as clients send it back: without its thoughts, which stay here, and without empty fields."""
     kept = {
         name: value
         for name, value in message.items()
-        if name == "content" or (value not in (None, []) and name not in _THOUGHTS)
+        if name == "content" or (value not in (None, []) and not name.startswith(_KEPT_HERE))
     }
-    if kept.get("content") is None and not any(kept.get(name) for name in _CALLS):
+    content = kept.get("content")
+    if isinstance(content, str):
+        kept["content"] = _answer_alone(content)
+    elif isinstance(content, list):
+        kept["content"] = [_answer_part(part) for part in content if not _is_thought(part)]
+    elif content is None and not any(kept.get(name) for name in _CALLS):
         kept["content"] = kept.pop("refusal", "")
     return kept
+
+
+def _answer_alone(text: str) -> str:
+    """A text without the thoughts in front of it, of an answer whose server did not tell them apart."""
+    while found := _LEADING_THOUGHT.match(text):
+        text = text[found.end() :]
+    return text
+
+
+def _answer_part(part: Any) -> Any:
+    is_text = isinstance(part, dict) and isinstance(part.get("text"), str)
+    return {**part, "text": _answer_alone(part["text"])} if is_text else part
+
+
+def _is_thought(part: Any) -> bool:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and kind.removeprefix("redacted_").startswith(_KEPT_HERE)
 
 
 def _part(part: Any, where: str) -> str:

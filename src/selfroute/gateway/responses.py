@@ -70,11 +70,21 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
         raise bad_request("tools", "must be a list of functions")
     fields: dict[str, Any] = {"tools": [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]}
     if (choice := body.get("tool_choice")) is not None:
-        named = isinstance(choice, dict) and choice.get("type") == "function"
-        fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}} if named else choice
+        fields["tool_choice"] = _choice(choice)
     if body.get("parallel_tool_calls") is not None:
         fields["parallel_tool_calls"] = body["parallel_tool_calls"]
     return fields
+
+
+def _choice(choice: Any) -> Any:
+    """A choice among functions in chat's form."""
+    match choice:
+        case {"type": "function"}:
+            return {"type": "function", "function": {"name": choice.get("name")}}
+        case {"type": "allowed_tools", "tools": list(tools)}:
+            allowed = {"mode": choice.get("mode") or "auto", "tools": [_choice(tool) for tool in tools]}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+    return choice
 
 
 def _tool(tool: Any, where: str) -> dict[str, Any]:
@@ -99,7 +109,7 @@ def _messages(body: Mapping[str, Any]) -> list[Any]:
     else:
         raise bad_request("input", "must be text or a list of messages")
     instructions = body.get("instructions")
-    if instructions is None:
+    if instructions is None or instructions == "":
         return messages
     if not isinstance(instructions, str):
         raise bad_request("instructions", "must be text")
@@ -110,7 +120,7 @@ def _add_item(messages: list[Any], item: Any, where: str) -> None:
     """Put an item of the input behind the messages that it makes in chat."""
     if not isinstance(item, dict):
         raise bad_request(where, "must be an object")
-    match item.get("type", "message"):
+    match item.get("type") or "message":
         case "message":
             messages.append(_message(item, where))
         case "reasoning":  # thoughts stay where they were thought
