@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 import httpx2 as httpx
@@ -148,3 +149,15 @@ def test_metrics_count_what_was_answered() -> None:
     for name in ("selfroute_handoffs_total 1.0", "selfroute_cloud_calls_total 1.0", up):
         assert name in text
     assert "question" not in text
+
+
+def test_metrics_hold_what_the_cloud_alone_would_have_cost() -> None:
+    with gateway() as live, live.client() as client:
+        for question in (EASY, HARD):
+            client.chat.completions.create(**ask(question))
+        shown = re.findall(r"^selfroute_(\w+)_usd_total (\S+)$", httpx.get(f"{live.url}/metrics").text, re.MULTILINE)
+        saved = httpx.get(f"{live.url}/status.json").json()["total"]
+    usd = {name: float(value) for name, value in shown}
+    assert usd["cloud_alone"] == pytest.approx(saved["cloud_alone_usd"])
+    assert usd["cloud_alone"] - usd["cost"] == pytest.approx(saved["saved_usd"])
+    assert usd["cloud_alone"] > usd["cost"] / 2 > 0

@@ -26,6 +26,7 @@ METRICS: tuple[tuple[str, type, tuple[str, ...], str], ...] = (
     ("selfroute_first_token_seconds", Histogram, ("source",), "Time from the request to the first piece."),
     ("selfroute_tokens", Counter, ("side", "kind"), "Tokens of both models; kind is prompt or completion."),
     ("selfroute_cost_usd", Counter, (), "What answers cost, at the configured prices."),
+    ("selfroute_cloud_alone_usd", Counter, (), "What the answers had cost without a device."),
     ("selfroute_cloud_calls", Counter, (), "Answers that used the cloud, those that broke off included."),
     ("selfroute_handoffs", Counter, (), "Times that the strategy wanted the cloud, whether or not it got it."),
     ("selfroute_budget_refusals", Counter, ("limit",), "Cloud calls that the budget refused."),
@@ -89,6 +90,7 @@ class Metrics:
 
     def _count_answer(self, exchange: Exchange) -> None:
         self._child("selfroute_request_seconds", exchange.source).observe(exchange.seconds)
+        self._of["selfroute_cloud_alone_usd"].inc(exchange.cloud_alone_usd)
         if exchange.first_token_s is not None:
             self._child("selfroute_first_token_seconds", exchange.source).observe(exchange.first_token_s)
         for kind, count in exchange.redacted.items():
