@@ -171,3 +171,20 @@ def test_a_box_is_a_heading_where_there_is_no_terminal(
     monkeypatch.setenv("COLUMNS", "60")
     boxed(console(), "handed off", "text")
     assert "╭─ handed off ─" in capsys.readouterr().out
+
+
+def test_a_table_that_does_not_fit_is_told_line_by_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(title=Text("Results"), title_justify="left")
+    table.add_column("strategy", overflow="fold")
+    for head in ("right\nas run", "95 %\ninterval", "cost"):
+        table.add_column(head, no_wrap=True)
+    table.add_row("always_[b]device", "58.0", "52 to 64", "")
+    monkeypatch.setenv("COLUMNS", "60")
+    say(table)
+    assert "┏━━" in capsys.readouterr().out, "a table as it is"
+    monkeypatch.setenv("COLUMNS", "30")
+    say(table)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["Results", "always_[b]device", "  right as run   58.0", "  95 % interval  52 to 64"]

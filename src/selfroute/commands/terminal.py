@@ -85,8 +85,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def say(what: RenderableType, *, stderr: bool = False) -> None:
-    """Print a line or a table. Words longer than the terminal is wide, such as paths, stay whole: they get copied."""
+    """Print a line or a table. Words longer than the terminal is wide, such as paths, stay whole: they get copied.
+
+    A table that does not fit is told line by line, its heads beside the values.
+    """
     out = console(stderr=stderr)
+    if isinstance(what, Table) and out.measure(what, options=out.options.update(width=_UNFOLDED)).minimum > out.width:
+        what = _told(what)
     overflow: OverflowMethod | None = "ignore" if isinstance(what, str) else None
     if out.is_terminal:
         out.print(what, overflow=overflow, crop=False)
@@ -112,6 +117,19 @@ def written(text: str, writer: str, *, thought: bool = False) -> Text:
         writer: "device" or "cloud".
     """
     return Text(visible(text), style=f"{WRITERS[writer]}{' italic' if thought else ''}")
+
+
+def _told(table: Table) -> Group:
+    """Every line of a table as a block: its first cell, and under it a line for each other cell that is not empty."""
+    heads = [" ".join(str(column.header).split()) for column in table.columns]
+    blocks: list[RenderableType] = [] if table.title is None else [table.title]
+    for name, *cells in zip(*(column.cells for column in table.columns), strict=True):
+        block = Table.grid(padding=(0, 2, 0, 0))
+        for head, cell in zip(heads[1:], cells, strict=True):
+            if str(cell):
+                block.add_row(Text(f"  {head}", style="dim"), cell)
+        blocks += [name if isinstance(name, Text) else Text(visible(str(name)), style="bold"), block]
+    return Group(*blocks)
 
 
 def listing(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
