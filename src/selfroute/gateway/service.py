@@ -199,11 +199,11 @@ class Service:
             ConfigError: one cannot be loaded, or lacks something.
             BudgetUnavailable: what was learnt of several clouds cannot be read.
         """
+        if self.learning is not None:  # requests may come while a model loads
+            await self.learning.start()
         for _, guard in self.guards():
             await guard.load()
         check_sides(self.strategy, Sides(device=self.device, cloud=self.cloud))
-        if self.learning is not None:
-            await self.learning.start()
 
     async def aclose(self) -> None:
         """Let go of the models, the budget, and what is learnt."""
