@@ -11,17 +11,22 @@ import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 from urllib.request import ProxyHandler, build_opener
 
 from selfroute.backends.files import ModelFiles
+from selfroute.backends.llama_sessions import LlamaSessions
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
+from selfroute.backends.sessions import Sessions
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["LlamaCppBackend", "check_file", "find_smollm2", "smollm2", "smollm2_files"]
+
+T = TypeVar("T")
 
 _MAGIC = b"GGUF"
 _CACHE_MIB = 256  # for prompts of finished answers; llama.cpp's own default is 8 GiB
@@ -83,6 +88,16 @@ class LlamaCppBackend(OpenAICompatibleBackend):
             concurrency=slots,
             lacks=_lacks(self._server.listening_address),
         )
+
+    def offer(self, kind: type[T]) -> T | None:
+        """See `Backend.offer`; its slots keep what they have read, so that answers can stay open."""
+        if kind is Sessions:
+            return cast(T, self._llama_sessions)
+        return super().offer(kind)
+
+    @cached_property
+    def _llama_sessions(self) -> LlamaSessions:
+        return LlamaSessions(self, self.base_url.removesuffix("/v1"), self.path)
 
     @property
     def identity(self) -> str:

@@ -1,0 +1,72 @@
+"""Open answers on llama.cpp: one token after another is all in one go, also after forgetting some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from selfroute.backends.base import capability, complete
+from selfroute.backends.sessions import Judge, Look, Sessions, Written
+from selfroute.errors import BackendError, UnsupportedByBackend
+from selfroute.prompts import PromptTemplate
+from selfroute.scores.tokens import MaxProbability
+from selfroute.strategies.base import Sides, answer, check_sides
+from selfroute.strategies.inside.token_level import TokenLevel
+from selfroute.types import Message, Sampling
+
+ASK = [Message("user", "What is 2+2?")]
+SAMPLING = Sampling(max_tokens=10)
+
+
+async def test_alternating_is_writing_in_one_go(smollm2: Any) -> None:
+    sessions = capability(smollm2, Sessions)
+    whole = [token.token_id for token in await sessions.session(ASK, SAMPLING).write(6)]
+    session = sessions.session(ASK, SAMPLING)
+    for _ in range(3):
+        await session.write(1)
+    await session.drop(2)
+    await session.read(whole[1:3])
+    read = session.used.prompt_tokens
+    rest = await session.write(3)
+    assert [*session.ids] == whole
+    assert session.used.prompt_tokens - read <= 3 and len(rest) == 3
+    await session.close()
+    with pytest.raises(BackendError, match="closed"):
+        await session.write(1)
+
+
+async def test_a_judge_cuts_what_was_written(smollm2: Any) -> None:
+    sessions = capability(smollm2, Sessions)
+    session = sessions.session(ASK, SAMPLING, look=Look(top=2))
+
+    def score(written: Sequence[Written]) -> list[float]:
+        assert all(token.view is not None and len(token.view.top) == 2 for token in written)
+        return [1.0, 1.0, *[0.0] * (len(written) - 2)]
+
+    written = await session.write(8, judge=Judge(score, 0.5))
+    assert [token.kept for token in written] == [True, True, False]
+    assert len(session.ids) == 2
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.01])
+async def test_both_ends_are_the_model_alone(smollm2: Any, threshold: float) -> None:
+    plain = PromptTemplate("", "", "{question}")
+    sides = Sides(device=smollm2, cloud=smollm2, template=plain)
+    strategy = TokenLevel(scorer=MaxProbability(), threshold=threshold, tokens=4)
+    check_sides(strategy, sides)
+    trace = await answer(strategy, sides, ASK, SAMPLING)
+    assert trace.error is None
+    prompt = plain.device_messages(ASK, offer_handoff=False) if threshold == 0 else ASK
+    assert trace.text == (await complete(smollm2, prompt, SAMPLING)).text
+
+
+async def test_what_it_cannot_do_is_told(smollm2: Any) -> None:
+    sessions = capability(smollm2, Sessions)
+    with pytest.raises(UnsupportedByBackend, match="no hidden"):
+        sessions.session(ASK, SAMPLING, look=Look(hidden=True))
+    with pytest.raises(UnsupportedByBackend, match="cannot score"):
+        await sessions.session(ASK, SAMPLING).read([1], every=True)
+    with pytest.raises(BackendError, match="outside its vocabulary of 49152"):
+        await sessions.session(ASK, SAMPLING).read([99999])
