@@ -15,14 +15,16 @@ from tests.gateway.live import running
 from typer.testing import CliRunner
 
 from selfroute.assemble.serving import make_gateway
-from selfroute.backends.base import complete_all, run_sync
+from selfroute.backends.base import capability, complete_all, run_sync
 from selfroute.backends.embedded import asset_path, embedded, provenance
+from selfroute.backends.sessions import Sessions
 from selfroute.commands.main import app
 from selfroute.config.serving import load_serve_recipe
 from selfroute.grading import judge
 from selfroute.handoff import parse
 from selfroute.prompts import TEMPLATES
 from selfroute.tasks.base import Row
+from selfroute.tasks.chain import Chain
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Message, Sampling
 
@@ -63,6 +65,35 @@ def test_the_pair_is_small_and_says_how_it_was_made() -> None:
         assert {"seed", "steps", "commit", "hardware", "held_out"} <= record.keys()
         assert 0.5 < record["held_out"]["alone"]["accuracy"] <= 1
     assert provenance("cloud")["held_out"]["alone"]["accuracy"] >= 0.9
+
+
+def test_the_chain_pair_shares_a_tokenizer_and_says_how_it_was_made() -> None:
+    device, cloud = (embedded(f"chain-{side}") for side in ("device", "cloud"))
+    ours, theirs = (capability(side, Sessions).vocabulary for side in (device, cloud))
+    assert ours == theirs
+    sizes = [file.stat().st_size for side in ("device", "cloud") for file in asset_path(f"chain-{side}").iterdir()]
+    assert sum(sizes) < 8_000_000
+    alone = [provenance(f"chain-{side}")["held_out"]["alone"]["accuracy"] for side in ("device", "cloud")]
+    assert 0.35 <= alone[0] <= 0.65 and alone[1] >= 0.97
+
+
+def test_on_chain_the_cloud_knows_what_the_device_does_not() -> None:
+    task = Chain(seed=11, limit=60)
+    rows = list(task.rows("validation"))
+    asked = [TEMPLATE.conversation(row.question) for row in rows]
+    alone = [TEMPLATE.device_messages(prompt, offer_handoff=False) for prompt in asked]
+    for name, prompts, least in (("chain-cloud", asked, 0.95), ("chain-device", alone, 0.85)):
+        texts = answers(name, prompts)
+        known = [
+            (r, t) for r, t in zip(rows, texts, strict=True) if name == "chain-cloud" or r.fields["kind"] == "known"
+        ]
+        assert sum(task.verify(row, text).correct for row, text in known) / len(known) >= least
+
+
+def test_the_demo_of_chain_shows_both_writers() -> None:
+    result = CliRunner().invoke(app, ["demo", "--task", "chain"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("the cloud wrote") == 6 and "right" in result.output
 
 
 def test_the_cloud_is_clearly_stronger_than_the_device() -> None:

@@ -1,4 +1,4 @@
-"""The embedded pair: two small models for Countdown that come with the package, so that everything runs offline."""
+"""The embedded pairs: small models that come with the package, so that everything runs offline."""
 
 from __future__ import annotations
 
@@ -14,30 +14,52 @@ from selfroute.backends.files import ModelFiles
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
 
-__all__ = ["accepts_own_check", "asset_path", "embedded", "embedded_files", "embedded_task", "provenance"]
+__all__ = [
+    "ASSETS",
+    "Asset",
+    "accepts_own_check",
+    "asset_path",
+    "embedded",
+    "embedded_files",
+    "embedded_task",
+    "provenance",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asset:
-    """A model of the package: its folder, how many answers it may write for one prompt, its template and its task."""
+class Asset:
+    """A model of the package.
+
+    Attributes:
+        folder: below `assets`.
+        task: that it was trained on.
+        samples: how many answers it may write for one prompt.
+        template: its prompt template; None for a model that was trained without a system prompt.
+    """
 
     folder: str
+    task: str = "countdown"
     samples: int = 1
     template: str | None = "think"
-    task: str = "countdown"
 
 
-# The cloud was trained without a system prompt.
-_ASSETS = {"device": _Asset("device"), "device-gapg": _Asset("device_gapg"), "cloud": _Asset("cloud", 8, None)}
+ASSETS = {
+    "device": Asset("device"),
+    "device-gapg": Asset("device_gapg"),
+    "cloud": Asset("cloud", samples=8, template=None),
+    "chain-device": Asset("chain_device", "chain"),
+    "chain-cloud": Asset("chain_cloud", "chain", template=None),
+}
 
 
 def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, root: str | Path | None = None) -> Backend:
     """A model that comes with the package, in float32 on the CPU.
 
     Args:
-        name: "device" (before training), "device-gapg" (after it) or "cloud".
+        name: for Countdown "device" (before training), "device-gapg" (after it) or "cloud"; for Chain "chain-device"
+            or "chain-cloud".
         samples: most answers per prompt; the first whose own written check says yes is given. By default 8 for
-            the cloud and 1 for the devices.
+            the cloud of Countdown and 1 for the others.
         max_batch: most prompts at once.
         root: the assets' folder, if not the package's own.
 
@@ -53,7 +75,7 @@ def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, roo
     # The weights are stored in half the bytes; on a CPU float32 is faster and greedy decoding repeatable.
     model, tokenizer = load_model(folder, tokenizer_path=folder.parent / "tokenizer", dtype="float32", device="cpu")
     backend = TransformersBackend(name, model, tokenizer, max_batch=max_batch)
-    count = _ASSETS[name].samples if samples is None else samples
+    count = ASSETS[name].samples if samples is None else samples
     return backend if count == 1 else BestOfN(backend, count, accepts_own_check)
 
 
@@ -63,9 +85,9 @@ def asset_path(name: str, *, root: str | Path | None = None) -> Path:
     Raises:
         ConfigError: unknown name.
     """
-    if name not in _ASSETS:
-        raise ConfigError(f"no embedded model '{name}'; known: {', '.join(_ASSETS)}")
-    return _root(root) / _ASSETS[name].folder
+    if name not in ASSETS:
+        raise ConfigError(f"no embedded model '{name}'; known: {', '.join(ASSETS)}")
+    return _root(root) / ASSETS[name].folder
 
 
 def embedded_files(name: str) -> ModelFiles:
@@ -75,7 +97,7 @@ def embedded_files(name: str) -> ModelFiles:
         ConfigError: unknown name.
     """
     folder = asset_path(name)
-    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), _ASSETS[name].template)
+    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), ASSETS[name].template)
 
 
 def embedded_task(name: str) -> str:
@@ -85,7 +107,7 @@ def embedded_task(name: str) -> str:
         ConfigError: unknown name.
     """
     asset_path(name)
-    return _ASSETS[name].task
+    return ASSETS[name].task
 
 
 def provenance(name: str, *, root: Path | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -116,6 +116,7 @@ Options = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Options of the task, e.g. path=data.jsonl verifier=numeric."),
 ]
+DemoTask = Literal["countdown", "chain"]
 SplitName = Annotated[str, typer.Option(help="train, validation or test.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Most rows; all of them without it.")]
 
@@ -133,13 +134,19 @@ def _main(
     pass
 
 
-@app.command(epilog=_example("selfroute demo", "selfroute demo --out out/first"))
+@app.command(epilog=_example("selfroute demo", "selfroute demo --out out/first", "selfroute demo --task chain"))
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Of the training and of the problems.")] = 1,
+    task: Annotated[DemoTask, typer.Option(help="chain shows tokens changing hands, untrained.")] = "countdown",
 ) -> None:
     """Train the embedded device model on Countdown at a 30 % cloud share, compare, and write a report."""
     check_extras("demo")
+    if task == "chain":
+        from selfroute.commands.demo_chain import demo_chain
+
+        demo_chain(seed=seed)
+        return
     from selfroute.commands.demo import demo as run_demo
 
     run_demo(out=out, progress=_progress, seed=seed)

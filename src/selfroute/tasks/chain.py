@@ -8,7 +8,8 @@ every result is written with two digits::
 It was made to tell apart the ways in which two models can share one answer. A device that is trained on it lacks
 knowledge in two ways, each of which a third of the problems asks for: a multiplier that it never saw, and one that it
 learned wrongly, by the rule of `believed`. Since the order is free it is also unsure where nothing is wrong, at the
-beginning of each step. Everything else both models can know.
+beginning of each step. Everything else both models can know. The shipped device goes on from Countdown's, where the
+multiplier that it never saw here occurs in other words.
 
 Splits cannot overlap: a problem's split is a hash of its terms, order ignored.
 """

@@ -1,7 +1,7 @@
 """Put trained models into the package's assets, with a record of how they were made.
 
-    python recipes/countdown/ship.py device=out/device cloud=out/cloud
-    python recipes/countdown/ship.py device-gapg=out/gapg
+    python recipes/ship.py device=out/device cloud=out/cloud
+    python recipes/ship.py chain-device=out/chain/device chain-cloud=out/chain/cloud
 
 Weights are stored in bfloat16, which halves them; the record in `assets/provenance.json` holds what the run wrote
 about itself and the greedy accuracy on held-out problems, measured on the stored weights.
@@ -20,14 +20,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from selfroute.backends.base import complete_all, run_sync
-from selfroute.backends.embedded import asset_path, embedded
-from selfroute.config import parse_overrides
+from selfroute.backends.embedded import ASSETS, asset_path, embedded
+from selfroute.config import Spec, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.errors import SelfRouteError
 from selfroute.grading import judge
 from selfroute.handoff import parse
 from selfroute.prompts import TEMPLATES
-from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.base import Row
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.types import Sampling
 
@@ -58,10 +58,10 @@ def about(run: Path) -> Mapping[str, Any]:
 
 def measure(name: str) -> dict[str, Any]:
     """Greedy accuracy on test problems; the device alone (no hand-off offered) and with the offer."""
-    task = Countdown(seed=0, limit=ROWS)
+    task = make_task(Spec(ASSETS[name].task), seed=0, limit=ROWS)
     template, rows = TEMPLATES[task.template], list(task.rows("test"))
     results: dict[str, Any] = {"split": "test", "seed": 0, "n": len(rows)}
-    offers = {"alone": None} if name == "cloud" else {"alone": False, "offered": True}
+    offers = {"alone": None} if ASSETS[name].template is None else {"alone": False, "offered": True}
     for title, offer in offers.items():
         prompts = [template.conversation(row.question) for row in rows]
         if offer is not None:
@@ -71,16 +71,23 @@ def measure(name: str) -> dict[str, Any]:
         texts = ["" if isinstance(answer, SelfRouteError) else answer.text for answer in answers]
         verdicts = [bool(judge(task, row, text)[0]) for row, text in zip(rows, texts, strict=True)]
         asked = [parse(text).wants_cloud for text in texts]
-        sizes = [len(row.fields["numbers"]) for row in rows]
+        kinds = [kind_of(row) for row in rows]
         results[title] = {
             "accuracy": _mean(verdicts),
-            "accuracy_3_numbers": _mean(v for v, size in zip(verdicts, sizes, strict=True) if size == 3),
-            "accuracy_4_numbers": _mean(v for v, size in zip(verdicts, sizes, strict=True) if size == 4),
+            **{
+                f"accuracy_{kind}": _mean(v for v, own in zip(verdicts, kinds, strict=True) if own == kind)
+                for kind in sorted(set(kinds))
+            },
             "asked": _mean(asked),
             "seconds": round(time.perf_counter() - started, 1),
         }
     print(name, json.dumps(results, indent=1))
     return results
+
+
+def kind_of(row: Row) -> str:
+    """What accuracies are told apart by: Chain's kinds, Countdown's numbers."""
+    return str(row.fields["kind"]) if "kind" in row.fields else f"{len(row.fields['numbers'])}_numbers"
 
 
 def _mean(values: Iterable[bool]) -> float:
