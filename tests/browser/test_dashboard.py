@@ -97,6 +97,20 @@ async def test_the_stream_changes_hands_before_the_readers_eyes(browser: Browser
         assert seen == []
 
 
+async def test_a_comment_that_keeps_a_stream_open_is_no_answer(browser: Browser) -> None:
+    about = '"selfroute": {"source": "device", "reason": "answered", "seconds": 1, "cost_usd": 0}'
+    piece = '{"choices": [{"delta": {"content": "four"}}], "selfroute": {"source": "device"}}'
+    body = f': waiting\n\n: waiting\ndata: {piece}\n\ndata: {{"choices": [], {about}}}\n\ndata: [DONE]\n\n'
+    with gateway() as live:
+        page = await browser.new_page()
+        await page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body))
+        await page.goto(live.url)
+        await page.fill("#prompt", EASY)
+        await page.click("#send")
+        await expect(page.locator("#verdict")).to_contain_text("answered by the device (answered)")
+        await expect(page.locator("#answer .content")).to_have_text("four")
+
+
 async def test_the_keyboard_reaches_everything(browser: Browser) -> None:
     with gateway(service(examples=(EASY, HARD))) as live:
         page = await browser.new_page()
