@@ -20,13 +20,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from selfroute.backends.base import complete_all, run_sync
+from selfroute.backends.carried import carried_prompt
 from selfroute.backends.embedded import ASSETS, asset_path, embedded
 from selfroute.config import Spec, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.errors import SelfRouteError
 from selfroute.grading import judge
 from selfroute.handoff import parse
-from selfroute.prompts import TEMPLATES
+from selfroute.prompts import TEMPLATES, write_prompt
 from selfroute.tasks.base import Row
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.types import Sampling
@@ -46,6 +47,9 @@ def main() -> None:
 def store(name: str, run: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(run / "checkpoint", dtype=torch.bfloat16)
     model.save_pretrained(asset_path(name))
+    if (prompt := carried_prompt(run)) is None:
+        raise SystemExit(f"no selfroute.json in {run / 'checkpoint'}: train it with this version")
+    write_prompt(asset_path(name), prompt)
 
 
 def about(run: Path) -> Mapping[str, Any]:
@@ -61,7 +65,9 @@ def measure(name: str) -> dict[str, Any]:
     task = make_task(Spec(ASSETS[name].task), seed=0, limit=ROWS)
     template, rows = TEMPLATES[task.template], list(task.rows("test"))
     results: dict[str, Any] = {"split": "test", "seed": 0, "n": len(rows)}
-    offers = {"alone": None} if ASSETS[name].template is None else {"alone": False, "offered": True}
+    prompt = carried_prompt(asset_path(name))
+    is_cloud = prompt is not None and prompt.role == "cloud"
+    offers = {"alone": None} if is_cloud else {"alone": False, "offered": True}
     for title, offer in offers.items():
         prompts = [template.conversation(row.question) for row in rows]
         if offer is not None:

@@ -1,17 +1,33 @@
-"""The words around a question, with and without the offer to hand off.
+"""The words around a question, with and without the offer to hand off; and how they stay with a model.
 
 The templates "think" and "steps" are those of arXiv 2509.24050, Table 5 (V3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from selfroute.handoff import HANDOFF_TEXT
+from selfroute.errors import ConfigError
+from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.types import Message
 
-__all__ = ["TEMPLATES", "PromptTemplate", "share_sentence", "with_attempt"]
+__all__ = [
+    "PROMPT_FILE",
+    "TEMPLATES",
+    "PromptTemplate",
+    "TrainedPrompt",
+    "last_question",
+    "parse_prompt",
+    "read_prompt",
+    "share_sentence",
+    "with_attempt",
+    "wrap_question",
+    "write_prompt",
+]
 
 
 def share_sentence(share: float) -> str:
@@ -122,3 +138,194 @@ def _with_note(message: Message, note: str) -> Message:
         parts = [*said, {"type": "text", "text": note}] if isinstance(said, list) else f"{said or ''}{note}"
         raw = {**raw, "content": parts}
     return replace(message, content=message.content + note, raw=raw)
+
+
+# --- conversations of others ---------------------------------------------------------------------------------------
+
+
+def last_question(messages: Sequence[Message]) -> list[Message]:
+    """The last user turn and what comes behind it, and the instructions, which hold for every turn."""
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
+    return [m for i, m in enumerate(messages) if i >= last or m.role in ("system", "developer")]
+
+
+def wrap_question(messages: Sequence[Message], template: PromptTemplate) -> list[Message]:
+    """The last user turn in the words that the device was trained with, unless it has them already.
+
+    A turn with more than text in it (an image, say) stays as it is.
+    """
+    place = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
+    if place is None or not _is_text(messages[place]):
+        return list(messages)
+    head, _, tail = template.user.partition("{question}")
+    text = messages[place].content
+    if text.startswith(head) and text.endswith(tail):
+        return list(messages)
+    said, raw = f"{head}{text}{tail}", messages[place].raw
+    wrapped = list(messages)
+    wrapped[place] = replace(messages[place], content=said, raw=None if raw is None else {**raw, "content": said})
+    return wrapped
+
+
+def _is_text(message: Message) -> bool:
+    parts = None if message.raw is None else message.raw.get("content")
+    return not isinstance(parts, list) or all(isinstance(p, Mapping) and p.get("type") == "text" for p in parts)
+
+
+# --- the prompt that a model was trained with ----------------------------------------------------------------------
+
+PROMPT_FILE = "selfroute.json"  # beside the weights
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedPrompt:
+    """How a model was asked in its training, kept with its weights: asked in another way, it answers in another way.
+
+    Attributes:
+        template: the words themselves, which stay what they were when `TEMPLATES` changes.
+        name: of the template in `TEMPLATES` at the time.
+        role: a "cloud" was asked without a system prompt.
+        offers: whether it was offered the hand-off.
+        wrap: whether questions stood in the template's user turn.
+        turns: "last": each conversation was one question.
+        max_tokens: most tokens of one answer; None if there was no limit.
+        share: call share that it was trained for; None for none.
+        told_shares: those that its prompts named, as `share_sentence` does.
+        temperature: at which it is meant to answer; 0 is greedy, as policies are measured.
+        handoff: what it writes to ask for the cloud; empty for a cloud.
+    """
+
+    template: PromptTemplate
+    name: str = ""
+    role: Literal["device", "cloud"] = "device"
+    offers: bool = True
+    wrap: bool = True
+    turns: Literal["all", "last"] = "last"
+    max_tokens: int | None = None
+    share: float | None = None
+    told_shares: tuple[float, ...] = ()
+    temperature: float = 0.0
+    handoff: str = HANDOFF_TEXT
+
+    @property
+    def system(self) -> str:
+        """The system prompt of a conversation that has none of its own; empty for a cloud."""
+        if self.role == "cloud":
+            return ""
+        return self.template.device_messages([], offer_handoff=self.offers)[0].content
+
+    @property
+    def around(self) -> tuple[str, str]:
+        """What stands before and after a question."""
+        head, _, tail = self.template.user.partition("{question}")
+        return head, tail
+
+    @property
+    def told_share(self) -> float | None:
+        """The share to name in its prompts where nobody wants another; None for a policy that is told none."""
+        return (self.share if self.share is not None else self.told_shares[0]) if self.told_shares else None
+
+    def conversation(self, question: str) -> list[Message]:
+        """A question as it was put in training, without the system prompt, which strategies add for the device."""
+        return self.template.conversation(question) if self.wrap else [Message("user", question)]
+
+    def described(self) -> str:
+        """What it holds, in a few words."""
+        facts = [f"template {self.name or 'of its own'}"]
+        facts.append("question wrapped" if self.wrap else "question as it comes")
+        facts.append("last question alone" if self.turns == "last" else "whole conversation")
+        if self.max_tokens is not None:
+            facts.append(f"at most {self.max_tokens} tokens")
+        if self.role == "device" and not self.offers:
+            facts.append("no hand-off offered")
+        elif self.told_shares:
+            facts.append(f"told shares {', '.join(f'{share:g}' for share in self.told_shares)}")
+        elif self.share is not None:
+            facts.append(f"call share {self.share:g}")
+        return ", ".join(facts)
+
+    def text(self) -> str:
+        """As JSON, on one line."""
+        return json.dumps({"selfroute": _FORMAT, **asdict(self)}, ensure_ascii=False)
+
+
+def parse_prompt(text: str, where: str) -> TrainedPrompt:
+    """Read what `TrainedPrompt.text` wrote; keys that this version does not know are passed over.
+
+    Args:
+        where: named in errors.
+
+    Raises:
+        ConfigError: it is damaged, of a later format, or of a policy that asks for the cloud in words unknown here.
+    """
+    try:
+        values = json.loads(text)
+        version = values["selfroute"]
+        if isinstance(version, int) and version > _FORMAT:
+            raise ConfigError(
+                f"{where}: its prompt has format {version}, this version reads {_FORMAT}; upgrade selfroute"
+            )
+        template = PromptTemplate(
+            **{field.name: str(values["template"][field.name]) for field in fields(PromptTemplate)}
+        )
+        known = {field.name: values[field.name] for field in fields(TrainedPrompt) if field.name in values}
+        known["told_shares"] = tuple(float(share) for share in values.get("told_shares", ()))
+        found = TrainedPrompt(**{**known, "template": template})
+        _check(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            f"{where}: the prompt of the training cannot be read ({reason}); restore the file, or delete it and set "
+            "prompt.template and prompt.wrap"
+        ) from None
+    if found.offers and found.role == "device" and not parse(found.handoff).wants_cloud:
+        raise ConfigError(
+            f"{where}: the policy asks for the cloud with {found.handoff!r}, which this version does not read"
+        )
+    return found
+
+
+def _check(prompt: TrainedPrompt) -> None:
+    """Refuse values that no training writes.
+
+    Raises:
+        ValueError: names the field.
+    """
+    choices: Mapping[str, tuple[Any, ...]] = {
+        "role": ("device", "cloud"), "turns": ("all", "last"), "wrap": (True, False), "offers": (True, False),
+    }  # fmt: skip
+    for name, known in choices.items():
+        if getattr(prompt, name) not in known:
+            raise ValueError(f"{name}: {getattr(prompt, name)!r}")
+    if prompt.template.user.count("{question}") != 1:
+        raise ValueError("template.user: {question} must stand in it once")
+    if prompt.max_tokens is not None and (not isinstance(prompt.max_tokens, int) or prompt.max_tokens < 1):
+        raise ValueError(f"max_tokens: {prompt.max_tokens!r}")
+    for share in (*prompt.told_shares, *([] if prompt.share is None else [prompt.share])):
+        if not 0 <= share <= 1:
+            raise ValueError(f"share: {share!r}")
+    if not prompt.temperature >= 0:
+        raise ValueError(f"temperature: {prompt.temperature!r}")
+
+
+def read_prompt(folder: Path) -> TrainedPrompt | None:
+    """The prompt that a model in a folder was trained with; None where there is no `selfroute.json`.
+
+    Raises:
+        ConfigError: as `parse_prompt`, or the file cannot be read.
+    """
+    file = folder / PROMPT_FILE
+    try:
+        return parse_prompt(file.read_text(encoding="utf-8"), str(file))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read '{file}': {error}; restore the file") from None
+
+
+def write_prompt(folder: Path, prompt: TrainedPrompt) -> None:
+    """Write `selfroute.json` beside the weights in a folder, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = json.dumps(json.loads(prompt.text()), ensure_ascii=False, indent=2)
+    (folder / PROMPT_FILE).write_text(shown + "\n", encoding="utf-8")

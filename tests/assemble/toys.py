@@ -29,6 +29,7 @@ from selfroute.config import (
     TaskEntry,
 )
 from selfroute.errors import ConfigError
+from selfroute.prompts import TEMPLATES, TrainedPrompt
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.sides import Decision, ask_cloud, keep_on_device
 from selfroute.types import Event
@@ -44,7 +45,7 @@ ENTRIES = (
             example="abacus:even",
             check=f"{HERE}:check_beads",
             files=f"{HERE}:abacus_files",
-            template_only=True,
+            prompt=f"{HERE}:abacus_prompt",
         ),
     ),
     (STRATEGIES, StrategyEntry(name="alternate", place=f"{HERE}:Alternate", without_cloud="always_device")),
@@ -107,6 +108,10 @@ def abacus(beads: str, *, name: str) -> FunctionBackend:
 def check_beads(beads: str) -> None:
     if beads not in ("even", "all"):
         raise ConfigError(f"no abacus with {beads} beads; take even or all")
+
+
+def abacus_prompt(beads: str) -> TrainedPrompt:
+    return TrainedPrompt(template=TEMPLATES["think"], name="think")
 
 
 def abacus_files(beads: str) -> ModelFiles:

@@ -21,6 +21,7 @@ COMMANDS = {
     "train countdown/warmup": "train",
     "evaluate countdown/evaluate": "eval",
     "calibrate nowhere --share 0.3": "eval",
+    "fit countdown/evaluate": "eval",
     "report nowhere": "eval",
     "replay nowhere": "bandits",
     "study bernoulli-5-easy --policy ucb": "study",

@@ -195,3 +195,47 @@ async def test_tokens_come_with_the_text_they_begin_in(ending: str) -> None:
     said = [event for event in events if isinstance(event, TextDelta) and event.source == "device"]
     assert [[token.text for token in event.tokens] for event in said] == [[event.text] for event in said]
     assert [event.text for event in said] == (["hm"] if ending == HANDOFF_TEXT else ["hm", "4"])
+
+
+# --- a threshold in place of the device's own decision -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ending", "threshold", "source", "reason"),
+    [
+        ("<answer>", 0.31, "device", "answered"),  # kept, as the device decided
+        ("<answer>", 0.29, "cloud", "judged"),  # sent against the device's decision
+        (HANDOFF_TEXT, 0.29, "cloud", "hand-off"),  # sent, as the device decided
+        (HANDOFF_TEXT, 0.31, "device", "judged"),  # kept against it: the device answers without the offer
+        ("<answer>", -math.inf, "cloud", "judged"),
+        (HANDOFF_TEXT, math.inf, "device", "judged"),
+    ],
+)
+async def test_a_threshold_decides(ending: str, threshold: float, source: str, reason: str) -> None:
+    device = FunctionBackend("device", with_logprobs(ending))
+    strategy = SelfRoute(threshold=threshold)
+    events = [event async for event in strategy.stream(sides(device), hard(), SAMPLING)]
+    trace = events[-1].trace  # type: ignore[union-attr]
+    assert (trace.source, trace.reason, trace.wants_cloud) == (source, reason, source == "cloud")
+    assert trace.score == pytest.approx(0.3)
+    shown = [e.source for e in events if isinstance(e, TextDelta) and e.kind == "content"]
+    assert set(shown) <= {source}, "an answer is shown once it is accepted"
+
+
+async def test_an_answer_that_was_to_be_sent_is_served_where_the_budget_refuses() -> None:
+    device = FunctionBackend("device", with_logprobs("<answer>"))
+    trace = await answer(SelfRoute(threshold=0.2), sides(device, budget=NoCloud()), hard(), SAMPLING)
+    assert (trace.source, trace.reason, trace.wants_cloud) == ("device", "budget", True)
+    assert [segment.part for segment in trace.segments] == ["answer"], "it is not written a second time"
+
+
+async def test_without_scores_the_devices_own_decision_counts() -> None:
+    for question, source in ((hard(), "cloud"), (easy(), "device")):
+        trace = await answer(SelfRoute(threshold=0.9), sides(Plain("device", asks_when_hard)), question, SAMPLING)
+        assert (trace.source, trace.score) == (source, None)
+
+
+@pytest.mark.parametrize("options", [{"threshold": math.nan}, {"threshold": 0.5, "scored": False}])
+def test_a_threshold_is_a_number_over_scores(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="selfroute calibrate"):
+        SelfRoute(**options)

@@ -23,8 +23,11 @@ from selfroute.verify.base import right_or_wrong
 
 if TYPE_CHECKING:
     from selfroute.evaluation.bench import Entrant
+    from selfroute.train.fit.scorer import Fitted
 
 __all__ = [
+    "Baseline",
+    "Measured",
     "check_baselines",
     "check_entrants",
     "make_baselines",
@@ -35,32 +38,66 @@ __all__ = [
 _THRESHOLD_ROWS = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """A strategy of a recipe, made.
+
+    Attributes:
+        name: in `STRATEGIES`.
+        scorer: a fitted one, of all train rows; None if nothing was fitted.
+        threshold: least score that is sent; None for a strategy without a score.
+        measured: what a fit has seen, for a look at how well it does; None without one.
+    """
+
+    name: str
+    strategy: Strategy
+    scorer: Fitted | None = None
+    threshold: float | None = None
+    measured: Measured | None = None
+
+    @property
+    def suffix(self) -> str:
+        """Of the file or folder in which its scorer is kept."""
+        return "" if STRATEGIES[self.name].stored_in_folder else ".npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Scores of train rows and the verdicts behind them, arrays of shape (n,).
+
+    Attributes:
+        score: of a fit without the row where there are folds, else of the fit itself.
+        device, cloud: whether each side is right.
+    """
+
+    score: Any
+    device: Any
+    cloud: Any
+
+
 def make_policies(
-    policies: Mapping[str, Backend],
-    sides: Sides,
+    policies: Mapping[str, Sides],
     *,
     alone: bool = False,
-    told_share: float | None = None,
+    told_shares: Mapping[str, float | None] | None = None,
     context: Literal["prompt", "attempt"] = "prompt",
 ) -> list[Entrant]:
     """One self-routing strategy per device model, by its name in the report.
 
     Args:
-        sides: the other ones; `device` is replaced.
         alone: add each model once more with the hand-off disabled.
-        told_share, context: as in `SelfRoute`.
+        told_shares: share to name in the prompt of a policy; those that are left out are told none.
+        context: as in `SelfRoute`.
     """
     from selfroute.evaluation.bench import Entrant
 
-    def entrant(strategy: Strategy, device: Backend) -> Entrant:
-        return Entrant(strategy=strategy, sides=replace(sides, device=device))
-
+    told = told_shares or {}
     made = [
-        entrant(SelfRoute(name=name, told_share=told_share, context=context), device)
-        for name, device in policies.items()
+        Entrant(strategy=SelfRoute(name=name, told_share=told.get(name), context=context), sides=sides)
+        for name, sides in policies.items()
     ]
     if alone:
-        made += [entrant(AlwaysDevice(name=f"{name}, alone"), device) for name, device in policies.items()]
+        made += [Entrant(strategy=AlwaysDevice(name=f"{name}, alone"), sides=sides) for name, sides in policies.items()]
     return made
 
 
@@ -124,7 +161,7 @@ async def make_baselines(
     embedding: str = "minilm",
     concurrency: int = 64,
     on_progress: Callable[[int, int], object] | None = None,
-) -> list[Strategy]:
+) -> list[Baseline]:
     """The baselines that are named; those that learn are fitted on the first `router_rows` rows of the train split.
 
     Args:
@@ -143,19 +180,20 @@ async def make_baselines(
     total = 2 * len(train) * bool(learned) + len(learned) + len(scored) * len(train[:_THRESHOLD_ROWS])
     work = _Preparation(task, train, sampling, concurrency, total, on_progress)
     examples = await work.examples(sides) if learned else None
-    strategies: list[Strategy] = []
+    made: list[Baseline] = []
     for name in names:
         factory, entry = STRATEGIES.resolve(name, where="strategies"), entries[name]
-        options = asked_for(factory, {"share": share, "seed": seed})
         if entry.fitted:
             fit = partial(_fit, entry, seed=seed, encoder=encoder, embedding=embedding)
-            options = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
+            fitted = await asyncio.to_thread(_learned, fit, examples, share=share, seed=seed, folds=folds)
+            made.append(fitted.as_baseline(name, factory))
             work.advance()
         elif entry.reads is not None:
-            probe = factory(threshold=math.inf)
-            options = {"threshold": await work.threshold(probe, sides, share)}
-        strategies.append(factory(**options))
-    return strategies
+            threshold = await work.threshold(factory(threshold=math.inf), sides, share)
+            made.append(Baseline(name, factory(threshold=threshold), threshold=threshold))
+        else:
+            made.append(Baseline(name, factory(**asked_for(factory, {"share": share, "seed": seed}))))
+    return made
 
 
 @dataclass(slots=True)
@@ -242,17 +280,33 @@ def _fit(entry: StrategyEntry, examples: Any, **given: Any) -> Any:
     return fit(**asked_for(fit, {"kind": entry.name, "examples": examples, **given}))
 
 
-def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> dict[str, Any]:
-    """Score and threshold of a strategy that learns."""
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """A fit: the score to evaluate with, the scorer to keep, and its scores of the train rows."""
+
+    score: Any
+    scorer: Fitted
+    threshold: float
+    measured: Measured
+
+    def as_baseline(self, name: str, factory: Callable[..., Strategy]) -> Baseline:
+        strategy = factory(score=self.score, threshold=self.threshold)
+        return Baseline(name, strategy, self.scorer, self.threshold, self.measured)
+
+
+def _learned(fit: Callable[[Any], Any], examples: Any, *, share: float, seed: int, folds: int | None) -> _Learned:
+    """Score and threshold of a strategy that learns; with folds, what is kept is a fit of all rows."""
     from selfroute.scores.scorers import threshold_at
 
+    scorer = fit(examples)
+    score, scores = scorer, None
     if folds is not None:
         from selfroute.train.fit.scorer import cross_fit
 
         score, scores = cross_fit(fit, examples, folds=folds, seed=seed)
-        return {"score": score, "threshold": threshold_at(scores, share)}
-    scorer = fit(examples)
-    return {"score": scorer, "threshold": threshold_at(scorer.scores(examples.questions, examples.answers), share)}
+    else:
+        scores = scorer.scores(examples.questions, examples.answers)
+    return _Learned(score, scorer, threshold_at(scores, share), Measured(scores, examples.device, examples.cloud))
 
 
 async def _correct(task: Task, rows: Sequence[Row], answers: Sequence[object]) -> list[bool | None]:

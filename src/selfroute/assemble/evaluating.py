@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.baselines import (
+    Baseline,
     check_baselines,
     check_entrants,
     make_baselines,
     make_entrants,
     make_policies,
 )
+from selfroute.assemble.kept import keep
 from selfroute.assemble.paid_calls import announce, in_words
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
+from selfroute.assemble.prompting import ANSWER_TOKENS, EvaluatedPrompt, evaluated_prompt
 from selfroute.assemble.shifted import check_recorded
 from selfroute.backends.base import Backend, find_capability
 from selfroute.config import (
@@ -32,6 +36,7 @@ from selfroute.config import (
 )
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
+from selfroute.prompts import PromptTemplate
 from selfroute.strategies.base import Sides
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Sampling
@@ -70,7 +75,8 @@ async def evaluate_recipe(
 
     Args:
         command: how the run was started, for the report.
-        say: gets a line about what the run will ask of paid models, before it does.
+        say: gets a line about what the run will ask of paid models, before it does, one for each model that carries the
+            prompt of its training, and the warnings.
         on_prepare: called with steps done and in all, while the strategies that learn are fitted.
         on_progress: called with answers done and answers in all.
         on_count: called with bootstrap samples done and in all.
@@ -80,8 +86,10 @@ async def evaluate_recipe(
     options = counting_options(recipe, cloud=recipe.cloud, device=recipe.device)
     task, rows = _task_and_rows(recipe)
     _announce(recipe, task, rows, options["prices"], say)
-    async with open_bench(recipe, on_prepare=on_prepare) as bench:
-        return await evaluate(
+    made: list[Baseline] = []
+    asked: dict[str, EvaluatedPrompt] = {}
+    async with open_bench(recipe, on_prepare=on_prepare, say=say, made=made, asked=asked) as bench:
+        summary = await evaluate(
             bench,
             rows,
             share=recipe.share,
@@ -95,6 +103,8 @@ async def evaluate_recipe(
             config={k: v for k, v in to_values(recipe).items() if k not in _NOT_IN_RECORDS and (v or k not in _NEW)},
             **options,
         )
+    keep(recipe.out, recipe, made, asked)
+    return summary
 
 
 def _task_and_rows(recipe: EvaluateRecipe) -> tuple[Task, list[Row]]:
@@ -128,7 +138,7 @@ def _announce(
 
 def _sampling(recipe: EvaluateRecipe) -> Sampling:
     seed = recipe.seed if recipe.temperature else None
-    return Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens, seed=seed)
+    return Sampling(temperature=recipe.temperature, max_tokens=recipe.max_tokens or ANSWER_TOKENS, seed=seed)
 
 
 def _cache(recipe: EvaluateRecipe) -> Path:
@@ -137,12 +147,19 @@ def _cache(recipe: EvaluateRecipe) -> Path:
 
 @asynccontextmanager
 async def open_bench(
-    recipe: EvaluateRecipe, *, on_prepare: Callable[[int, int], None] | None = None
+    recipe: EvaluateRecipe,
+    *,
+    on_prepare: Callable[[int, int], None] | None = None,
+    say: Callable[[str], object] | None = None,
+    made: list[Baseline] | None = None,
+    asked: dict[str, EvaluatedPrompt] | None = None,
 ) -> AsyncIterator[Bench]:
     """The models, task and strategies of a recipe, closed at the end.
 
     Args:
         on_prepare: called with steps of making the strategies done and in all.
+        say: as in `evaluate_recipe`.
+        made, asked: are filled with the baselines, and with how the models are asked, by their key in the recipe.
     """
     from selfroute.evaluation.bench import Bench, Entrant
 
@@ -153,8 +170,12 @@ async def open_bench(
         raise ConfigError(f"strategies: {asking} asks the device several times; a recording holds one answer")
     task, rows = _task_and_rows(recipe)
     sampling = _sampling(recipe)
+    asked = {} if asked is None else asked
+    template, found = _prompts(recipe, template_of(task), say)
+    asked |= found
     device, cloud, policies = _models(recipe)
-    sides = Sides(device=device, cloud=cloud, template=template_of(task))
+    shared = Sides(device=device, cloud=cloud, template=template)
+    sides = asked["device"].sides(shared, device) if "device" in asked else shared
     async with closing(device, cloud, *policies.values()):
         models = {"device": (recipe.device, device), "cloud": (recipe.cloud, cloud)}
         await check_recorded(models, task, sides.template, rows)
@@ -173,21 +194,50 @@ async def open_bench(
             concurrency=recipe.concurrency,
             on_progress=on_prepare,
         )
-        told = recipe.share if recipe.tell_share else None
-        entrants = [Entrant(strategy=strategy, sides=sides) for strategy in baselines]
+        if made is not None:
+            made += baselines
+        entrants = [Entrant(strategy=baseline.strategy, sides=sides) for baseline in baselines]
         entrants += make_entrants(recipe.entrants, sides)
-        entrants += make_policies(policies, sides, alone=recipe.alone, told_share=told, context=recipe.context)
+        entrants += make_policies(
+            {name: asked[f"policies.{name}"].sides(shared, model) for name, model in policies.items()},
+            alone=recipe.alone,
+            told_shares={name: asked[f"policies.{name}"].told_share for name in policies},
+            context=recipe.context,
+        )
         yield Bench(
             entrants=entrants,
             task=task,
             sampling=sampling,
-            template=sides.template,
+            template=template,
             cloud=cloud,
             concurrency=recipe.concurrency,
             solve_samples=recipe.solve_samples,
             solve_temperature=recipe.solve_temperature,
             seed=recipe.seed,
         )
+
+
+def _prompts(
+    recipe: EvaluateRecipe, template: PromptTemplate, say: Callable[[str], object] | None
+) -> tuple[PromptTemplate, dict[str, EvaluatedPrompt]]:
+    """How questions are put, and how the device and the policies are asked, by their key in the recipe.
+
+    Where the models that carry a prompt agree and the recipe names no template, all are asked in their words: the cloud
+    and the models whose training is not known too.
+    """
+    specs = {"device": recipe.device, **{f"policies.{name}": spec for name, spec in recipe.policies.items()}}
+    if not (recipe.strategies or recipe.entrants):
+        del specs["device"]
+    asked = {key: evaluated_prompt(recipe, spec, key, template) for key, spec in specs.items()}
+    for prompt in asked.values():
+        for line in (prompt.line, *(f"WARNING: {warning}" for warning in prompt.warnings)):
+            if line and say is not None:
+                say(line)
+    words = {prompt.template for prompt in asked.values() if prompt.is_known}
+    if len(words) != 1:
+        return template, asked
+    (common,) = words
+    return common, {key: replace(prompt, template=common) for key, prompt in asked.items()}
 
 
 def _models(recipe: EvaluateRecipe) -> tuple[Backend, Backend, dict[str, Backend]]:

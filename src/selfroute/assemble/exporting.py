@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfroute.assemble.pieces import named_files, quiet_libraries, template_of
-from selfroute.config import algorithm_of, at, build, load_values, make_task
+from selfroute.assemble.pieces import named_files, quiet_libraries
+from selfroute.assemble.prompting import prompt_of_run
 from selfroute.errors import ConfigError
-from selfroute.prompts import TEMPLATES, PromptTemplate
+from selfroute.prompts import PROMPT_FILE, TrainedPrompt, read_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,15 +34,23 @@ class ExportSource:
         name: of the files that are written.
         folder: holds the weights, or an adapter.
         tokenizer: folder of the tokenizer.
-        system: the system prompt it was trained with; empty if that is not known.
-        max_tokens: the most tokens of an answer in its training.
+        prompt: that of its training; None if it is not known.
     """
 
     name: str
     folder: Path
     tokenizer: Path
-    system: str = ""
-    max_tokens: int = ANSWER_TOKENS
+    prompt: TrainedPrompt | None = None
+
+    @property
+    def system(self) -> str:
+        """The system prompt it was trained with; empty if that is not known."""
+        return "" if self.prompt is None else self.prompt.system
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of an answer in its training."""
+        return ANSWER_TOKENS if self.prompt is None else self.prompt.max_tokens or ANSWER_TOKENS
 
 
 def export_source(model: str) -> ExportSource:
@@ -53,8 +61,8 @@ def export_source(model: str) -> ExportSource:
     """
     named = named_files(model) if ":" in model else None
     if named is not None:
-        system = "" if named.template is None else _system(TEMPLATES[named.template])
-        return ExportSource(model.partition(":")[2], Path(named.model), Path(named.tokenizer), system)
+        folder = Path(named.model)
+        return ExportSource(model.partition(":")[2], folder, Path(named.tokenizer), read_prompt(folder))
     path = Path(model).expanduser()
     if not path.is_dir():
         raise ConfigError(
@@ -67,28 +75,23 @@ def export_source(model: str) -> ExportSource:
             f"'{model}' is not a model folder: it has neither checkpoint/ nor config.json; name a run of selfroute "
             "train, or a folder saved by save_pretrained"
         )
-    system, max_tokens = _training(run)
-    return ExportSource((run or folder).resolve().name, folder, folder, system, max_tokens)
+    prompt = read_prompt(folder) or (None if run is None else prompt_of_run(run))
+    return ExportSource((run or folder).resolve().name, folder, folder, prompt)
 
 
-def _system(template: PromptTemplate, *, offer_handoff: bool = True) -> str:
-    return template.device_messages([], offer_handoff=offer_handoff)[0].content
-
-
-def _training(run: Path | None) -> tuple[str, int]:
-    """System prompt and answer length of a training run, as far as its recipe tells."""
-    recipe = run / "config.yaml" if run else None
-    if recipe is None or not recipe.is_file():
-        return "", ANSWER_TOKENS
-    values = load_values(recipe)
-    algorithm = algorithm_of(values)
-    try:
-        loaded = build(at(algorithm.options), values, where=str(recipe))
-        template = template_of(make_task(loaded.task))
-    except ConfigError:  # of another version, or its data are elsewhere: the model is whole all the same
-        return "", ANSWER_TOKENS
-    system = _system(template, offer_handoff=algorithm.offers_handoff)
-    return system, getattr(loaded, "max_new_tokens", ANSWER_TOKENS)
+def _about_prompt(source: ExportSource, system: str | None, max_tokens: int | None) -> list[str]:
+    """What was read of the training, and which options stand against it."""
+    if source.prompt is None:
+        return [f"no {PROMPT_FILE} with the weights: how the model was trained is not known and not exported"]
+    said = [f"its prompt goes along: {source.prompt.described()}"]
+    if system is not None and system != source.system:
+        said.append("WARNING: --system contradicts the training; the Modelfile has it, the other files have their own")
+    if max_tokens is not None and max_tokens != source.prompt.max_tokens:
+        said.append(
+            f"WARNING: --max-tokens: {max_tokens} contradicts the training, which had {source.prompt.max_tokens}; only "
+            "the Modelfile has it"
+        )
+    return said
 
 
 def load_source(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -153,7 +156,7 @@ def export_model(
         raise ConfigError(f"--name: '{name}' is no file name; leave out folders")
     quiet_libraries()
     loaded, tokenizer = load_source(source)
-    return export(
+    made = export(
         loaded,
         tokenizer,
         out,
@@ -162,6 +165,8 @@ def export_model(
         types=types,
         system=source.system if system is None else system,
         max_tokens=max_tokens or source.max_tokens,
+        prompt=source.prompt,
         force=force,
         on_progress=on_progress,
     )
+    return replace(made, notes=[*_about_prompt(source, system, max_tokens), *made.notes])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from selfroute.assemble.clouds import make_clouds, make_verifier
 from selfroute.assemble.examples import example_questions
+from selfroute.assemble.prompting import ServedPrompt, cloud_specs, served_prompt, shown_name
 from selfroute.backends.base import Backend
 from selfroute.backends.clouds import Clouds
 from selfroute.backends.redacted import RedactedBackend
@@ -23,7 +24,6 @@ from selfroute.gateway.access import Access, is_loopback
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import Service, SingleService, Switch
-from selfroute.prompts import TEMPLATES
 from selfroute.shipped import recipe_file
 from selfroute.strategies.base import Strategy, check_cloud
 
@@ -38,6 +38,7 @@ __all__ = [
     "backend_gateway",
     "make_gateway",
     "make_service",
+    "prompt_lines",
     "serve_recipe",
 ]
 
@@ -72,8 +73,12 @@ def serve_recipe(
     from selfroute.gateway.preflight import preflight
 
     make = partial(_named_gateway, recipe, backend, file, tuple(overrides))
+    with naming(file):
+        lines = [] if backend is not None else prompt_lines(served_prompt(recipe))
     if check:
         preflight(make, say=say)
+        for line in lines:
+            say(line)
         say("ready: the configuration is right, every model answers, and the budget lets calls pass")
         return
     server.serve(
@@ -83,7 +88,7 @@ def serve_recipe(
         workers=recipe.workers,
         shutdown_s=recipe.wait.shutdown_s,
         quiet=recipe.log == "errors",
-        ready=lambda address: say(_banner(recipe, backend, address)),
+        ready=lambda address: say("\n".join([_banner(recipe, backend, address), *lines])),
     )
 
 
@@ -102,86 +107,83 @@ def _named_gateway(
 
 def _banner(recipe: ServeRecipe, backend: Spec | None, address: str) -> str:
     if backend is not None:
-        return f"serving {_named(backend)} on {address}/v1"
-    cloud = "no cloud" if recipe.cloud is None else f"cloud {_named(recipe.cloud)}"
+        return f"serving {shown_name(backend)} on {address}/v1"
+    cloud = "no cloud" if recipe.cloud is None else f"cloud {shown_name(recipe.cloud)}"
     if recipe.clouds:
         cloud = f"clouds {', '.join(cloud.name for cloud in recipe.clouds)}, {recipe.choose.mode}"
-    return (
-        f"serving {address}/v1 (device {_named(recipe.device)}, {cloud}, {recipe.strategy.name}); dashboard: {address}/"
-    )
+    pair = f"device {shown_name(recipe.device)}, {cloud}, {recipe.strategy.name}"
+    return f"serving {address}/v1 ({pair}); dashboard: {address}/"
 
 
-def _named(spec: Spec) -> str:
-    written = ":".join(filter(None, (spec.name, spec.value)))
-    return str(spec.options.get("name") or spec.options.get("model") or written)
+def prompt_lines(prompt: ServedPrompt) -> list[str]:
+    """How the models are asked, and loudly what contradicts their training, for the terminal."""
+    return [*prompt.lines, *(f"WARNING: {warning}" for warning in prompt.warnings)]
 
 
 # --- Recipes to objects ---------------------------------------------------------------------------------------------
 
 
-def make_service(recipe: ServeRecipe) -> Service:
+def make_service(recipe: ServeRecipe, *, wraps: bool = False) -> Service:
     """The pair behind the gateway; in-process models load later, in `Guard.load`.
+
+    Args:
+        wraps: as in `served_prompt`.
 
     Raises:
         ConfigError: an unknown name or option, or a missing key.
     """
-    device = _guard(recipe.device, "device", recipe, recipe.wait.device_first_token_s)
-    cloud, learning = _cloud(recipe)
-    # All models have been found by now, so their names are in the table.
-    plain_device = BACKENDS[recipe.device.name].template_only
-    asked = _cloud_specs(recipe)
-    plain_cloud = bool(asked) and all(BACKENDS[spec.name].template_only for spec in asked)
-    both = plain_device and (plain_cloud or not asked)
-    wrap = plain_device if recipe.prompt.wrap is None else recipe.prompt.wrap
-    tags = recipe.prompt.cloud_tags or ("strip" if plain_cloud else "keep")
-    turns = recipe.prompt.turns or ("last" if both else "all")
-    strategy = _strategy(recipe)
+    prompt = served_prompt(recipe, wraps=wraps)
+    device = _guard(recipe.device, "device", recipe, recipe.wait.device_first_token_s, asked=prompt.device)
+    cloud, learning = _cloud(recipe, prompt)
+    strategy = _strategy(recipe, prompt.told_share)
     check_cloud(strategy, cloud)
     return Service(
         strategy=strategy,
         device=device,
         cloud=cloud,
-        template=TEMPLATES[recipe.prompt.template],
+        template=prompt.template,
         prices=recipe.prices,
         modes=frozenset(recipe.modes),
         budget=make_budget(recipe.budget),
         on_budget=recipe.on_budget,
         on_device_error=recipe.on_device_error,
-        wrap=wrap,
-        last_turn=turns == "last",
-        strip_cloud_tags=tags == "strip",
+        wrap=prompt.wrap,
+        last_turn=prompt.last_turn,
+        strip_cloud_tags=prompt.strip_cloud_tags,
         learning=learning,
         examples=example_questions(recipe),
     )
 
 
-def _cloud(recipe: ServeRecipe) -> tuple[Guard | Clouds | None, SharedBeliefs | None]:
+def _cloud(recipe: ServeRecipe, prompt: ServedPrompt) -> tuple[Guard | Clouds | None, SharedBeliefs | None]:
     """The cloud, or several and what they learn."""
     patience_s = recipe.wait.cloud_first_token_s
     if recipe.clouds:
 
         def guarded(cloud: CloudOptions) -> Guard:
-            return _guard(cloud.model, f"clouds.{cloud.name}", recipe, patience_s, name=cloud.name)
+            where = f"clouds.{cloud.name}"
+            return _guard(cloud.model, where, recipe, patience_s, name=cloud.name, asked=prompt.cloud)
 
         return make_clouds(recipe, guarded)
-    return None if recipe.cloud is None else _guard(recipe.cloud, "cloud", recipe, patience_s), None
-
-
-def _cloud_specs(recipe: ServeRecipe) -> list[Spec]:
-    """The models that are asked as a cloud."""
-    if recipe.clouds:
-        return [cloud.model for cloud in recipe.clouds]
-    return [] if recipe.cloud is None else [recipe.cloud]
+    if recipe.cloud is None:
+        return None, None
+    return _guard(recipe.cloud, "cloud", recipe, patience_s, asked=prompt.cloud), None
 
 
 def _guard(
-    spec: Spec, role: str, recipe: ServeRecipe, first_token_s: float | None, *, name: str | None = None
+    spec: Spec,
+    role: str,
+    recipe: ServeRecipe,
+    first_token_s: float | None,
+    *,
+    name: str | None = None,
+    asked: Callable[[Backend | Callable[[], Backend]], Backend | Callable[[], Backend]] = lambda model: model,
 ) -> Guard:
-    made = _model(spec, role, name)
+    made = asked(_model(spec, role, name))
     if role != "device" and recipe.privacy is not None:
         made = _behind_door(made, recipe.privacy)
     return Guard(
-        name or _named(spec),
+        name or shown_name(spec),
         made,
         failures=recipe.breaker.failures,
         rest_s=recipe.breaker.rest_s,
@@ -222,10 +224,13 @@ def _model(spec: Spec, role: str, name: str | None) -> Backend | Callable[[], Ba
     return backend
 
 
-def _strategy(recipe: ServeRecipe) -> Strategy:
+def _strategy(recipe: ServeRecipe, told_share: float | None) -> Strategy:
     spec, context = recipe.strategy, {"context": recipe.handoff.context}
+    if told_share is not None:
+        told = asked_for(STRATEGIES.resolve(spec.name, where="strategy"), {"told_share": told_share})
+        spec = replace(spec, options={**told, **spec.options})
     entry = STRATEGIES.find(spec.name, where="strategy")
-    if not _cloud_specs(recipe) and entry.without_cloud:
+    if not cloud_specs(recipe) and entry.without_cloud:
         spec = Spec(entry.without_cloud)
     if entry.several and not recipe.clouds:
         raise ConfigError(f"strategy: '{spec.name}' chooses among several clouds; write clouds: in the place of cloud:")

@@ -13,6 +13,7 @@ from selfroute.backends.best_of import BestOfN
 from selfroute.backends.files import ModelFiles
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
+from selfroute.prompts import TrainedPrompt, read_prompt
 
 __all__ = [
     "ASSETS",
@@ -21,6 +22,7 @@ __all__ = [
     "asset_path",
     "embedded",
     "embedded_files",
+    "embedded_prompt",
     "embedded_task",
     "provenance",
 ]
@@ -34,21 +36,19 @@ class Asset:
         folder: below `assets`.
         task: that it was trained on.
         samples: how many answers it may write for one prompt.
-        template: its prompt template; None for a model that was trained without a system prompt.
     """
 
     folder: str
     task: str = "countdown"
     samples: int = 1
-    template: str | None = "think"
 
 
 ASSETS = {
     "device": Asset("device"),
     "device-gapg": Asset("device_gapg"),
-    "cloud": Asset("cloud", samples=8, template=None),
+    "cloud": Asset("cloud", samples=8),
     "chain-device": Asset("chain_device", "chain"),
-    "chain-cloud": Asset("chain_cloud", "chain", template=None),
+    "chain-cloud": Asset("chain_cloud", "chain"),
 }
 
 
@@ -97,7 +97,16 @@ def embedded_files(name: str) -> ModelFiles:
         ConfigError: unknown name.
     """
     folder = asset_path(name)
-    return ModelFiles(str(folder), str(folder.parent / "tokenizer"), ASSETS[name].template)
+    return ModelFiles(str(folder), str(folder.parent / "tokenizer"))
+
+
+def embedded_prompt(name: str) -> TrainedPrompt | None:
+    """The prompt that an embedded model was trained with.
+
+    Raises:
+        ConfigError: unknown name, or its file is damaged.
+    """
+    return read_prompt(asset_path(name))
 
 
 def embedded_task(name: str) -> str:

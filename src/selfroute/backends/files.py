@@ -18,12 +18,10 @@ class ModelFiles(NamedTuple):
 
     Attributes:
         model, tokenizer: a folder, a GGUF file, or a repository of the hub.
-        template: the prompt template it was trained with, None if that is not known.
     """
 
     model: str
     tokenizer: str
-    template: str | None = None
 
 
 def is_path(name: str | Path) -> bool:

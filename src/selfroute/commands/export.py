@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, progress, say
+from selfroute.commands.terminal import example, next_step, progress, say
 from selfroute.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -65,6 +65,9 @@ def export(
     for note in made.notes:
         say(f"note: {note}")
     say(f"exported: {out}")
+    places = {".gguf": "llama_cpp", "": "transformers"}
+    servable = [one.path for one in made.files if one.path.suffix in places and one.path.name != "Modelfile"]
+    next_step(*(f"selfroute serve device={places[path.suffix]}:{path}" for path in servable))
 
 
 def _listed(given: list[str] | None, option: str, default: str) -> list[str]:

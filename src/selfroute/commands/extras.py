@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
     "evaluate": ("eval",),
     "calibrate": ("eval",),
+    "fit": ("eval",),
     "report": ("eval",),
     "replay": ("bandits",),
     "study": ("study",),

@@ -20,7 +20,7 @@ from selfroute.commands.disk import of_a_disk
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
 from selfroute.commands.terminal import example as _example
-from selfroute.commands.terminal import listing, say, training_view, visible
+from selfroute.commands.terminal import listing, next_step, say, training_view, visible
 from selfroute.commands.terminal import progress as _progress
 from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError, SelfRouteError
@@ -184,6 +184,16 @@ def train(
     with training_view() as on_progress:
         out = config.at(algorithm.place)(loaded, on_progress=on_progress, say=_note)
     say(f"trained model: {out}")
+    next_step(*_after_training(out))
+
+
+def _after_training(out: Path) -> list[str]:
+    """What to type once a model is there."""
+    return [
+        f"selfroute serve device=transformers:{out}",
+        f"selfroute export {out.parent} --out {out.parent / 'export'}",
+        f"selfroute evaluate RECIPE.yaml 'policies={{mine: transformers:{out}}}'",
+    ]
 
 
 def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
@@ -199,6 +209,7 @@ def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
     for note in found.notes:
         say(f"note: {note}")
     say("dry run: every key is right; nothing was loaded, asked or written")
+    next_step(f"selfroute train {recipe}")
 
 
 @app.command(
@@ -236,6 +247,7 @@ def evaluate(
 
     say(summary_table(summary))
     say(f"report: {loaded.out / 'report.html'}")
+    next_step(f"selfroute calibrate {loaded.out} --share {loaded.share:g} --serve my.yaml")
 
 
 @app.command(
@@ -282,6 +294,8 @@ def record(
             )
         )  # fmt: skip
     say(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
+    if not failed:
+        next_step(f"selfroute evaluate RECIPE.yaml {'device' if as_device else 'cloud'}=recorded:{out}")
     if failed:
         raise SelfRouteError(f"{len(failed)} rows got no answer, first: {failed[0]}; run the same command to go on")
 
@@ -315,6 +329,7 @@ def tasks(
         rates = error_rates(task, split, on_progress=on_progress)
     for line in rates_in_lines(rates, verifier=getattr(task, "judged_by", "")):
         say(line)
+    next_step(f"selfroute record {task.name} --split {split} --backend MODEL --out cloud.jsonl")
 
 
 @app.command(epilog=_example("selfroute strategies"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 import yaml
 from rich.text import Text
 
-from selfroute.commands.terminal import WRITERS, console, say, written
+from selfroute.commands.terminal import WRITERS, console, next_step, note, say, written
 from selfroute.errors import ConfigError, SelfRouteError
 
 if TYPE_CHECKING:
@@ -56,8 +57,12 @@ Device = Annotated[
     str | None, typer.Option(help="Device model; `selfroute backends` shows how to write one.", show_default="embedded")
 ]
 Cloud = Annotated[str | None, typer.Option(help="Cloud model, likewise.", show_default="embedded")]
-Template = Annotated[str | None, typer.Option(help="Prompt template: think or steps.", show_default="think")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one side.")]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt template: think, steps or plain.", show_default="as trained, else think")
+]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of one side.", show_default="512; the device as trained")
+]
 Mode = Annotated[str, typer.Option(help="Who may answer: auto, device, cloud or private.")]
 
 
@@ -71,7 +76,9 @@ def serve(
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port), ("workers", workers)) if v is not None]
     recipe = load_serve_recipe(file, overrides)
-    serve_recipe(recipe, file=file, overrides=overrides, say=_say, check=check)
+    serve_recipe(recipe, file=file, overrides=overrides, say=note, check=check)
+    if check:
+        next_step(shlex.join(["selfroute", "serve", *([str(file)] if file else []), *overrides]))
 
 
 def cloud(
@@ -89,7 +96,7 @@ def cloud(
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port)) if v is not None]
     spec = parse_spec(_yaml(backend), "--backend")
-    serve_recipe(load_serve_recipe(file, overrides), backend=spec, file=file, say=_say, check=check)
+    serve_recipe(load_serve_recipe(file, overrides), backend=spec, file=file, say=note, check=check)
 
 
 def ask(
@@ -98,16 +105,16 @@ def ask(
     device: Device = None,
     cloud: Cloud = None,
     template: Template = None,
-    max_tokens: MaxTokens = 512,
+    max_tokens: MaxTokens = None,
     mode: Mode = "auto",
     preview: Annotated[bool, typer.Option(help="Show what the cloud would get, and ask nobody.")] = False,
 ) -> None:
     """Ask one question and watch who answers."""
     recipe = _recipe(config, device, cloud, template)
 
-    with _asking(recipe, config) as (service, run):
+    with _asking(recipe, config, wraps=config is None or template is not None) as (service, run):
         if preview:
-            run(_preview(service, [_user(question)], max_tokens, mode))
+            run(_preview(service, [_user(question)], max_tokens or 512, mode))
             return
         run(_turn(service, [_user(question)], max_tokens, mode))
 
@@ -117,20 +124,20 @@ def chat(
     device: Device = None,
     cloud: Cloud = None,
     template: Template = None,
-    max_tokens: MaxTokens = 512,
+    max_tokens: MaxTokens = None,
     mode: Mode = "auto",
 ) -> None:
     """Talk in the terminal and watch who answers; an empty line or Ctrl-D ends it."""
     recipe = _recipe(config, device, cloud, template)
 
     said: list[Message] = []
-    with _asking(recipe, config) as (service, run):
+    with _asking(recipe, config, wraps=config is None or template is not None) as (service, run):
         while question := _read_line().strip():
             said.append(_user(question))
             try:
                 answer = run(_turn(service, said, max_tokens, mode))
             except SelfRouteError as error:  # the next question may go better
-                _say(f"error: {error}")
+                note(f"error: {error}")
                 said.pop()
                 continue
             said.append(_message("assistant", answer))
@@ -143,13 +150,10 @@ def key(name: Annotated[str, typer.Argument(help="What to call the client, e.g. 
     made = new_key()
     say(f"key, shown this once: {made}")
     say(f"for the configuration:\napi_keys:\n  {name}: {hash_key(made)}")
+    next_step("selfroute serve CONFIG.yaml --host 0.0.0.0")
 
 
 # --- Helpers --------------------------------------------------------------------------------------------------------
-
-
-def _say(line: str) -> None:
-    say(line, stderr=True)
 
 
 def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -170,10 +174,8 @@ def _recipe(config: Path | None, device: str | None, cloud: str | None, template
         check_kind(config, "serve")
     values: dict[str, Any] = parse_overrides([]) if config is None else load_values(config)
     values |= {name: _yaml(text) for name, text in (("device", device), ("cloud", cloud)) if text is not None}
-    if config is None or template is not None:
-        prompt = dict(values.get("prompt") or {})
-        # A question typed without a recipe is put in the template's words, whatever the device.
-        values["prompt"] = {**prompt, **({"template": template} if template else {}), "wrap": prompt.get("wrap", True)}
+    if template is not None:
+        values["prompt"] = {**(values.get("prompt") or {}), "template": template}
     with naming(config):
         return build_serve_recipe(values, where=str(config or "ask"))
 
@@ -204,27 +206,36 @@ def _read_line() -> str:
 
 @contextmanager
 def _asking(
-    recipe: ServeRecipe, config: Path | None
+    recipe: ServeRecipe, config: Path | None, *, wraps: bool
 ) -> Iterator[tuple[Service, Callable[[Coroutine[Any, Any, T]], T]]]:
     """A service whose models are loaded, and what runs its answers; lines are read outside the loop, where Ctrl-C ends
-    the reading."""
-    from selfroute.assemble.serving import make_service
+    the reading.
+
+    Args:
+        wraps: whether a question to a device whose training is not known is put into the template's words, as one that
+            is typed without a recipe is.
+    """
+    from selfroute.assemble.prompting import served_prompt
+    from selfroute.assemble.serving import make_service, prompt_lines
     from selfroute.config.serving import naming
 
     with naming(config):
-        service = make_service(recipe)
+        service = make_service(recipe, wraps=wraps)
+        lines = prompt_lines(served_prompt(recipe, wraps=wraps))
     guards = [guard for _, guard in service.guards()]
     with asyncio.Runner() as runner:
         try:
             for guard in guards:
                 runner.run(guard.load())
+            for line in lines:
+                note(line)
             yield service, runner.run
         finally:
             for guard in guards:
                 runner.run(guard.aclose())
 
 
-async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, mode: str) -> str:
+async def _turn(service: Service, messages: Sequence[Message], max_tokens: int | None, mode: str) -> str:
     """Print an answer as it comes: who speaks, what, and in the end who answered and why; gives its content."""
     from selfroute.gateway.errors import ApiError
     from selfroute.gateway.exchange import Exchange
@@ -232,7 +243,7 @@ async def _turn(service: Service, messages: Sequence[Message], max_tokens: int, 
     from selfroute.types import Retract, Sampling, TextDelta
 
     out = console()
-    request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens))
+    request = ChatRequest(model="selfroute", messages=list(messages), sampling=Sampling(max_tokens=max_tokens or 512))
     try:
         exchange = Exchange(service, request, service.mode(mode))
     except ApiError as error:
@@ -274,7 +285,7 @@ async def _preview(service: Service, messages: Sequence[Message], max_tokens: in
         return
     say(told["body"])
     for each in told["placeholders"]:
-        _say(f"{each['placeholder']} stands for {each['value']} ({each['why']})")
+        note(f"{each['placeholder']} stands for {each['value']} ({each['why']})")
 
 
 def _print_change(out: Console, before: str, text: str, *, style: str) -> None:

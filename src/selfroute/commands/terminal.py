@@ -30,6 +30,8 @@ __all__ = [
     "example",
     "in_words",
     "listing",
+    "next_step",
+    "note",
     "progress",
     "say",
     "training_view",
@@ -157,6 +159,17 @@ def boxed(out: Console, title: str, text: str | Text) -> None:
 def example(*lines: str) -> str:
     """Examples under a command's help, in rich's markup, which help texts are written in."""
     return "Examples:\n\n" + "\n\n".join(f"[bold]{escape(line)}[/bold]" for line in lines)
+
+
+def note(line: str) -> None:
+    """A line on stderr, beside what a command gives."""
+    say(line, stderr=True)
+
+
+def next_step(*commands: str) -> None:
+    """End a command with what to type next, on stderr."""
+    for command, head in zip(commands, ("next:", *[" " * 5] * len(commands)), strict=False):
+        note(f"{head} {command}")
 
 
 @contextmanager

@@ -21,7 +21,9 @@ from selfroute.config.names import (
     make_policy,
     make_strategy,
     make_task,
+    model_value,
     prepare_backend,
+    trained_prompt,
 )
 from selfroute.config.recipes import (
     BudgetOptions,
@@ -97,9 +99,11 @@ __all__ = [
     "make_policy",
     "make_strategy",
     "make_task",
+    "model_value",
     "parse_overrides",
     "parse_spec",
     "prepare_backend",
     "suggest",
     "to_values",
+    "trained_prompt",
 ]

@@ -88,8 +88,8 @@ class BackendEntry(Entry):
             it be. Any other is ready as soon as it is made.
         remote: it is behind an endpoint, which a limit of requests per minute spares.
         replays: it holds one answer per prompt, so asking it again says nothing new.
-        template_only: it knows its template's words alone. The gateway puts questions into them, shows it the last
-            question of a conversation, and strips the tags of its answers, unless the recipe says otherwise.
+        prompt: place of the function that gives the prompt a value was trained with, as
+            `selfroute.prompts.TrainedPrompt` or None, without loading the model; None if a value has no such thing.
         task: place of the function that says which task a value's model was made for; its questions are offered as
             examples. None if that is not known from the value.
         files: place of the function that says where a value's weights lie, as `selfroute.backends.files.ModelFiles`,
@@ -99,7 +99,7 @@ class BackendEntry(Entry):
     in_process: bool = False
     remote: bool = False
     replays: bool = False
-    template_only: bool = False
+    prompt: str | None = None
     task: str | None = None
     files: str | None = None
 
@@ -114,6 +114,7 @@ class StrategyEntry(Entry):
         fit: place of what fits the score on train rows; None if nothing is fitted. Of `kind` (the name), `examples`,
             `seed`, `embedding` and `encoder` it gets what it has arguments for.
         stored: place of what reads a fitted score from its file.
+        stored_in_folder: a fitted score is a folder, not a file.
         pretrained: the score loads a model of transformers.
         asks_again: the device is asked several times for one request.
         policy: the device model itself decides; an evaluation names it under `policies`.
@@ -124,6 +125,7 @@ class StrategyEntry(Entry):
     reads: Literal["question", "answer"] | None = None
     fit: str | None = None
     stored: str = "selfroute.scores.scorers:Scorer.load"
+    stored_in_folder: bool = False
     pretrained: bool = False
     asks_again: bool = False
     policy: bool = False

@@ -22,6 +22,7 @@ from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STR
 from selfroute.config.values import Spec, build, check_keys, convert, suggest, to_values
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
+from selfroute.prompts import TrainedPrompt
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Task
 
@@ -39,7 +40,9 @@ __all__ = [
     "make_policy",
     "make_strategy",
     "make_task",
+    "model_value",
     "prepare_backend",
+    "trained_prompt",
 ]
 
 
@@ -105,6 +108,35 @@ def prepare_backend(spec: Spec, *, where: str = "backend", name: str | None = No
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     return lambda: _installed(load, where, entry)
+
+
+def model_value(spec: Spec, *, where: str = "backend") -> str | None:
+    """The one value of a model, in whichever form it is written: a path, a repository, an address.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if spec.value is not None:
+        return spec.value
+    parameters = inspect.signature(BACKENDS.resolve(spec.name, where=where)).parameters
+    value = spec.options.get(_value_parameter(parameters.values()))
+    return None if value is None else str(value)
+
+
+def trained_prompt(spec: Spec, *, where: str = "backend") -> TrainedPrompt | None:
+    """The prompt that the model of a spec was trained with, without loading it; None for one that carries none.
+
+    Raises:
+        ConfigError: an unknown name, or a prompt that cannot be read.
+    """
+    entry, value = BACKENDS.find(spec.name, where=where), model_value(spec, where=where)
+    if entry.prompt is None or value is None:
+        return None
+    try:
+        found: TrainedPrompt | None = at(entry.prompt)(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{spec.name}: {error}") from None
+    return found
 
 
 def make_strategy(spec: Spec, *, where: str = "strategy") -> Strategy:

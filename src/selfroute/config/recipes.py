@@ -91,7 +91,7 @@ class EvaluateRecipe:
         device: device model of the baselines.
         policies: name in the report -> device model that hands off by itself.
         alone: run each policy's model once more with the hand-off disabled.
-        tell_share: say `share` in the policies' prompts, as to one that was trained with `told_shares`.
+        tell_share: say `share` in the policies' prompts; None does so for those that were trained with `told_shares`.
         context: what the cloud sees of a hand-off: the conversation (`prompt`), or also the device's `attempt`.
         strategies: baselines, names of `STRATEGIES`.
         entrants: name in the report -> a strategy with its options, as a serving recipe writes it; one with a knob is
@@ -102,7 +102,7 @@ class EvaluateRecipe:
         embedding: sentence encoder of the embedding routers: `minilm`, or the folder of another.
         cache: SQLite file of both sides' answers, shared between runs; None keeps one in `out`.
         concurrency: requests in flight.
-        max_tokens: most tokens of one answer.
+        max_tokens: most tokens of one answer; None takes those of a device's training, and 512 of all others.
         temperature: of all answers; 0 is greedy.
         requests_per_minute: most calls a minute to each model behind an endpoint; None sets no limit.
         solve_samples: sampled answers per row and device, for its solve rate; 0 for none.
@@ -125,7 +125,7 @@ class EvaluateRecipe:
     cloud: Spec = EMBEDDED_CLOUD
     policies: Mapping[str, Spec] = field(default_factory=dict)
     alone: bool = False
-    tell_share: bool = False
+    tell_share: bool | None = None
     context: Literal["prompt", "attempt"] = "prompt"
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     entrants: Mapping[str, Spec] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class EvaluateRecipe:
     out: Path = Path("out/evaluate")
     cache: Path | None = None
     concurrency: Count = 256
-    max_tokens: Count = 512
+    max_tokens: Count | None = None
     temperature: NotNegative = 0.0
     requests_per_minute: Positive | None = None
     solve_samples: Whole = 0

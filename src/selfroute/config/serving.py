@@ -41,20 +41,26 @@ Port = Annotated[int, Bounds(0, 65535)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptOptions:
-    """The device's prompt.
+    """The device's prompt; what is null is as in the device's training, which it carries with its weights.
 
     Attributes:
-        template: its system prompt, with the sentence that offers the hand-off.
-        wrap: put the last user turn into the template's words, as in training; null does so for embedded devices.
-        turns: what the models see of a conversation, all of it or the last question; null keeps the last question for
-            the embedded pair, which was trained on one.
-        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; null strips those of the
-            embedded cloud.
+        trained: whose training is followed: a checkpoint, an exported GGUF file or Modelfile, for a device behind a
+            server of its own; null takes what the device carries.
+        template: its system prompt, with the sentence that offers the hand-off; null is `think` where the training is
+            not known.
+        wrap: put the last user turn into the template's words; null does not where the training is not known.
+        turns: what the models see of a conversation, all of it or the last question; null shows all of it to a model
+            whose training is not known.
+        max_tokens: most tokens of one answer of the device, also where a request allows more.
+        cloud_tags: pass the cloud's `<answer>` tags on, or strip them as the device's; null strips those of a cloud
+            that was trained here.
     """
 
-    template: str = "think"
+    trained: str | None = None
+    template: str | None = None
     wrap: bool | None = None
     turns: Literal["all", "last"] | None = None
+    max_tokens: Count | None = None
     cloud_tags: Literal["keep", "strip"] | None = None
 
 
@@ -267,9 +273,9 @@ def naming(file: Path | None) -> Iterator[None]:
 def build_serve_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
     """Check plain values, as `load_serve_recipe` does."""
     recipe = build(ServeRecipe, values, where=where)
-    if recipe.prompt.template not in TEMPLATES:
+    wrong = recipe.prompt.template
+    if wrong is not None and wrong not in TEMPLATES:
         known = ", ".join(TEMPLATES)
-        wrong = recipe.prompt.template
         raise ConfigError(f"prompt.template: unknown template '{wrong}'{suggest(wrong, TEMPLATES)}; known: {known}")
     if not recipe.modes:
         raise ConfigError(f"modes: the list is empty; name some of {', '.join(MODES)}")

@@ -35,7 +35,7 @@ async def answer_here(bench: Bench, todo: Todo, advance: Callable[[int], None]) 
     device = DeviceAlone(bench)
     await try_devices(bench, device, missing)
     work = _Work(bench, await ask_cloud_alone(bench, missing, advance), device, advance)
-    solved = {id(device): await sample_device(bench, device, missing, advance) for device in bench.devices()}
+    solved = {id(sides.device): await sample_device(bench, sides, missing, advance) for sides in bench.devices()}
     for entrant in settings_of(bench.entrants):
         rates = solved.get(id(entrant.sides.device), {})
         async with closing(work.ask(entrant, todo[entrant.setting], rates)) as pairs:
@@ -68,7 +68,7 @@ class _Work:
         try:
             trace = await self.device.of(entrant, row)
             if trace is None:
-                prompt = bench.template.conversation(row.question)
+                prompt = entrant.sides.template.conversation(row.question)
                 trace = await answer(entrant.strategy, entrant.sides, prompt, bench.sampling)
             found = Answer(trace=trace, local=await self._local(entrant, row, trace))
         except (ConfigError, UnsupportedByBackend, RecordingMissing):
@@ -84,6 +84,6 @@ class _Work:
             return await self.device.trace(entrant.sides, row)
         if by == "device":
             return trace if trace.wants_cloud else None  # asked and was refused: the trace is the forced attempt
-        prompt = self.bench.template.conversation(row.question)
+        prompt = entrant.sides.template.conversation(row.question)
         alone = replace(entrant.sides, budget=NoCloud())
         return await answer(entrant.strategy, alone, prompt, self.bench.sampling)

@@ -43,6 +43,7 @@ class Bench:
     Attributes:
         entrants: the strategies with their sides; their names differ.
         sampling: for both sides; greedy unless you mean otherwise.
+        template: of the questions that the cloud is asked; that of an entrant stands in its sides.
         cloud: asked for every row, also those that are kept; in a cache, so that strategies find its answers there.
         concurrency: rows in flight; a backend that batches wants at least 256.
         solve_samples: answers of each device to sample per row, for its solve rate; 0 for none.
@@ -65,11 +66,11 @@ class Bench:
         """How often every row is put to something: the cloud, the strategies, and the devices' samples."""
         return 1 + len(settings_of(self.entrants)) + self.solve_samples * len(self.devices())
 
-    def devices(self) -> list[Backend]:
-        """The devices whose solve rates are sampled, once each."""
+    def devices(self) -> list[Sides]:
+        """The devices whose solve rates are sampled, once each, with how they are asked."""
         if not self.solve_samples:
             return []
-        return list({id(entrant.sides.device): entrant.sides.device for entrant in self.entrants}.values())
+        return list({id(entrant.sides.device): entrant.sides for entrant in self.entrants}.values())
 
 
 def settings_of(entrants: Sequence[Entrant]) -> list[Entrant]:

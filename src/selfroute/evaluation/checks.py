@@ -66,13 +66,15 @@ def identity_of(bench: Bench, rows: Sequence[Row], *, share: float, seed: int) -
         "cloud": bench.cloud.name,
         "share": share,
         "seed": seed,
-        "strategies": {entrant.name: _described(entrant) for entrant in bench.entrants},
+        "strategies": {entrant.name: _described(entrant, bench) for entrant in bench.entrants},
     }
 
 
-def _described(entrant: Entrant) -> str:
-    """Class, device and plain options of a strategy."""
+def _described(entrant: Entrant, bench: Bench) -> str:
+    """Class, device, words of its own, and plain options of a strategy."""
     strategy, options = entrant.strategy, {"device": entrant.sides.device.name}
+    if entrant.sides.template != bench.template:
+        options["template"] = provenance.digest(asdict(entrant.sides.template))
     if is_dataclass(strategy):
         values = {f.name: getattr(strategy, f.name) for f in fields(strategy)}
         options |= {k: v for k, v in values.items() if k != "name" and isinstance(v, (bool, int, float, str))}

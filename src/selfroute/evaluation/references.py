@@ -91,7 +91,7 @@ class DeviceAlone:
         """Raises what the device raises; such a row is asked again."""
         key = id(sides.device), sides.template, sides.prices, row.id
         if key not in self.known:
-            prompt = self.bench.template.conversation(row.question)
+            prompt = sides.template.conversation(row.question)
             self.known[key] = await answer(AlwaysDevice(), sides, prompt, self.bench.sampling)
         return self.known[key]
 
@@ -140,9 +140,9 @@ async def _failure(device: DeviceAlone, sides: Sides, row: Row) -> BackendError 
 Solved = Mapping[str, tuple[float, int]]
 
 
-async def sample_device(bench: Bench, device: Backend, rows: Sequence[Row], advance: Callable[[int], None]) -> Solved:
+async def sample_device(bench: Bench, sides: Sides, rows: Sequence[Row], advance: Callable[[int], None]) -> Solved:
     """The solve rate of a device by row id; rows without any sample are left out."""
-    alone, sides = AlwaysDevice(), Sides(device=device, template=bench.template)
+    alone, sides = AlwaysDevice(), Sides(device=sides.device, template=sides.template)
     tries = [(row, number) for row in rows for number in range(bench.solve_samples)]
     verdicts: dict[str, list[float]] = {}
 
@@ -153,7 +153,7 @@ async def sample_device(bench: Bench, device: Backend, rows: Sequence[Row], adva
             bench.sampling, temperature=bench.solve_temperature, seed=bench.seed * bench.solve_samples + number
         )
         try:
-            trace = await answer(alone, sides, bench.template.conversation(row.question), sampling)
+            trace = await answer(alone, sides, sides.template.conversation(row.question), sampling)
         except BackendError:
             return row.id, None
         return row.id, (await asyncio.to_thread(judge, bench.task, row, trace.text))[0]

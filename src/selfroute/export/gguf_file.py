@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from selfroute.backends.carried import GGUF_KEY
 from selfroute.export import tensors
 from selfroute.export.tensors import Array
 from selfroute.export.vocabulary import Vocabulary, vocabulary
@@ -35,6 +36,7 @@ class GGUFModel:
         folder: holds its `tokenizer.json`, `tokenizer_config.json` and chat template.
         add_bos: whether a prompt begins with the beginning-of-sequence token.
         ends: tokens that end an answer, the tokenizer's own first.
+        prompt: that of its training, as `selfroute.prompts.TrainedPrompt.text` writes it; empty if it is not known.
     """
 
     name: str
@@ -45,6 +47,7 @@ class GGUFModel:
     folder: Path
     add_bos: bool
     ends: tuple[int, ...]
+    prompt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,8 @@ def _add_model(writer: GGUFWriter, model: GGUFModel, kind: str) -> None:
     size = int(config.get("head_dim") or config["hidden_size"] // heads)
     writer.add_type("model")
     writer.add_name(model.name)
+    if model.prompt:
+        writer.add_string(GGUF_KEY, model.prompt)
     writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     writer.add_vocab_size(int(config["vocab_size"]))

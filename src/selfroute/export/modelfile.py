@@ -16,6 +16,7 @@ __all__ = ["ROLES", "Chat", "Render", "infer_chat", "modelfile"]
 Render = Callable[[Sequence[tuple[str, str]], bool], str]
 
 ROLES = ("system", "user", "assistant")
+_LAST = "{{ $last := eq (len (slice $.Messages $i)) 1 }}"  # as Ollama's own templates find the last turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +42,51 @@ class Chat:
         written = [f"{self.around[role][0]}{content}{self.around[role][1]}" for role, content in turns]
         return "".join(written) + (self.answer if answer else "")
 
-    def go_template(self) -> str:
-        """As a Go template of Ollama."""
+    def go_template(self, wrap: tuple[str, str] = ("", "")) -> str:
+        """As a Go template of Ollama.
+
+        Args:
+            wrap: what stands before and after the last question, where it is the last turn.
+        """
         if self.folded:
-            return self._go_template_of_folded_turns()
+            return self._go_template_of_folded_turns(wrap)
         spelled = {
             tuple(text.replace(role, "{{ .Role }}", 1) for text in self.around[role])
             if self.around[role][0].count(role) == 1
             else self.around[role]
             for role in ROLES
         }
-        if len(spelled) == 1:
+        if len(spelled) == 1 and not any(wrap):
             before, after = spelled.pop()
             turn = f"{before}{{{{ .Content }}}}{after}"
         else:
+            inner = {**dict.fromkeys(ROLES, "{{ .Content }}"), "user": _wrapped(*wrap)}
             cases = [
-                f'if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{ '
+                f'if eq .Role "{role}" }}}}{before}{inner[role]}{after}{{{{ '
                 for role, (before, after) in ((role, self.around[role]) for role in ROLES)
             ]
             turn = f"{{{{ {'else '.join(cases)}end }}}}"
-        return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.answer}"
+        if not any(wrap):
+            return f"{{{{ range .Messages }}}}{turn}{{{{ end }}}}{self.answer}"
+        return f"{{{{ range $i, $_ := .Messages }}}}{_LAST}{turn}{{{{ end }}}}{self.answer}"
 
-    def _go_template_of_folded_turns(self) -> str:
+    def _go_template_of_folded_turns(self, wrap: tuple[str, str]) -> str:
         """With a variable that keeps the system's text until the user's turn; Go reads the joint as JSON would."""
         (asked, asked_end), (said, said_end) = self.around["user"], self.around["assistant"]
         keep = f"{{{{ $said = print .Content {json.dumps(self.folded)} }}}}"
+        turns = f"{{{{ range $i, $_ := .Messages }}}}{_LAST}" if any(wrap) else "{{ range .Messages }}"
+        content = _wrapped(*wrap)
         return (
-            f'{{{{ $said := "" }}}}{{{{ range .Messages }}}}{{{{ if eq .Role "system" }}}}{keep}'
-            f'{{{{ else if eq .Role "user" }}}}{asked}{{{{ $said }}}}{{{{ .Content }}}}{asked_end}{{{{ $said = "" }}}}'
+            f'{{{{ $said := "" }}}}{turns}{{{{ if eq .Role "system" }}}}{keep}'
+            f'{{{{ else if eq .Role "user" }}}}{asked}{{{{ $said }}}}{content}{asked_end}{{{{ $said = "" }}}}'
             f'{{{{ else if eq .Role "assistant" }}}}{said}{{{{ .Content }}}}{said_end}{{{{ end }}}}{{{{ end }}}}'
             f"{self.answer}"
         )
+
+
+def _wrapped(head: str, tail: str) -> str:
+    around = [f"{{{{ if $last }}}}{text}{{{{ end }}}}" if text else "" for text in (head, tail)]
+    return f"{around[0]}{{{{ .Content }}}}{around[1]}"
 
 
 def _in_one(turns: Sequence[tuple[str, str]], joint: str) -> list[tuple[str, str]]:
@@ -182,6 +197,8 @@ def modelfile(
     stop: Sequence[str] = (),
     context_tokens: int,
     max_tokens: int,
+    wrap: tuple[str, str] = ("", ""),
+    notes: Sequence[str] = (),
 ) -> str:
     """The text of a Modelfile.
 
@@ -191,15 +208,17 @@ def modelfile(
         others: further files that could stand in place of `file`.
         system: the system prompt of conversations without one; by default the chat template's own.
         stop: texts that end an answer.
+        wrap: as in `Chat.go_template`.
+        notes: lines of comment for the end, each beginning with "#".
     """
     lines = [f"FROM ./{file}", *(f"# FROM ./{other}" for other in others)]
     if chat is None:
         lines.append("# The model's chat template cannot be written as one of Ollama's; Ollama reads the file's own.")
     else:
-        lines.append(f'TEMPLATE """{chat.go_template()}"""')
+        lines.append(f'TEMPLATE """{chat.go_template(wrap)}"""')
     if said := system or (chat.system if chat else ""):
         lines.append(f'SYSTEM """{said}"""')
     # Greedy, and without the penalty on repetition that Ollama would apply: as it was trained and measured.
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context_tokens}"]
     lines += [f"PARAMETER num_predict {max_tokens}", *(f'PARAMETER stop "{text}"' for text in stop)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *notes]) + "\n"

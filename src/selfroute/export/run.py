@@ -7,16 +7,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfroute.backends.carried import MODELFILE_MARK
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.export import gguf_file, tensors
 from selfroute.export.modelfile import ROLES, Chat, infer_chat, modelfile
 from selfroute.export.tensors import Array
 from selfroute.export.vocabulary import overlapping
+from selfroute.prompts import TrainedPrompt, write_prompt
 
 if TYPE_CHECKING:
     import torch
@@ -80,6 +82,7 @@ def export(
     types: Sequence[str] = tensors.TYPES,
     system: str = "",
     max_tokens: int = 512,
+    prompt: TrainedPrompt | None = None,
     force: bool = False,
     on_progress: Progress = lambda done, total, what: None,
 ) -> Exported:
@@ -92,6 +95,7 @@ def export(
         types: of `selfroute.export.tensors.TYPES`, for GGUF.
         system: of the Modelfile, the system prompt of conversations without one.
         max_tokens: of the Modelfile, the most tokens of an answer.
+        prompt: that of the training, which goes into every format; None if it is not known.
         force: replace what an export has written to `out` before.
         on_progress: called with the tensors done, those of all files, and the file under way.
 
@@ -104,9 +108,10 @@ def export(
         raise ConfigError("--system: three quotation marks in a row cannot stand in a Modelfile; leave them out")
     kinds = [kind for kind in tensors.TYPES if kind in types] if "gguf" in formats else []
     with _staging(out) as staging:
-        pieces = _stage(model, tokenizer, staging, name, kinds, on_progress, keep="hf" in formats)
+        pieces = _stage(model, tokenizer, staging, name, kinds, on_progress, keep="hf" in formats, prompt=prompt)
         if kinds:
-            text = _modelfile(model, tokenizer, [f"{name}-{kind}.gguf" for kind in kinds], system, max_tokens)
+            files = [f"{name}-{kind}.gguf" for kind in kinds]
+            text = _modelfile(model, tokenizer, files, system, max_tokens, prompt)
             (staging / MODELFILE).write_text(text, encoding="utf-8")
             pieces.append((MODELFILE, "Ollama"))
         notes = _notes(staging / HF_FOLDER) if kinds else []
@@ -139,11 +144,14 @@ def _stage(
     on_progress: Progress,
     *,
     keep: bool,
+    prompt: TrainedPrompt | None,
 ) -> list[tuple[str, str]]:
     """Write weights to a folder: what was written, and what it is. The tokenizer is written in any case."""
     folder = staging / HF_FOLDER
     tokenizer.save_pretrained(folder)
-    prepared = _prepare(model, tokenizer, name, folder) if kinds else None
+    if prompt is not None:
+        write_prompt(folder, prompt)
+    prepared = _prepare(model, tokenizer, name, folder, prompt) if kinds else None
     if prepared is not None:
         gguf_file.check(prepared)
     total = (len(model.state_dict()) if keep else 0) + len(kinds) * len(prepared.shapes if prepared else ())
@@ -168,7 +176,11 @@ def _stage(
 
 
 def _prepare(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    folder: Path,
+    prompt: TrainedPrompt | None,
 ) -> gguf_file.GGUFModel:
     config = model.config.to_dict()
     tensors.architecture(config)  # before anything is read that only the supported ones have
@@ -184,6 +196,7 @@ def _prepare(
         folder=folder,
         add_bos=bool(_bos(tokenizer)),
         ends=_ends(model, tokenizer),
+        prompt="" if prompt is None else prompt.text(),
     )
 
 
@@ -218,11 +231,19 @@ def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[i
 
 
 def _modelfile(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, files: Sequence[str], system: str, max_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    files: Sequence[str],
+    system: str,
+    max_tokens: int,
+    prompt: TrainedPrompt | None,
 ) -> str:
     chat: Chat | None = Chat(dict.fromkeys(ROLES, ("", "")), "")
     if tokenizer.chat_template:
         chat = infer_chat(lambda turns, answer: _render(tokenizer, turns, answer), bos=_bos(tokenizer))
+    # Ollama puts the question into its words itself, so a gateway in front of it must not.
+    wrap = prompt.around if prompt is not None and prompt.wrap and chat is not None else ("", "")
+    told = None if prompt is None else replace(prompt, wrap=prompt.wrap and not any(wrap))
     return modelfile(
         files[0],
         chat,
@@ -231,6 +252,8 @@ def _modelfile(
         stop=[str(tokenizer.convert_ids_to_tokens(i)) for i in _ends(model, tokenizer)],
         context_tokens=int(model.config.max_position_embeddings),
         max_tokens=max_tokens,
+        wrap=wrap,
+        notes=[] if told is None else [f"{MODELFILE_MARK}{told.text()}"],
     )
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from selfroute.errors import ConfigError
 from selfroute.gateway.errors import ApiError, bad_request
-from selfroute.prompts import PromptTemplate
 from selfroute.types import Message, Role, Sampling
 
-__all__ = ["ChatRequest", "Limits", "chat_request", "json_object", "last_question", "wrap_question"]
+__all__ = ["ChatRequest", "Limits", "chat_request", "json_object"]
 
 _ROLES = get_args(Role)
 # Fields with a place of their own; everything else goes to the backend as it is.
@@ -124,26 +123,6 @@ def chat_request(body: Mapping[str, Any], limits: Limits, *, temperature: float 
         n=int(_number(body, "n", 1, 1, limits.n, whole=True)),
         top_logprobs=top_logprobs,
     )
-
-
-def last_question(messages: Sequence[Message]) -> list[Message]:
-    """The last user turn and what comes behind it, and the instructions, which hold for every turn."""
-    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
-    return [m for i, m in enumerate(messages) if i >= last or m.role in ("system", "developer")]
-
-
-def wrap_question(messages: Sequence[Message], template: PromptTemplate) -> list[Message]:
-    """The last user turn in the words that the device was trained with, unless it has them already."""
-    place = next((i for i in range(len(messages) - 1, -1, -1) if messages[i].role == "user"), None)
-    if place is None or messages[place].raw is not None:
-        return list(messages)
-    head, _, tail = template.user.partition("{question}")
-    text = messages[place].content
-    if text.startswith(head) and text.endswith(tail):
-        return list(messages)
-    wrapped = list(messages)
-    wrapped[place] = replace(messages[place], content=f"{head}{text}{tail}")
-    return wrapped
 
 
 # --- Sampling -------------------------------------------------------------------------------------------------------

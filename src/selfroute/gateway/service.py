@@ -16,9 +16,9 @@ from selfroute.budget.shared import SharedBeliefs
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
 from selfroute.gateway.errors import ApiError, Rejected
 from selfroute.gateway.guard import Guard
-from selfroute.gateway.request import ChatRequest, last_question, wrap_question
+from selfroute.gateway.request import ChatRequest
 from selfroute.prices import Price, Prices
-from selfroute.prompts import PromptTemplate
+from selfroute.prompts import PromptTemplate, last_question, wrap_question
 from selfroute.strategies.attempt import Attempt
 from selfroute.strategies.base import Needs, Sides, Strategy, Tellable, check_sides
 from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device, room_in

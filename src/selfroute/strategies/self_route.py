@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,8 +13,8 @@ from selfroute.handoff import StreamParser, handoff_score, parse
 from selfroute.prompts import with_attempt
 from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.sides import Decision, ask_cloud
-from selfroute.types import Event, Finished, Message, Reason, Sampling, Trace
+from selfroute.strategies.sides import Decision, Kept, ask_cloud, keep_on_device
+from selfroute.types import Event, Finished, Message, Reason, Sampling, TextDelta, Trace
 
 __all__ = ["SelfRoute"]
 
@@ -35,17 +36,23 @@ class SelfRoute:
         told_share: the wanted call share to say in the prompt, for a policy that was trained for several; None says
             none.
         context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
+        threshold: least score that goes to the cloud, whatever the device decided by itself; its answer is shown once
+            it is accepted. Where an attempt has no score, and with None, the device's own decision counts.
 
     Raises:
-        ConfigError: a told share outside [0, 1].
+        ConfigError: a told share outside [0, 1], or a threshold that is no number or stands without scores.
     """
 
     name: str = "self_route"
     scored: bool = True
     told_share: float | None = None
     context: Literal["prompt", "attempt"] = "prompt"
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if self.threshold is not None and (math.isnan(self.threshold) or not self.scored):
+            fault = "a threshold needs scores; leave out scored: false" if not self.scored else "it is not a number"
+            raise ConfigError(f"threshold={self.threshold:g}: {fault}; `selfroute calibrate` finds one for a share")
         if self.told_share is not None and not 0 <= self.told_share <= 1:
             raise ConfigError(f"told_share={self.told_share:g}: a call share lies between 0 and 1; 0.3 is 30 %")
 
@@ -61,16 +68,23 @@ class SelfRoute:
         """See `selfroute.strategies.base.Strategy`."""
         attempt, parser = Attempt("device", sides.device, sides.prices.device), StreamParser()
         prompt = sides.template.device_messages(messages, share=self.told_share)
-        said = False
+        said, held = False, list[TextDelta]()
         async with closing(speak(attempt, parser, prompt, *self._variants(sampling))) as deltas:
             async for delta in deltas:
                 said |= delta.kind == "content"
-                yield delta
+                if self.threshold is None or delta.kind == "reasoning":
+                    yield delta
+                else:
+                    held.append(delta)
         score = handoff_score(attempt.written.tokens) if self.scored else None
         # An answer that was cut is none yet, and its finish reason tells.
-        is_empty = not said and attempt.written.finish_reason == "stop" and sides.cloud is not None
-        if not parser.wants_cloud and not is_empty:
+        is_silent = not (said or parser.wants_cloud) and attempt.written.finish_reason == "stop"
+        is_empty = is_silent and sides.cloud is not None
+        asks = self._asks(parser.wants_cloud, score)
+        if not (asks or parser.wants_cloud or is_empty):
             await sides.budget.keep()
+            for delta in held:
+                yield delta
             yield Finished(
                 Trace(
                     strategy=self.name,
@@ -82,15 +96,32 @@ class SelfRoute:
                 )
             )
             return
-        before = (attempt.segment("attempt", score=score),)
-        reason: Reason = "hand-off" if parser.wants_cloud else "empty"
-        decision = Decision(strategy=self.name, reason=reason, score=score, before=before)
-        asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
-        async with closing(
-            ask_cloud(sides, messages, sampling, decision, handed_off=parser.wants_cloud, asked=asked)
-        ) as events:
+        decision, kept = self._decided(attempt, parser.wants_cloud, score, held)
+        turn = keep_on_device(sides, messages, sampling, decision)  # the threshold is above the device's own
+        if asks or is_empty:
+            asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
+            told = parser.wants_cloud or kept is not None
+            turn = ask_cloud(sides, messages, sampling, decision, handed_off=told, kept=kept, asked=asked)
+        async with closing(turn) as events:
             async for event in events:
                 yield event
+
+    def _asks(self, own: bool, score: float | None) -> bool:
+        """Whether the request goes to the cloud: by its score where there is a threshold, else as the device says."""
+        return own if self.threshold is None or score is None else score >= self.threshold
+
+    def _decided(
+        self, attempt: Attempt, handed_off: bool, score: float | None, held: Sequence[TextDelta]
+    ) -> tuple[Decision, Kept | None]:
+        """What an attempt that is not simply kept was, and its answer, if it has one that its reader has not seen."""
+        if held and not handed_off:
+            kept = Kept(tuple(held), attempt.segment(score=score))
+            return Decision(strategy=self.name, reason="judged", score=score), kept
+        before = (attempt.segment("attempt", score=score),)
+        reason: Reason = "empty"
+        if handed_off:
+            reason = "hand-off" if self._asks(True, score) else "judged"
+        return Decision(strategy=self.name, reason=reason, score=score, before=before), None
 
     def _variants(self, sampling: Sampling) -> tuple[Sampling, ...]:
         """How to ask the device, best first."""

@@ -1,6 +1,6 @@
 """What every training run keeps in its folder, and how it goes on after an interruption.
 
-OUT/checkpoint/      the trained model with its tokenizer
+OUT/checkpoint/      the trained model with its tokenizer, and selfroute.json: how it is to be asked
 OUT/checkpoints/     what a resumed run needs, newest last
 OUT/metrics.jsonl    one line per logged step
 OUT/rollouts.jsonl   a few rollouts of each step, to read
@@ -24,11 +24,13 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from selfroute.environment import provenance
 from selfroute.errors import ConfigError
+from selfroute.prompts import TrainedPrompt, write_prompt
 from selfroute.tasks.base import Row, digest_of
 
 __all__ = [
     "CHECKPOINTS",
     "Progress",
+    "PromptWriter",
     "TimeLimit",
     "Watcher",
     "add_line",
@@ -260,3 +262,14 @@ class TimeLimit(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop |= time.monotonic() >= self.end
+
+
+class PromptWriter(TrainerCallback):
+    """Puts the prompt beside the weights of every checkpoint: each of them can be served or exported."""
+
+    def __init__(self, prompt: TrainedPrompt) -> None:
+        self.prompt = prompt
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            write_prompt(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.prompt)

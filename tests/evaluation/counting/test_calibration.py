@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selfroute.errors import ConfigError
-from selfroute.evaluation.counting.calibration import calibrate_cost, calibrate_share, drift
+from selfroute.evaluation.counting.calibration import calibrate_cost, calibrate_share, drift, halfway
 
 
 def coverage(make: object, *, share: float, level: float, n: int, m: int, splits: int = 1000) -> float:
@@ -113,3 +113,12 @@ def test_drift_of_the_share_and_of_the_scores_is_told_apart() -> None:
 def test_bad_input_is_refused(score: list[float], options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         calibrate_share(np.array(score), **{"share": 0.3, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_halfway_decides_past_requests_alike_and_survives_the_last_digit(share: float) -> None:
+    score = np.random.default_rng(0).random(40)
+    threshold = calibrate_share(score, share).threshold
+    between = halfway(score, threshold)
+    assert ((score >= between) == (score >= threshold)).all()
+    assert ((score * (1 - 1e-9) >= between) == (score >= threshold)).all()

@@ -17,7 +17,7 @@ import numpy as np
 from selfroute.errors import ConfigError
 from selfroute.evaluation.counting.metrics import Floats
 
-__all__ = ["Calibration", "Drift", "calibrate_cost", "calibrate_share", "drift"]
+__all__ = ["Calibration", "Drift", "calibrate_cost", "calibrate_share", "drift", "halfway"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,16 @@ def calibrate_cost(
     values = {name: getattr(found, name) for name in found.__slots__}
     cost = 1000 * float(totals[found.calls]) / len(score)
     return Calibration(**values | {"usd_per_1000": cost, "usd_low": float(low), "usd_high": float(high)})
+
+
+def halfway(score: Floats, threshold: float) -> float:
+    """The threshold between the least score that is sent and the largest that is kept: the same for past requests.
+
+    To serve with: computed one by one, by another engine or by a fit of all rows, a score differs in its last digits,
+    and at the threshold itself that decides.
+    """
+    kept = score[score < threshold]
+    return threshold if not len(kept) or math.isinf(threshold) else (threshold + float(kept.max())) / 2
 
 
 def _check(score: Floats, level: float, next_requests: int | None) -> None:

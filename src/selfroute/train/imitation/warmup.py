@@ -17,7 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from selfroute.environment import has_fast_bf16
-from selfroute.prompts import TEMPLATES, with_attempt
+from selfroute.prompts import TEMPLATES, TrainedPrompt, with_attempt, write_prompt
 from selfroute.train import folder
 from selfroute.train.imitation.optimizer import MuonAdamW
 from selfroute.train.imitation.writers import TOLD_SHARES
@@ -147,6 +147,14 @@ class TraceBatches(IterableDataset[Batch]):
             yield from self.chunk_batches(rng)
 
 
+def prompt_of(writer: Writer) -> TrainedPrompt:
+    """How a model of the pair is asked, as `TraceBatches` does."""
+    template = TEMPLATES[writer.template]
+    if writer.role == "cloud":
+        return TrainedPrompt(template=template, name=writer.template, role="cloud", offers=False, handoff="")
+    return TrainedPrompt(template=template, name=writer.template)
+
+
 def warm_up(
     *,
     out: Path,
@@ -221,9 +229,12 @@ def warm_up(
     trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap, optimizers=(own, None))
     watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
     watcher.attach(trainer)
+    prompt = prompt_of(writer)
+    trainer.add_callback(folder.PromptWriter(prompt))
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(out / "checkpoint"))
     tokenizer.save_pretrained(str(out / "checkpoint"))
+    write_prompt(out / "checkpoint", prompt)
     return folder.finish(
         out,
         {

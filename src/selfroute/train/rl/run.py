@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfroute.backends.base import Backend
 from selfroute.errors import ConfigError
+from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price
-from selfroute.prompts import TEMPLATES, share_sentence
+from selfroute.prompts import TEMPLATES, TrainedPrompt, share_sentence, write_prompt
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.folder import Progress
@@ -46,7 +47,7 @@ from selfroute.train.rl.preflight import check_tags, check_window, longest_promp
 from selfroute.train.rl.prompt_filter import ratio_from_share
 from selfroute.train.rl.rollouts.base import Prompt
 
-__all__ = ["build_dataset", "rows_held_out", "train"]
+__all__ = ["build_dataset", "prompt_of", "rows_held_out", "train"]
 
 HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
 
@@ -62,6 +63,20 @@ def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
         return [{"role": message.role, "content": message.content} for message in messages]
 
     return write
+
+
+def prompt_of(task: Task, options: GAPGOptions, max_tokens: int) -> TrainedPrompt:
+    """How the policy of a run is asked, as `prompt_writer` does, and is to be asked afterwards."""
+    offers = options.method.offer_handoff
+    return TrainedPrompt(
+        template=TEMPLATES[task.template],
+        name=task.template,
+        offers=offers,
+        max_tokens=max_tokens,
+        share=options.share if offers else None,
+        told_shares=options.told_shares,
+        handoff=HANDOFF_TEXT,
+    )
 
 
 def build_dataset(rows: Sequence[Row], task: Task, *, offer_handoff: bool) -> Dataset:
@@ -197,10 +212,12 @@ def train(
     )
     watcher = folder.Watcher(out / "metrics.jsonl", loop.steps, on_progress)
     watcher.attach(trainer)
+    prompt = prompt_of(task, options, loop.max_new_tokens)
+    trainer.add_callback(folder.PromptWriter(prompt))
     if max_minutes is not None:
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
     trainer.train(resume_from_checkpoint=checkpoint)
-    _save(trainer, out, model, lora is not None)
+    _save(trainer, out, model, prompt, is_adapter=lora is not None)
     facts = {
         "algorithm": options.algorithm,
         "prompt_filter": options.method.prompt_filter,
@@ -252,8 +269,8 @@ def _cloud_answers(
     return CloudAnswers(task, cloud, template, max_tokens=max_tokens, concurrency=concurrency, price=price)
 
 
-def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None:
-    """The trained model as a plain folder with its tokenizer, whichever weights were trained."""
+def _save(trainer: GAPGTrainer, out: Path, model: str, prompt: TrainedPrompt, *, is_adapter: bool) -> None:
+    """The trained model as a plain folder with its tokenizer and its prompt, whichever weights were trained."""
     place = out / "checkpoint"
     if not is_adapter:
         trainer.save_model(str(place))
@@ -263,6 +280,8 @@ def _save(trainer: GAPGTrainer, out: Path, model: str, is_adapter: bool) -> None
             _whole(trainer, out / ADAPTER, model).save_pretrained(place)
     if trainer.accelerator.is_main_process:
         cast(PreTrainedTokenizerBase, trainer.processing_class).save_pretrained(str(place))
+        for written in (place, *([out / ADAPTER] if is_adapter else [])):
+            write_prompt(written, prompt)
 
 
 def _whole(trainer: GAPGTrainer, adapter: Path, model: str) -> PreTrainedModel:

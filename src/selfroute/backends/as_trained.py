@@ -1,0 +1,76 @@
+"""A model that is asked as it was in its training, whatever a request leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from selfroute.backends.base import Backend, BatchBackend, as_backend, capability, find_capability
+from selfroute.prompts import last_question
+from selfroute.types import Completion, Delta, Message, Sampling
+
+__all__ = ["AsTrained"]
+
+T = TypeVar("T")
+
+_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+class AsTrained(Backend):
+    """Keeps a model to the length, the temperature and the turns of its training.
+
+    Args:
+        backend: the model.
+        max_tokens: most tokens of an answer, also where a request allows more; None sets no limit.
+        temperature: of requests that leave it to the model's server; None leaves it there.
+        last_turn: show it the last question of a conversation alone.
+    """
+
+    inner: Backend
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        last_turn: bool = False,
+    ) -> None:
+        self.inner = as_backend(backend)
+        self.name = backend.name
+        self.max_tokens = max_tokens
+        self.temperature = temperature
+        self.last_turn = last_turn
+
+    def offer(self, kind: type[T]) -> T | None:
+        """As any backend; batches only over one that has them."""
+        if kind is BatchBackend and find_capability(self.inner, kind) is None:
+            return None
+        return super().offer(kind)
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        """See `selfroute.backends.base.Backend`; the model's own stream, so that a piece costs nothing."""
+        return self.inner.stream(self._turns(messages), self._sampling(sampling))
+
+    def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
+        """Answer every prompt, in order.
+
+        Raises:
+            UnsupportedByBackend: the model has no batches.
+        """
+        batches = capability(self.inner, BatchBackend)
+        return batches.generate_batch([self._turns(messages) for messages in prompts], self._sampling(sampling))
+
+    def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return last_question(messages) if self.last_turn else messages
+
+    def _sampling(self, sampling: Sampling) -> Sampling:
+        extra = dict(sampling.extra)
+        if self.temperature is not None and "temperature" in extra:  # None: left to the server
+            del extra["temperature"]
+            sampling = replace(sampling, temperature=self.temperature)
+        if self.max_tokens is not None and ("max_tokens" in extra or sampling.max_tokens > self.max_tokens):
+            extra = {name: value for name, value in extra.items() if name not in _LIMITS}
+            sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
+        return replace(sampling, extra=extra)
