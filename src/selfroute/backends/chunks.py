@@ -123,6 +123,8 @@ class ChunkReader:
 
     def _note_end(self, choice: Mapping[str, Any]) -> None:
         """Keep why the answer ended, if the choice says so."""
+        if not (choice.get("finish_reason") or "message" in choice or "error" in choice):
+            return
         if reason := choice.get("finish_reason"):
             self._finish_reason = str(reason).lower()
         elif choice.get("message") and not isinstance(choice.get("delta"), Mapping):
@@ -216,9 +218,11 @@ def _apart(value: Any) -> Any:
 
 def _is_error(chunk: Mapping[str, Any]) -> bool:
     """Whether a chunk reports an error, in one of the ways in which servers do."""
+    if chunk.get("choices") and not chunk.get("error"):
+        return False
     if chunk.get("error") or "error" in (chunk.get("object"), chunk.get("type")):
         return True
-    return not chunk.get("choices") and not chunk.get("usage") and any(chunk.get(name) is not None for name in _SAID)
+    return not chunk.get("usage") and any(chunk.get(name) is not None for name in _SAID)
 
 
 def _part(choice: Mapping[str, Any]) -> Mapping[str, Any]:
