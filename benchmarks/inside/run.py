@@ -79,7 +79,7 @@ def fit(out: Path, kind: str, seed: int, rows: int | None) -> None:
     folder = head_of(out, kind, seed)
     if not (folder / "run.json").is_file():
         more = [f"rows={rows}"] if rows else []
-        call(["train", HEAD_RECIPE, f"kind={kind}", f"seed={seed}", *more, f"out={folder}"])
+        call(["train", HEAD_RECIPE, f"kind={kind}", f"seed={seed}", "share=null", *more, f"out={folder}"])
 
 
 def evaluate(out: Path, seed: int, heads: Mapping[str, tuple[str, str]], others: Sequence[str]) -> None:
@@ -91,7 +91,8 @@ def evaluate(out: Path, seed: int, heads: Mapping[str, tuple[str, str]], others:
         name: {"scorer": scorer, "head": str(head_of(out, kind, seed) / "checkpoint"), "points": list(POINTS)}
         for name, (scorer, kind) in heads.items()
     }
-    entrants = {name: {"token_level": options} for name, options in {**trained, **PLAIN}.items()}
+    # The threshold is that of serving; an evaluation runs the points.
+    entrants = {n: {"token_level": {"threshold": 0.5, **options}} for n, options in {**trained, **PLAIN}.items()}
     recipe = {
         "task": "chain",
         "device": "embedded:chain-device",
