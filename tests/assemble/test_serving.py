@@ -314,7 +314,8 @@ def test_check_loads_and_stops(tmp_path: Path, recorded: dict[str, Any]) -> None
     assert done.returncode == 0
     assert done.stderr.splitlines()[:1] == [f"device {recorded['device']}: recorded answers, not asked"]
     assert done.stderr.splitlines()[2:] == [
-        "ready: the configuration is right, every model answers, and the budget lets calls pass"
+        "ready: the configuration is right, every model answers, and the budget lets calls pass",
+        f"next: selfroute serve {tmp_path / 'serve.yaml'}",
     ]
 
 
