@@ -134,19 +134,3 @@ def test_every_copy_of_the_policy_carries_its_prompt(folder: Path, monkeypatch: 
     written = Path("out/export/Modelfile").read_text()
     assert "{{ .Content }}{{ if $last }}. Let me solve this step by step.{{ end }}" in written
     assert f'SYSTEM """{trained.system}"""' in written and "PARAMETER num_predict 160" in written
-
-
-def test_without_its_prompt_the_policy_is_another_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What version 0.1 served: the fault is large enough for the test above to see it."""
-    monkeypatch.chdir(folder)
-    question = json.loads(Path("data/test.jsonl").read_text().splitlines()[0])["question"]
-    texts = []
-    for options in ([], ["prompt.wrap=false"]):
-        gateway = make_gateway(load_serve_recipe(None, ["device=transformers:out/mine/checkpoint", *options]))
-        with running(gateway) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120) as client:
-            answer = client.chat.completions.create(
-                model="selfroute-device", messages=[{"role": "user", "content": question}], max_tokens=160
-            )
-            message = answer.choices[0].message.model_dump()
-            texts.append(f"{message.get('reasoning_content')}{message['content']}")
-    assert texts[0] != texts[1]
