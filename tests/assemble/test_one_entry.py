@@ -94,7 +94,7 @@ def test_a_recipe_gives_them_names_and_options(tmp_path: Path) -> None:
         ("{mine: {alternat: {}}}", "entrants.mine: unknown strategy 'alternat'; did you mean 'alternate'?"),
         ("{mine: {alternate: {name: x}}}", "entrants.mine: name: x is one name too many"),
         ("{mine: {alternate: {shar: 1}}}", "entrants.mine.alternate: unknown key 'shar'; did you mean 'share'?"),
-        ("{mine: prompt_length}", "entrants.mine.prompt_length: option 'threshold' is missing"),
+        ("{mine: prompt_length}", "entrants.mine.prompt_length: key 'threshold' is missing"),
     ],
 )
 def test_an_entrant_that_cannot_be_is_refused(written: str, message: str) -> None:

@@ -68,7 +68,11 @@ async def nothing_is_held(*backends: Any) -> None:
 
 
 class TestSocket:
-    @pytest.mark.parametrize("strategy", [HALF, CLOUD, Speculative(), Speculative(block=2)], ids=repr)
+    @pytest.mark.parametrize(
+        "strategy",
+        [HALF, CLOUD, Speculative(), Speculative(block=2)],
+        ids=lambda strategy: f"{strategy.name}-{getattr(strategy, 'threshold', '')}",
+    )
     @pytest.mark.parametrize("sampling", [SAMPLING, Sampling(max_tokens=40, temperature=1.0, seed=5)])
     async def test_is_as_in_one_process(
         self, device: Any, cloud: Any, server: Live, strategy: Any, sampling: Sampling
@@ -338,7 +342,11 @@ def vllm(model: Any) -> Any:
     return app
 
 
-@pytest.mark.parametrize("strategy", [HALF, CLOUD, Speculative()], ids=repr)
+@pytest.mark.parametrize(
+    "strategy",
+    [HALF, CLOUD, Speculative()],
+    ids=lambda strategy: f"{strategy.name}-{getattr(strategy, 'threshold', '')}",
+)
 async def test_an_endpoint_that_keeps_nothing_gets_all_ids_each_time(
     device: Any, cloud: Any, strategy: Any, tmp_path: Any
 ) -> None:
