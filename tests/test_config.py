@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfroute.assemble import evaluating, training
+from selfroute.assemble import evaluating, prompting, training
 from selfroute.config import (
     ALGORITHMS,
     BACKENDS,
@@ -286,16 +286,16 @@ def test_what_is_fitted_can_be_kept_and_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "reader"),
+    ("cls", "readers"),
     [
-        (EvaluateRecipe, evaluating),
-        (ReportOptions, evaluating),
-        (WarmupRecipe, training),
+        (EvaluateRecipe, (evaluating, prompting)),
+        (ReportOptions, (evaluating,)),
+        (WarmupRecipe, (training,)),
     ],
 )
-def test_no_key_of_a_recipe_is_ignored(cls: type, reader: ModuleType) -> None:
+def test_no_key_of_a_recipe_is_ignored(cls: type, readers: tuple[ModuleType, ...]) -> None:
     chosen_by = {"algorithm"} if cls is WarmupRecipe else set()  # the key that tells `train` which recipe it has
-    assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read_by(reader)
+    assert {field.name for field in dataclasses.fields(cls)} - chosen_by <= read_by(*readers)
 
 
 def read_by(*modules: ModuleType) -> set[str]:

@@ -95,7 +95,7 @@ def test_a_broken_price_table_is_named(tmp_path: Path, content: str, message: st
 
 
 def test_a_missing_price_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no\.yaml' does not exist; recipes/prices\.yaml is an example"):
+    with pytest.raises(ConfigError, match=r"no\.yaml' does not exist; `selfroute recipes prices` shows an example"):
         load_prices(tmp_path / "no.yaml", device=["device"], cloud=["cloud"])
 
 

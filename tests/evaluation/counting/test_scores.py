@@ -99,7 +99,7 @@ def test_ties_are_said(tmp_path: Path) -> None:
     ("content", "arguments", "message"),
     [
         ('{"score": 1}\n', [], "give either --share"),
-        ('{"score": 1}\n', ["--share", "2"], "share=2 is not in"),
+        ('{"score": 1}\n', ["--share", "2"], "--share: 2 is not in"),
         ("", ["--share", "0.3"], "is empty"),
         ("a,b\n", ["--share", "0.3"], ":1 is no JSON"),
         ('{"score": 1}\n{"x": 2}\n', ["--share", "0.3"], ":2 has no 'score'"),
