@@ -28,7 +28,7 @@ demo: $(VENV)/.run
 	$(BIN)/selfroute demo $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 clients: $(CLIENTS)/.ready
 	$(CLIENTS)/bin/python -m pytest -m clients tests/clients $(ARGS)
