@@ -78,7 +78,9 @@ class RedactedBackend(Backend):
         Raises:
             PrivacyRefused: the request may not leave; nothing was sent.
         """
-        request = self.depart(messages, sampling).request
+        request = self.redactor.redact(messages, sampling)
+        if len(request.table):  # else there is no value to look for in the bytes
+            check(encoded(self.inner, request.messages, request.sampling), request.table)
         found = request.table.kinds()
         if not self.inner.announces:
             yield Delta(sent=True, redacted=found)

@@ -131,6 +131,7 @@ class Patterns:
         ordered = sorted({" ".join(name.split()) for name in names}, key=len, reverse=True)
         forms = (r"\s+".join(re.escape(part) for part in name.split()) for name in ordered)
         self._names = re.compile(rf"(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE) if ordered else None
+        self._first = tuple({name.split()[0].lower() for name in ordered})
         self._finders: tuple[tuple[str, Callable[[str, str], _Found]], ...] = (
             ("key", _keys),
             ("email", _mails),
@@ -146,7 +147,7 @@ class Patterns:
                 yield Span(start, end, kind)
 
     def _listed(self, text: str, small: str) -> _Found:
-        if self._names is not None:
+        if self._names is not None and _holds(small, self._first):
             yield from (match.span() for match in self._names.finditer(text))
 
 
@@ -186,6 +187,8 @@ def _mails(text: str, small: str) -> _Found:
 
 
 def _machines(text: str, small: str) -> _Found:
+    if text.count(":") < 2 and _DIGIT.search(text) is None:
+        return
     forms = [form for form, sign, times in ((_IP4, ".", 3), (_IP6, ":", 2)) if text.count(sign) >= times]
     for match in (match for form in forms for match in form.finditer(text)):
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ __all__ = ["ACTIONS", "Action", "Redacted", "Redactor"]
 
 Action = Literal["send", "redact", "refuse"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+_REMEMBERED = 1000
 
 # Parts of a message's content that hold text alone; others are pictures, sounds and files.
 _READABLE = frozenset({"text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text", "tool_result"})
@@ -50,6 +51,7 @@ class Redactor:
 
     def __init__(self, detectors: Sequence[Detector], kinds: Mapping[str, Action] | None = None) -> None:
         self.detectors = tuple(detectors)
+        self._plain: set[str] = set()
         self.kinds: dict[str, Action] = dict.fromkeys(KINDS, "redact")
         for kind, action in (kinds or {}).items():
             if action not in ACTIONS:
@@ -86,10 +88,16 @@ class Redactor:
     def _read(self, value: Any) -> tuple[Table, Callable[[str], str]]:
         """The private values in a JSON value, and what hides them in each of its texts."""
         texts = list(dict.fromkeys(_texts(value)))
-        found = {text: spans for text in texts if (spans := self._found(text))}
+        found = {text: spans for text in texts if text not in self._plain and (spans := self._found(text))}
+        self._remember(text for text in texts if text not in found)
         table = Table("\n".join(texts) if found else "")
         known = {text: _replaced(text, spans, table) for text, spans in found.items()}
         return table, lambda text: table.hide(known.get(text, text))
+
+    def _remember(self, plain: Iterable[str]) -> None:
+        """Names of fields and roles come with every request; they are looked at once."""
+        if len(self._plain) < _REMEMBERED:
+            self._plain.update(text for text in plain if len(text) < 32 and text.isidentifier())
 
     def _found(self, text: str) -> list[Span]:
         """What of a text must not be sent.
