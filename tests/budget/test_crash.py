@@ -18,7 +18,7 @@ from tests.gateway.test_budget import Served, recipe_over
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, WindowLimit
 
-CAP, WORKERS, AT_ONCE = 100, 2, 3  # calls, processes, calls in the air per process
+CAP, WORKERS, AT_ONCE = 100, 4, 2  # calls, processes, calls in the air per process
 SILENCE_S = 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -311,7 +312,7 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
 # --- What may change while it runs ----------------------------------------------------------------------------------
 
 
-class _Follower(Generic[T]):
+class _Follower(ABC, Generic[T]):
     """Looks for another value in the file of a running gateway; every worker looks for itself.
 
     Args:
@@ -326,9 +327,9 @@ class _Follower(Generic[T]):
         self.overrides = overrides
         self._stamp, self._value = self._changed(), self._read()
 
+    @abstractmethod
     def of(self, recipe: ServeRecipe) -> T | None:
         """The value in a recipe; None if it sets none."""
-        raise NotImplementedError
 
     def __call__(self) -> T | None:
         """The new value; None if it is the old one, or cannot be read."""

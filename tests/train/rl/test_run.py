@@ -152,7 +152,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert summary["cloud_calls"] == straight[1]["cloud_calls"]
     seconds = [line["wall_s"] for line in metrics(out)]
-    assert seconds == sorted(seconds) and summary["wall_s"] == pytest.approx(seconds[-1], abs=0.06)  # both parts
+    assert seconds == sorted(seconds) and summary["wall_s"] == pytest.approx(
+        seconds[-1], abs=0.0505
+    )  # both; rounded to 0.1 and 0.001
     for ours, theirs in zip(metrics(out), metrics(straight[0]), strict=True):
         assert _comparable(ours) == _comparable(theirs)
 
