@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 import pytest
 from tests.gateway.live import service
 
@@ -51,20 +50,22 @@ def serve(made: server.Make, *, workers: int = 1, ready: Callable[[str], object]
     server.serve(made, host="127.0.0.1", port=0, workers=workers, shutdown_s=5, quiet=True, ready=ready)
 
 
-def test_one_application_serves_until_a_signal() -> None:
+def connected(address: str) -> socket.socket:
+    """A connection made as soon as the address is said, by a caller who does not try twice."""
+    return socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])))
+
+
+def test_one_application_answers_at_once_until_a_signal() -> None:
     seen: list[int] = []
 
-    def ask(address: str) -> None:
-        with httpx.Client() as client:
-            while not seen:
-                try:
-                    seen.append(client.get(f"{address}/healthz").status_code)
-                except httpx.TransportError:
-                    time.sleep(0.02)
+    def ask(early: socket.socket) -> None:
+        with early:
+            early.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            seen.append(int(early.recv(4096).split()[1]))
         os.kill(os.getpid(), signal.SIGTERM)
 
     handler = signal.getsignal(signal.SIGTERM)
-    serve(make, ready=lambda address: threading.Thread(target=ask, args=[address]).start())
+    serve(make, ready=lambda address: threading.Thread(target=ask, args=[connected(address)]).start())
     assert seen == [200]
     assert signal.getsignal(signal.SIGTERM) is handler
 
@@ -117,6 +118,10 @@ def test_each_worker_makes_its_own_application(tmp_path: Path) -> None:
     def lines() -> list[str]:
         return file.read_text().splitlines() if file.exists() else []
 
-    serve(partial(note, file), workers=2, ready=lambda address: threading.Thread(target=stop).start())
+    def ready(address: str) -> None:
+        connected(address).close()
+        threading.Thread(target=stop).start()
+
+    serve(partial(note, file), workers=2, ready=ready)
     assert len(set(lines())) == 3  # one looked whether it works, two serve
     assert str(os.getpid()) not in lines()

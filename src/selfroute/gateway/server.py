@@ -24,6 +24,9 @@ from selfroute.gateway.app import Gateway
 
 __all__ = ["Make", "check", "serve"]
 
+# Connections that may wait to be taken; what uvicorn asks for as well.
+BACKLOG = 2048
+
 
 class Make(Protocol):
     """Makes the application, once per process; with several workers it is pickled."""
@@ -105,6 +108,8 @@ def _bind(host: str, port: int) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((host.strip("[]"), port))
+        # Listening from here on: who calls as soon as the address is printed waits in line, and is not refused.
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
@@ -133,6 +138,7 @@ def _config(app: Any, shutdown_s: int, **options: Any) -> Any:
         access_log=False,
         log_config=None,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=shutdown_s,
         **options,
     )
