@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -53,6 +54,18 @@ WEATHER: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def nothing_asked() -> None:
     asked.clear()
+
+
+def carried_out(house: House) -> list[str]:
+    """Places of the calls that the last body answers, in the order in which the model wrote them.
+
+    Clients run calls at once, so the order in which their functions happen to run says nothing.
+    """
+    messages = house.upstream.asked[-1]["messages"]
+    answered = {message["tool_call_id"] for message in messages if message["role"] == "tool"}
+    calls = [call for message in messages for call in message.get("tool_calls") or () if call["id"] in answered]
+    assert sorted(asked) == sorted(PLACES)
+    return [json.loads(call["function"]["arguments"])["place"] for call in calls]
 
 
 # --- openai -----------------------------------------------------------------------------------------------------------
@@ -245,7 +258,7 @@ async def test_pydantic_ai(house: House, kind: str) -> None:
 
     model = getattr(models, kind)("selfroute", provider=OpenAIProvider(base_url=house.url, api_key="none"))
     agent = package.Agent(model, tools=[weather])
-    assert (await agent.run(BOTH[0]["content"])).output == ANSWER and asked == PLACES
+    assert (await agent.run(BOTH[0]["content"])).output == ANSWER and carried_out(house) == PLACES
     async with package.Agent(model).run_stream(QUESTION) as stream:
         assert [text async for text in stream.stream_text()][-1] == ANSWER
     assert (await package.Agent(model, output_type=City).run(QUESTION)).output == City(name="Rome", people=3)
@@ -262,7 +275,7 @@ async def test_openai_agents(house: House, kind: str) -> None:
         model = getattr(agents, kind)(model="selfroute", openai_client=inner)
         agent = agents.Agent(name="guide", model=model, tools=[agents.function_tool(weather)])
         assert (await agents.Runner.run(agent, BOTH[0]["content"])).final_output == ANSWER
-        assert asked == PLACES
+        assert carried_out(house) == PLACES
         streamed = agents.Runner.run_streamed(agent, QUESTION)
         kinds = {event.type async for event in streamed.stream_events()}
         assert streamed.final_output == ANSWER and "raw_response_event" in kinds
@@ -328,5 +341,5 @@ def test_llm(house: House) -> None:
     model = Chat("selfroute", model_name="m", api_base=house.url, key="none", supports_tools=True, supports_schema=True)
     assert model.prompt(QUESTION, stream=False).text() == "".join(model.prompt(QUESTION)) == ANSWER
     chain = model.chain(BOTH[0]["content"], tools=[package.Tool.function(weather)])
-    assert chain.text() == ANSWER and asked == PLACES
+    assert chain.text() == ANSWER and carried_out(house) == PLACES
     assert City.model_validate_json(model.prompt(QUESTION, schema=City).text()) == City(name="Rome", people=3)
