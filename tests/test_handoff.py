@@ -53,7 +53,7 @@ def cut(text: str, places: list[int]) -> list[str]:
 
 
 def state(parser: StreamParser) -> tuple[object, ...]:
-    return parser.wants_cloud, parser.answered, parser.decided_at, parser.malformed
+    return parser.wants_cloud, parser.answered, parser.decided_at, parser.malformed, parser.message
 
 
 @settings(deadline=None)  # a busy machine is no failure
@@ -66,11 +66,27 @@ def test_any_chunking_gives_the_same_pieces_and_decision(text: str, places: list
         assert merged(pieces) == merged(whole)
         assert state(parser) == state(at_once)
     parsed = parse(text)
-    assert (parsed.wants_cloud, parsed.answered, parsed.malformed) == (
+    assert (parsed.wants_cloud, parsed.answered, parsed.malformed, parsed.message) == (
         at_once.wants_cloud,
         at_once.answered,
         at_once.malformed,
+        at_once.message,
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"<think>7 is given</think>{HANDOFF_TEXT} What is 3 plus 4?", "What is 3 plus 4?"),
+        (f"<think>7 is given {HANDOFF_TEXT} What is 3 plus 4?</think>", "What is 3 plus 4?"),
+        ("I need external assitance. What is 3 plus 4?", "What is 3 plus 4?"),
+        ("< Unkown >What is 3 plus 4?</unknown>", "What is 3 plus 4?"),
+        (HANDOFF_TEXT, ""),
+        (f"<answer>7</answer>{HANDOFF_TEXT} What is 3 plus 4?", ""),
+    ],
+)
+def test_the_message_is_what_stands_behind_a_handoff(text: str, message: str) -> None:
+    assert parse(text).message == message
 
 
 @settings(deadline=None)  # a busy machine is no failure

@@ -11,8 +11,9 @@ other way round. In detail:
 * A hand-off is an `<unknown>` tag anywhere before that decision, also inside `<think>`, or the bare sentence
   "I need external assistance" outside `<think>`. Case, spacing and the usual misspellings do not matter, and a
   hand-off inside a still empty `<answer>` or `\\boxed{}` is a hand-off.
-* Whatever follows a hand-off belongs to it. After an answer, a hand-off decides nothing, but it is no text for a
-  reader either. The bare sentence inside an `<answer>` that has begun is plain text.
+* Whatever follows a hand-off belongs to it: behind its mark stands the message, which is what the cloud shall see
+  where the device writes the question. After an answer, a hand-off decides nothing, but it is no text for a reader
+  either. The bare sentence inside an `<answer>` that has begun is plain text.
 * Reasoning is what the verifiers of `selfroute.verify` skip: a `<think>` block, to the end if it is not closed, and
   all that stands before a `</think>` which was never opened (a chat template may open it in the prompt). The stream
   cannot know the latter before the tag comes: it calls that text content, and the tag undoes an answer in it.
@@ -70,6 +71,7 @@ class Parsed:
             a hand-off.
         answered: whether the decision was an explicit answer; False for a hand-off and for text without tags.
         malformed: whether a tag is unclosed, stray, repeated or empty, or the completion both answers and asks.
+        message: what stands behind the hand-off, without tags and outer spaces; empty without one.
     """
 
     wants_cloud: bool
@@ -77,6 +79,7 @@ class Parsed:
     answer: str
     answered: bool
     malformed: bool
+    message: str = ""
 
 
 # A mark is a list of elements, each a character class with a bounded count. This makes both regexes that a stream
@@ -121,6 +124,13 @@ _OUTER_MARKS = _Marks(
     *_TAGS, ("handoff", _UNKNOWN), ("handoff", _SENTENCE), ("box", _BOX), ("box", _FBOX), ("text", _TEXT)
 )
 _MARK_START = re.compile(r"[<\\]|(?<!\w)i", re.IGNORECASE)
+# A hand-off's own words, at the beginning of its text, and the tags in what follows.
+_OWN_WORDS = re.compile(
+    rf"(?:{''.join(_UNKNOWN)})?{_GAP}(?:{''.join(_SENTENCE)}[a-z]{{0,4}})?[\s.!]{{0,8}}"
+    rf"(?:<{_GAP}/{_GAP}{''.join(_UNKNOWN_NAME)})?",
+    _FLAGS,
+)
+_ANY_TAG = re.compile("|".join("".join(tag) for tag in (*(tag for _, tag in _TAGS), _UNKNOWN)), _FLAGS)
 _BLANK = "{ \t\r\n\f\v"  # what may stand between an answer's mark and its content
 
 
@@ -147,6 +157,12 @@ class StreamParser:
         self._taken = 0  # characters given out
         self._thinking = self._answering = self._reasoned = self._over = False
         self._pending: int | None = None  # where an answer's mark stands that has no content yet
+        self._behind: list[str] = []  # the text of a hand-off, its mark first
+
+    @property
+    def message(self) -> str:
+        """What stands behind the hand-off so far, as in `Parsed`; whole after `close`."""
+        return _message("".join(self._behind))
 
     def feed(self, text: str) -> list[Piece]:
         """Take the next chunk and give what is certain by now."""
@@ -194,6 +210,8 @@ class StreamParser:
         if text:
             pieces.append(Piece(kind, text))
             self._taken += len(text)
+            if self.wants_cloud:
+                self._behind.append(text)
 
     def _note_answer(self, text: str) -> None:
         """The first content behind an answer's mark decides; a brace that closes at once was an empty box."""
@@ -254,10 +272,16 @@ def parse(text: str) -> Parsed:
     reasoning, outside = _divide(pieces)
     content = "".join(piece.text for piece in outside if piece.kind == "content")
     if parser.wants_cloud:
-        return Parsed(True, (reasoning + content).strip(), "", False, parser.malformed)
+        return Parsed(True, (reasoning + content).strip(), "", False, parser.malformed, parser.message)
     tagged = _tagged(outside)
     answer = content if tagged is None else tagged
     return Parsed(False, reasoning.strip(), answer.strip(), parser.answered, parser.malformed)
+
+
+def _message(text: str) -> str:
+    """What a hand-off's text says behind its own words."""
+    own = _OWN_WORDS.match(text)
+    return _ANY_TAG.sub("", text[own.end() if own else 0 :]).strip()
 
 
 def _divide(pieces: Sequence[Piece]) -> tuple[str, list[Piece]]:

@@ -25,8 +25,10 @@ from selfroute.budget.limits import Limits, WindowLimit
 from selfroute.budget.memory import MemoryLedger
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import BackendUnavailable
+from selfroute.handoff import HANDOFF_TEXT
 from selfroute.privacy.redaction import Redactor
 from selfroute.strategies.always import AlwaysCloud
+from selfroute.strategies.self_route import SelfRoute
 from selfroute.types import Message, Sampling
 
 TEXT = "Write to a@b.org and Anna Müller"
@@ -223,3 +225,78 @@ def test_each_of_several_clouds_stands_behind_the_door() -> None:
     with gateway(made) as live:
         told = httpx.post(f"{live.url}/v1/selfroute/preview", json=ask(TEXT)).json()
     assert "[EMAIL_1]" in told["body"] and "a@b.org" not in told["body"]
+
+
+# --- the device writes the question -------------------------------------------------------------------------------
+
+
+def writing(messages: Sequence[Message], sampling: Sampling) -> str:
+    """Hands off with a message that holds one value of the request, and another one if it is asked to leak."""
+    if HANDOFF_TEXT in sampling.forbid:
+        return "<answer>on the device</answer>"
+    leak = " for 4111 1111 1111 1111" if "leak" in messages[-1].content else ""
+    asks = "" if "silent" in messages[-1].content else f" What is a@b.org{leak}?"
+    return f"{HANDOFF_TEXT}{asks}"
+
+
+@contextmanager
+def discreet(cloud: Any, **options: Any) -> Iterator[Live]:
+    strategy = SelfRoute(context="message")
+    with gateway(service(writing, door(cloud, {"card": "refuse"}), strategy=strategy, **options)) as live:
+        yield live
+
+
+async def test_the_cloud_gets_the_message_redacted_and_the_preview_shows_it() -> None:
+    received: list[bytes] = []
+
+    async def noting(server: ChatServer, request: Any, body: Any) -> Any:
+        received.append(await request.read())
+        return await answer(server, request, {**body, "messages": [{"role": "user", "content": "hi"}]})
+
+    async with ChatServer() as server:
+        with discreet(OpenAICompatibleBackend("large", server.url, "big", api_key_env=None)) as live:
+            async with httpx.AsyncClient(base_url=live.url, timeout=60) as client:
+                told = (await client.post("/v1/selfroute/preview", json=ask("I am Anna"))).json()
+                assert not received
+                server.script.append(noting)
+                reply = (await client.post("/v1/chat/completions", json=ask("I am Anna"))).json()
+    assert reply["selfroute"]["source"] == "cloud"
+    assert received[-1].decode() == told["body"]
+    assert "What is [EMAIL_1]?" in told["body"] and "Anna" not in told["body"]
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"), [("silent", "wrote no message"), ("leak", "kind 'card'")], ids=["no message", "redacted"]
+)
+def test_a_question_that_may_not_leave_is_answered_on_the_device(text: str, refused: str) -> None:
+    with discreet(echo) as live:
+        told = httpx.post(f"{live.url}/v1/selfroute/preview", json=ask(text)).json()
+        reply = httpx.post(f"{live.url}/v1/chat/completions", json=ask(text)).json()
+    assert told["body"] is None and refused in told["refused"]
+    assert (reply["selfroute"]["source"], reply["selfroute"]["reason"]) == ("device", "privacy")
+
+
+@pytest.mark.parametrize("fault", ["device down", "tools"])
+def test_no_other_way_sends_the_conversation(fault: str) -> None:
+    asked: list[Any] = []
+
+    class Tooled(FunctionBackend):
+        lacks = frozenset[str]()
+
+    def cloud(messages: Sequence[Message], sampling: Sampling) -> str:
+        asked.append(messages)
+        return "4"
+
+    def down(messages: Sequence[Message], sampling: Sampling) -> str:
+        raise BackendUnavailable("gone", backend="device")
+
+    body = ask("I am Anna")
+    if fault == "tools":
+        body |= {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
+    made = service(
+        down if fault == "device down" else writing, door(Tooled("large", cloud)), strategy=SelfRoute(context="message")
+    )
+    with gateway(made) as live:
+        reply = httpx.post(f"{live.url}/v1/chat/completions", json=body)
+    assert reply.status_code >= 400
+    assert not asked

@@ -172,6 +172,36 @@ async def test_the_cloud_may_see_the_attempt_in_the_users_turn() -> None:
     assert HANDOFF_TEXT not in asked[0].content
 
 
+async def test_of_a_request_the_cloud_sees_the_message_alone() -> None:
+    cloud = Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
+    device = FunctionBackend("device", lambda messages, sampling: f"<think>2+2</think>{HANDOFF_TEXT} Add 2 and 2")
+    pair = Sides(device=device, cloud=cloud, template=TEMPLATE)
+    trace = await answer(SelfRoute(context="message"), pair, hard(), replace(SAMPLING, extra={"user": "anna"}))
+    ((asked, sampling),) = cloud.asked
+    assert asked == [Message("user", "Add 2 and 2")]
+    assert not sampling.extra
+    assert (trace.source, trace.reason, trace.wants_cloud) == ("cloud", "hand-off", True)
+
+
+@pytest.mark.parametrize("text", [HANDOFF_TEXT, "<think>hm</think>"])
+async def test_without_a_message_nothing_leaves(text: str) -> None:
+    cloud = Recorder("cloud", lambda messages, sampling: CLOUD_TEXT)
+
+    def device(messages: Sequence[Message], sampling: Sampling) -> str:
+        return "<answer>4</answer>" if HANDOFF_TEXT in sampling.forbid else text
+
+    pair = Sides(device=FunctionBackend("device", device), cloud=cloud, template=TEMPLATE)
+    trace = await answer(SelfRoute(context="message", scored=False), pair, hard(), SAMPLING)
+    assert not cloud.asked
+    assert (trace.source, trace.reason, trace.wants_cloud) == ("device", "privacy", True)
+    assert trace.error == "the device wrote no message for the cloud"
+
+
+def test_a_judged_answer_has_no_message() -> None:
+    with pytest.raises(ConfigError, match=r"threshold=0\.5: an answer that is judged has no message"):
+        SelfRoute(context="message", threshold=0.5)
+
+
 async def test_tool_calls_of_the_device_reach_the_reader_and_end_its_segment() -> None:
     calls = {"tool_calls": [{"index": 0, "id": "c1"}]}
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
 from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
@@ -16,7 +16,7 @@ from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
 from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Sides, Strategy
-from selfroute.strategies.self_route import SelfRoute
+from selfroute.strategies.self_route import Context, SelfRoute
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Message, Sampling
 from selfroute.verify.base import right_or_wrong
@@ -80,7 +80,7 @@ def make_policies(
     *,
     alone: bool = False,
     told_shares: Mapping[str, float | None] | None = None,
-    context: Literal["prompt", "attempt"] = "prompt",
+    context: Context = "prompt",
 ) -> list[Entrant]:
     """One self-routing strategy per device model, by its name in the report.
 

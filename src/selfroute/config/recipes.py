@@ -92,7 +92,8 @@ class EvaluateRecipe:
         policies: name in the report -> device model that hands off by itself.
         alone: run each policy's model once more with the hand-off disabled.
         tell_share: say `share` in the policies' prompts; None does so for those that were trained with `told_shares`.
-        context: what the cloud sees of a hand-off: the conversation (`prompt`), or also the device's `attempt`.
+        context: what the cloud sees of a hand-off: the conversation (`prompt`), also the device's `attempt`, or only
+            the `message` that the device wrote for it.
         strategies: baselines, names of `STRATEGIES`.
         entrants: name in the report -> a strategy with its options, as a serving recipe writes it; one with a knob is
             run at each of its points.
@@ -126,7 +127,7 @@ class EvaluateRecipe:
     policies: Mapping[str, Spec] = field(default_factory=dict)
     alone: bool = False
     tell_share: bool | None = None
-    context: Literal["prompt", "attempt"] = "prompt"
+    context: Literal["prompt", "attempt", "message"] = "prompt"
     strategies: tuple[str, ...] = ("always_device", "always_cloud", "random_offload", "prompt_router")
     entrants: Mapping[str, Spec] = field(default_factory=dict)
     router_rows: Count = 1000

@@ -66,9 +66,9 @@ class PromptOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandoffOptions:
-    """What the cloud sees after a hand-off: the conversation alone, or also what the device wrote."""
+    """What the cloud sees after a hand-off: the conversation alone, also what the device wrote, or only its message."""
 
-    context: Literal["prompt", "attempt"] = "prompt"
+    context: Literal["prompt", "attempt", "message"] = "prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from selfroute.gateway.http import Http
 from selfroute.gateway.request import ChatRequest, Limits
 from selfroute.gateway.service import Mode, Service
 from selfroute.prices import Price
+from selfroute.strategies.base import is_discreet
 from selfroute.types import Reason, Sampling, Segment, Source, Trace, Usage
 
 __all__ = ["PASSED", "Passed", "passed"]
@@ -86,6 +87,8 @@ async def _side(service: Service, address: str, mode: Mode) -> tuple[Source, Gua
     for source, guard in service.guards():
         if source not in _MODES[mode] and len(service.guards()) > 1:
             continue
+        if source == "cloud" and mode == "auto" and is_discreet(service.strategy):
+            continue  # the device writes what leaves, and this is the user's own text
         server = find_capability(await guard.ready(), Asked)
         if server is not None and address not in (guard.lacks or ()):
             return source, guard, server

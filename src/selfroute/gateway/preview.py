@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from selfroute.backends.redacted import Departure, encoded
@@ -12,6 +13,7 @@ from selfroute.gateway.service import Mode, Service
 from selfroute.privacy.base import KINDS
 from selfroute.privacy.redaction import Redacted
 from selfroute.privacy.table import Table
+from selfroute.types import Message, Sampling
 
 __all__ = ["preview"]
 
@@ -20,11 +22,11 @@ async def preview(service: Service, request: ChatRequest, mode: Mode) -> dict[st
     """The body that would be sent, byte for byte, and what stands for what in it; nothing is sent or spent.
 
     It is that of a request whose cloud sees the conversation alone; a hand-off that passes on the device's attempt
-    appends it. Of several clouds it is the first one's.
+    appends it. Where the device writes the question, it is asked to. Of several clouds it is the first one's.
 
     Raises:
         ApiError: there is no cloud.
-        BackendUnavailable: its model is still loading.
+        BackendUnavailable: its model is still loading, or a device that is to write the question.
     """
     told: dict[str, Any] = {"object": "selfroute.preview", "body": None, "placeholders": [], "refused": None}
     if service.cloud is None:
@@ -34,8 +36,11 @@ async def preview(service: Service, request: ChatRequest, mode: Mode) -> dict[st
     for side, guard in service.guards():
         if side == "cloud":
             await guard.ready()
+    asked = await service.question(request)
+    if asked is None:
+        return {**told, "refused": "the device answers, or wrote no message for the cloud: nothing leaves it"}
     try:
-        leaving = _leaving(service, request)
+        leaving = _leaving(service, *asked)
     except PrivacyRefused as refusal:
         return {**told, "refused": str(refusal)}
     table = leaving.request.table
@@ -47,8 +52,7 @@ async def preview(service: Service, request: ChatRequest, mode: Mode) -> dict[st
     return {**told, "body": leaving.body.decode(), "placeholders": placeholders}
 
 
-def _leaving(service: Service, request: ChatRequest) -> Departure:
-    messages, sampling = service.shown(request.messages), request.sampling
+def _leaving(service: Service, messages: Sequence[Message], sampling: Sampling) -> Departure:
     if door := service.door():
         return door.depart(messages, sampling)
     cloud = next(guard for side, guard in service.guards() if side == "cloud")

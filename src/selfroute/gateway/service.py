@@ -20,7 +20,7 @@ from selfroute.gateway.request import ChatRequest
 from selfroute.prices import Price, Prices
 from selfroute.prompts import PromptTemplate, last_question, wrap_question
 from selfroute.strategies.attempt import Attempt
-from selfroute.strategies.base import Needs, Sides, Strategy, Tellable, check_sides
+from selfroute.strategies.base import Needs, Sides, Strategy, Tellable, answer, check_sides, is_discreet
 from selfroute.strategies.sides import Decision, answer_on_device, ask_cloud, keep_on_device, room_in
 from selfroute.strategies.thinking import CloudReader
 from selfroute.types import Delta, Event, Finished, Message, Reason, Sampling, Segment, Source, TextDelta, Trace, Usage
@@ -122,6 +122,18 @@ class _Silent(Backend):
         self.lacks = lacks
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        yield Delta(finish_reason="stop", usage=Usage())
+
+
+class _Listening(Backend):
+    """A cloud that answers nothing, and knows what it was asked."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.asked: tuple[Sequence[Message], Sampling] | None = None
+
+    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
+        self.asked = messages, sampling
         yield Delta(finish_reason="stop", usage=Usage())
 
 
@@ -283,6 +295,8 @@ class Service:
         except BackendError as failure:
             return self._behind(failure, messages, sampling, gate)
         if lacking(self.device, messages, sampling):
+            if is_discreet(self.strategy):  # the conversation itself stays
+                self._check([self.device], messages, sampling)
             return self._on_cloud(messages, sampling, "capability", gate)
         if lacking(cloud, messages, sampling):
             return await self._on_device(messages, sampling, "capability", gate)
@@ -373,7 +387,8 @@ class Service:
         Raises:
             BackendError: `failure`, if the cloud may not, or does not, answer either.
         """
-        if self.cloud is None or self.on_device_error == "error" or lacking(self.cloud, messages, sampling):
+        stays = self.on_device_error == "error" or is_discreet(self.strategy)
+        if self.cloud is None or stays or lacking(self.cloud, messages, sampling):
             raise failure
         sides = self._sides(gate, device=_Absent(self.device.name, failure))
         decision = Decision(strategy=self.strategy.name, reason="device-error")
@@ -395,6 +410,24 @@ class Service:
                 if isinstance(event, Finished):
                     return event
         raise RuntimeError(f"strategy '{self.strategy.name}' ended without a Finished event")
+
+    async def question(self, request: ChatRequest) -> tuple[Sequence[Message], Sampling] | None:
+        """What the cloud would be asked, before anything is redacted; None where the device answers.
+
+        That is the conversation, or where the device writes the question, what it writes; no cloud is called.
+
+        Raises:
+            ApiError, BackendError: the device is to write, and does not.
+        """
+        messages = self.shown(request.messages)
+        if not is_discreet(self.strategy):
+            return messages, request.sampling
+        await self.device.ready()
+        self._check([self.device], messages, request.sampling)
+        cloud = _Listening("cloud")
+        dry = replace(self, cloud=None, budget=Unlimited())
+        await answer(self.strategy, dry._sides(dry.gate(), cloud=cloud), messages, request.sampling)
+        return cloud.asked
 
     def _silent(self) -> Guard | Clouds | None:
         """A cloud that is never called."""

@@ -16,6 +16,7 @@ from selfroute.types import Event, Finished, Message, Sampling, Trace
 
 __all__ = [
     "Checked",
+    "Discreet",
     "Knobbed",
     "Needs",
     "Oracle",
@@ -25,6 +26,7 @@ __all__ = [
     "answer",
     "check_cloud",
     "check_sides",
+    "is_discreet",
 ]
 
 
@@ -116,6 +118,18 @@ class Knobbed(Protocol):
 
 
 @runtime_checkable
+class Discreet(Protocol):
+    """Optional: a strategy whose device writes what the cloud sees; nobody sends the conversation in its place.
+
+    Attributes:
+        discreet: whether it does.
+    """
+
+    @property
+    def discreet(self) -> bool: ...
+
+
+@runtime_checkable
 class Oracle(Protocol):
     """Optional: a strategy may say that it decides by what nobody can know in time, such as the cloud's answer.
 
@@ -169,6 +183,11 @@ def check_cloud(strategy: Strategy, cloud: Backend | None) -> None:
     """
     if strategy.needs.cloud is not None and cloud is None:
         raise ConfigError(f"strategy: '{strategy.name}' needs a cloud; name one, or write strategy: always_device")
+
+
+def is_discreet(strategy: Strategy) -> bool:
+    """Whether a strategy lets its device write what the cloud sees."""
+    return isinstance(strategy, Discreet) and strategy.discreet
 
 
 async def answer(strategy: Strategy, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> Trace:

@@ -13,10 +13,12 @@ from selfroute.handoff import StreamParser, handoff_score, parse
 from selfroute.prompts import with_attempt
 from selfroute.strategies.attempt import Attempt, speak
 from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.sides import Decision, Kept, ask_cloud, keep_on_device
+from selfroute.strategies.sides import Decision, Kept, ask_cloud, keep_on_device, withhold
 from selfroute.types import Event, Finished, Message, Reason, Sampling, TextDelta, Trace
 
-__all__ = ["SelfRoute"]
+__all__ = ["Context", "SelfRoute"]
+
+Context = Literal["prompt", "attempt", "message"]
 
 _ALTERNATIVES = 5  # the most that every server with log-probabilities gives
 
@@ -35,30 +37,43 @@ class SelfRoute:
             device that has none is asked again without.
         told_share: the wanted call share to say in the prompt, for a policy that was trained for several; None says
             none.
-        context: what the cloud sees: the conversation ("prompt"), or also what the device wrote ("attempt").
+        context: what the cloud sees: the conversation ("prompt"), also what the device wrote ("attempt"), or nothing
+            but the message that the device wrote behind its hand-off ("message"); without one the device answers, and
+            further fields of the request, such as tools, stay behind.
         threshold: least score that goes to the cloud, whatever the device decided by itself; its answer is shown once
             it is accepted. Where an attempt has no score, and with None, the device's own decision counts.
 
     Raises:
-        ConfigError: a told share outside [0, 1], or a threshold that is no number or stands without scores.
+        ConfigError: a told share outside [0, 1], or a threshold that is no number, stands without scores, or beside
+            messages, as an attempt that is judged has none.
     """
 
     name: str = "self_route"
     scored: bool = True
     told_share: float | None = None
-    context: Literal["prompt", "attempt"] = "prompt"
+    context: Context = "prompt"
     threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and (math.isnan(self.threshold) or not self.scored):
             fault = "a threshold needs scores; leave out scored: false" if not self.scored else "it is not a number"
             raise ConfigError(f"threshold={self.threshold:g}: {fault}; `selfroute calibrate` finds one for a share")
+        if self.threshold is not None and self.discreet:
+            raise ConfigError(
+                f"threshold={self.threshold:g}: an answer that is judged has no message for the cloud; leave it out, "
+                "or take context=attempt"
+            )
         if self.told_share is not None and not 0 <= self.told_share <= 1:
             raise ConfigError(f"told_share={self.told_share:g}: a call share lies between 0 and 1; 0.3 is 30 %")
 
     @property
     def needs(self) -> Needs:
         return Needs()
+
+    @property
+    def discreet(self) -> bool:
+        """Whether the device writes what the cloud sees."""
+        return self.context == "message"
 
     def told(self, share: float) -> SelfRoute:
         """The same with another share in the prompt, if it tells one."""
@@ -98,13 +113,22 @@ class SelfRoute:
             return
         decision, kept = self._decided(attempt, parser.wants_cloud, score, held)
         turn = keep_on_device(sides, messages, sampling, decision)  # the threshold is above the device's own
-        if asks or is_empty:
-            asked = with_attempt(messages, parse(attempt.text).reasoning) if self.context == "attempt" else messages
+        if (asks or is_empty) and self.discreet and not parser.message:
+            turn = withhold(sides, messages, sampling, decision, "the device wrote no message for the cloud")
+        elif asks or is_empty:
+            asked, shown = self._shown(messages, sampling, attempt.text)
             told = parser.wants_cloud or kept is not None
-            turn = ask_cloud(sides, messages, sampling, decision, handed_off=told, kept=kept, asked=asked)
+            turn = ask_cloud(sides, messages, sampling, decision, handed_off=told, kept=kept, asked=asked, shown=shown)
         async with closing(turn) as events:
             async for event in events:
                 yield event
+
+    def _shown(self, messages: Sequence[Message], sampling: Sampling, text: str) -> tuple[Sequence[Message], Sampling]:
+        """What the cloud gets of a request, given what the device wrote."""
+        said = parse(text)
+        if self.discreet:
+            return [Message("user", said.message)], replace(sampling, extra={})
+        return (with_attempt(messages, said.reasoning) if self.context == "attempt" else messages), sampling
 
     def _asks(self, own: bool, score: float | None) -> bool:
         """Whether the request goes to the cloud: by its score where there is a threshold, else as the device says."""

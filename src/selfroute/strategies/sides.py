@@ -32,7 +32,17 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Decision", "Kept", "answer_on_device", "ask_cloud", "keep_on_device", "muzzled", "pick_cloud", "room_in"]
+__all__ = [
+    "Decision",
+    "Kept",
+    "answer_on_device",
+    "ask_cloud",
+    "keep_on_device",
+    "muzzled",
+    "pick_cloud",
+    "room_in",
+    "withhold",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +144,17 @@ async def keep_on_device(
             yield event
 
 
+async def withhold(
+    sides: Sides, messages: Sequence[Message], sampling: Sampling, decision: Decision, why: str
+) -> AsyncIterator[Event]:
+    """Let the device answer a request that wants the cloud and of which nothing may be sent."""
+    await sides.budget.keep()
+    failed = _Failure(reason="privacy", error=why)
+    async with closing(answer_on_device(sides, messages, sampling, decision, failed=failed)) as events:
+        async for event in events:
+            yield event
+
+
 async def ask_cloud(
     sides: Sides,
     messages: Sequence[Message],
@@ -143,6 +164,7 @@ async def ask_cloud(
     handed_off: bool = False,
     kept: Kept | None = None,
     asked: Sequence[Message] = (),
+    shown: Sampling | None = None,
     pick: Pick | None = None,
 ) -> AsyncIterator[Event]:
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
@@ -154,6 +176,7 @@ async def ask_cloud(
         handed_off: whether the device asked, which is an event of its own.
         kept: an answer the device has already given, which is served in place of another attempt.
         asked: what the cloud sees, if it is not `messages`.
+        shown: how it is asked, if not by `sampling`.
         pick: which of several clouds; None lets them choose, where there are several.
 
     Raises:
@@ -162,20 +185,20 @@ async def ask_cloud(
     """
     if sides.cloud is None:
         raise ConfigError(f"strategy '{decision.strategy}' asks a cloud, and there is none; see check_sides")
-    asked = asked or messages
-    pick = pick or pick_cloud(sides, asked, sampling, decision.score)
+    asked, told = asked or messages, shown or sampling
+    pick = pick or pick_cloud(sides, asked, told, decision.score)
     attempt = Attempt("cloud", pick.backend, pick.price, propensity=pick.propensity)
-    estimate = most_used(asked, sampling, pick.price, answers=pick.backend.most_answers)
+    estimate = most_used(asked, told, pick.price, answers=pick.backend.most_answers)
     reader = CloudReader(strip_tags=sides.strip_cloud_tags)
-    shown = False
+    begun = False
     try:
         lease = await sides.budget.reserve(estimate, score=decision.score)
         try:
             if handed_off:
                 yield HandOff(decision.score)
-            async with closing(attempt.deltas(asked, sampling, sent=lease.sent)) as deltas:
+            async with closing(attempt.deltas(asked, told, sent=lease.sent)) as deltas:
                 async for delta in deltas:
-                    shown = True
+                    begun = True
                     for said in reader.read(delta):
                         yield said
             for said in reader.close():
@@ -191,7 +214,7 @@ async def ask_cloud(
         tried = None if kept is None else replace(kept.segment, part="attempt")
         yield Finished(_trace(decision, attempt.segment(), wants_cloud=True, kept=tried))
         return
-    if shown:
+    if begun:
         yield Retract()
     if kept is not None:
         for said in kept.deltas:
