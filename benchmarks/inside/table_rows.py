@@ -1,0 +1,67 @@
+"""The rows of the common table: a strategy each, with what is trained for it. A method joins by adding a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["ROWS", "Row"]
+
+HEAD_POINTS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
+
+    Attributes:
+        recipe: what it adds to the recipe of the evaluation. `{name}` stands for the folder of something trained.
+        trained: by name, what `selfroute train` is told, in this order; run once for each seed, and shared by the rows
+            that have one of that name. `{name}` of an earlier one stands for its folder.
+    """
+
+    recipe: Mapping[str, Any]
+    trained: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def strategies(*names: str) -> Row:
+    return Row({"strategies": list(names)})
+
+
+def entrant(name: str, strategy: str, **options: Any) -> Row:
+    return Row({"entrants": {name: {strategy: options}}})
+
+
+def tokens(name: str, scorer: str, points: Sequence[float], **options: Any) -> Row:
+    # The threshold is that of serving; an evaluation runs the points.
+    return entrant(name, "token_level", scorer=scorer, threshold=0.5, points=list(points), **options)
+
+
+def head(
+    name: str, kind: str, points: Sequence[float] = HEAD_POINTS, *, scorer: str = "reward_head", **options: Any
+) -> Row:
+    made = tokens(name, scorer, points, head=f"{{head-{kind}}}/checkpoint", **options)
+    return Row(made.recipe, {f"head-{kind}": ["recipes/chain/head.yaml", f"kind={kind}", "share=null"]})
+
+
+# The first one holds both ends. Query level, then tokens.
+ROWS: dict[str, Row] = {
+    "ends": strategies("always_device", "always_cloud", "random_offload"),
+    "min_logprob": strategies("min_logprob"),
+    "reward head, rel": head("reward head, rel", "rel"),
+    "max probability": tokens("max probability", "max_probability", (0.5, 0.8, 0.95, 0.99, 0.997, 0.9995)),
+    "entropy": tokens("entropy", "entropy", (0.5, 0.8, 0.95, 0.99, 0.997, 0.9995)),
+    "random tokens": tokens("random tokens", "random", (0.05, 0.1, 0.2, 0.5, 0.8)),
+    "oracle tokens": tokens("oracle tokens", "oracle", (0.1, 0.5)),
+    "speculative": entrant("speculative", "speculative", block=4),
+    "reward head, 4 at a time": head("reward head, 4 at a time", "rel", tokens=4),
+    "prompt_router": strategies("prompt_router"),
+    "answer_features": strategies("answer_features"),
+    "self_verification": strategies("self_verification"),
+    "reward head, pair": head("reward head, pair", "pair"),
+    "reward head, prob": head("reward head, prob", "prob"),
+    "reward head, accept": head("reward head, accept", "accept"),
+    "Co-LLM": head("Co-LLM", "co_llm", scorer="co_llm"),
+    "CITER": head("CITER", "citer", scorer="citer"),
+}
