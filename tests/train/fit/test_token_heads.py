@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from tests.strategies.inside.pair import PLAIN, SAMPLING, alike, ask, model, sid
 from selfroute.backends.sessions import Look, View, Written
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import ConfigError
-from selfroute.scores.tokens import HeadKind, Pair, RandomScore, TokenHead
+from selfroute.scores.tokens import HeadKind, MaxProbability, Pair, TokenHead
 from selfroute.strategies.base import answer
 from selfroute.strategies.inside.token_level import TokenLevel
 from selfroute.train.fit.token_heads import fit_head, quality_of, target_of
@@ -149,7 +149,7 @@ async def test_a_head_is_stored_and_decides(device: Any, cloud: Any, tmp_path: P
 
 async def test_the_threshold_gives_the_wanted_share(device: Any, cloud: Any) -> None:
     def at(point: float) -> TokenLevel:
-        return TokenLevel(scorer=RandomScore(), threshold=point)
+        return TokenLevel(scorer=MaxProbability(), threshold=point)
 
     pair = sides(device, cloud)
     scores = list(np.linspace(0, 1, 500))
@@ -158,3 +158,26 @@ async def test_the_threshold_gives_the_wanted_share(device: Any, cloud: Any) -> 
     assert share == await cloud_token_share(at(threshold), pair, QUESTIONS, SAMPLING)
     assert await cloud_token_share(at(0.0), pair, QUESTIONS, SAMPLING) == 0.0
     assert await cloud_token_share(at(1.01), pair, QUESTIONS, replace(SAMPLING, max_tokens=8)) == 1.0
+
+
+async def test_only_answers_that_a_threshold_changes_are_written_again(device: Any, cloud: Any) -> None:
+    tried: list[float] = []
+    asked = 0
+
+    @dataclass(frozen=True)
+    class Counting(TokenLevel):
+        async def stream(self, sides: Any, messages: Any, sampling: Any) -> Any:
+            nonlocal asked
+            asked += 1
+            async for event in super().stream(sides, messages, sampling):
+                yield event
+
+    def at(point: float) -> TokenLevel:
+        tried.append(point)
+        return Counting(scorer=MaxProbability(), threshold=point)
+
+    pair = sides(device, cloud)
+    threshold, share = await threshold_at_share(at, list(np.linspace(0, 1, 200)), 0.2, pair, QUESTIONS, SAMPLING)
+    assert threshold in tried and len(tried) > 3
+    assert asked < 0.8 * len(tried) * len(QUESTIONS)
+    assert share == await cloud_token_share(at(threshold), pair, QUESTIONS, SAMPLING)
