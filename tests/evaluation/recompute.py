@@ -393,8 +393,9 @@ class Along:
             for s in found
             for work in (("kept", "sent", "run") if s.matched else ("run",))
         }
-        self.amounts |= {(id(reference), w): [reference.spent(self.axis, i, w) for i in range(self.n)]
-                         for w in ("kept", "alone")}  # fmt: skip
+        caller = next((s for s in found if s.fixed and all(row["wants_cloud"] for row in s.rows)), reference)
+        for work, setting in (("kept", reference), ("alone", caller)):
+            self.amounts[id(reference), work] = [setting.spent(self.axis, i, work) for i in range(self.n)]
 
     def mean(self, setting: Recount, work: str, among: Sequence[int]) -> float | None:
         values = [self.amounts[id(setting), work][i] for i in among]

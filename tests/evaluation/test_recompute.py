@@ -101,8 +101,16 @@ def test_it_finds_every_number_of_qualities_and_of_answers_that_both_wrote(tmp_p
     out = folder(tmp_path / "out", rows, prices=PRICES, network=fast, resamples=400, axes=AXES)
     assert main(out) == []
     summary = json.loads((out / "summary.json").read_text())
-    known = {axis["axis"] for axis in summary["axes"] if axis["lines"][-1]["accuracy"][-1] is not None}
-    assert known == set(AXES) - {"layer_tokens"}  # of the reference device nobody counted layers
+    assert all(axis["lines"][-1]["accuracy"][-1] is not None for axis in summary["axes"])
+
+
+def test_the_cloud_alone_spends_what_was_counted_where_it_was_asked(tmp_path: Path) -> None:
+    rows = [replace(r, up_bytes=30, down_bytes=70) if r.strategy == "always_cloud" else r for r in world()]
+    out = folder(tmp_path / "out", rows, resamples=50, axes=("bytes",))
+    assert main(out) == []
+    (axis,) = json.loads((out / "summary.json").read_text())["axes"]
+    as_run = {line["name"]: line["points"][0]["spent"] for line in axis["lines"]}
+    assert axis["cloud_spent"] == pytest.approx(as_run["always_cloud"])
 
 
 @pytest.mark.parametrize("place", ["accuracy", "over_random"])

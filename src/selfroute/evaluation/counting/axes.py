@@ -22,7 +22,7 @@ from selfroute.evaluation.counting.frontier import (
 )
 from selfroute.evaluation.counting.metrics import Floats, curve_of_counts
 from selfroute.evaluation.counting.resampling import Counts, Resampled, Spending, percentiles
-from selfroute.evaluation.counting.split import Split, reference_of
+from selfroute.evaluation.counting.split import Split, caller_of, reference_of
 from selfroute.evaluation.counting.work import Work
 from selfroute.network.link import Network
 from selfroute.prices import Prices
@@ -169,8 +169,8 @@ class Along:
     @cached_property
     def ends(self) -> tuple[Floats, Floats]:
         """The resource of each request on the reference device alone, and in the cloud alone."""
-        reference = self.splits[self.reference]
-        return self._amount(work.kept(reference)), self._amount(work.sent_alone(reference, self.network))
+        alone = work.sent_alone(caller_of(self.splits), self.network)
+        return self._amount(work.kept(self.splits[self.reference])), self._amount(alone)
 
     @cached_property
     def ran(self) -> Sequence[Floats]:
@@ -222,9 +222,9 @@ class Along:
         return {f"held.{self.axis}": _at_fractions((spent, accuracy), whole)}
 
     def _samples(self, numbers: Sequence[int], drawn: Resampled, shares: Floats) -> Floats | None:
-        """Accuracy of a strategy at each budget, shape (b, fractions); None of one that does not choose."""
+        """Accuracy of a strategy at each budget, shape (b, fractions); None of one that has no path."""
         first = self.splits[numbers[0]]
-        if first.fixed:
+        if not self._has_path(first):
             return None
         if not first.matched:
             spent, accuracy = (
@@ -327,15 +327,21 @@ class Along:
             ]
 
     def _path(self, numbers: Sequence[int]) -> Path | None:
-        """What a strategy can be set to; None of one that treats every prompt alike."""
+        """What a strategy can be set to; None without a path."""
         first = self.splits[numbers[0]]
-        if first.fixed:
+        if not self._has_path(first):
             return None
         if first.matched:
             return path_of_shares(*self._kept_and_sent(first), first.device, first.cloud, first.order)
         spent = np.array([self.ran[number].mean() for number in numbers])
         accuracy = np.array([self.splits[number].as_run.mean() for number in numbers])
         return path_of_points(spent, accuracy, *self._ends())
+
+    def _has_path(self, split: Split) -> bool:
+        """Whether it chooses between prompts or points, and it is known what its choices take."""
+        if split.fixed:
+            return False
+        return not split.matched or all(bool(np.isfinite(each).all()) for each in self._kept_and_sent(split))
 
     def _ends(self) -> tuple[Path, Path]:
         reference = self.splits[self.reference]

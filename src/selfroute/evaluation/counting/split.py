@@ -13,7 +13,7 @@ from selfroute.evaluation.counting.columns import Columns
 from selfroute.evaluation.counting.metrics import Bools, Floats, Ints
 from selfroute.evaluation.records import Setting
 
-__all__ = ["Shared", "Split", "reference_of", "splits_of"]
+__all__ = ["Shared", "Split", "caller_of", "reference_of", "splits_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,6 +136,11 @@ def splits_of(columns: Columns, *, seed: int, where: str = "") -> Shared:
 def reference_of(splits: Sequence[Split]) -> Split:
     """The strategy whose device stands for all: the first that never asks the cloud, else the first one."""
     return next((s for s in splits if s.fixed and not s.wants.any()), splits[0])
+
+
+def caller_of(splits: Sequence[Split]) -> Split:
+    """The strategy whose calls stand for the cloud alone: the first that always asks it, else the reference."""
+    return next((s for s in splits if s.fixed and s.wants.all()), reference_of(splits))
 
 
 def _check_same_rows(columns: Columns, place: Ints, prefix: str) -> None:
