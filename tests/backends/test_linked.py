@@ -12,7 +12,7 @@ import pytest
 
 from selfroute.backends.base import capability, complete
 from selfroute.backends.linked import Endpoint, Linked
-from selfroute.backends.sessions import Look, Session, Sessions
+from selfroute.backends.sessions import Judge, Look, Session, Sessions
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import BackendError, UnsupportedByBackend
 from selfroute.network.link import Network
@@ -135,6 +135,20 @@ async def test_a_link_that_is_stated_makes_it_wait(tiny: TransformersBackend) ->
     await session.close()
 
 
+async def test_it_ends_at_a_mark_as_the_model_in_this_process(tiny: TransformersBackend) -> None:
+    near, far = capability(tiny, Sessions).session(HELLO, SAMPLING), Linked(tiny).session(HELLO, SAMPLING)
+    whole = [token.token_id for token in await near.write(12)]
+    speller = tiny.speller()
+    speller.extend(whole)
+    mark = speller.take(last=True)[0][5:7]
+    await near.drop(12)
+    ours = [token.token_id for token in await near.write(12, until=("", mark))]
+    theirs = [token.token_id for token in await far.write(12, until=("", mark))]
+    assert theirs == ours and 0 < len(ours) < 12
+    await near.close()
+    await far.close()
+
+
 async def test_it_is_the_model_in_all_else(tiny: TransformersBackend) -> None:
     linked = Linked(tiny)
     assert (linked.name, linked.identity, linked.vocabulary) == ("tiny", tiny.identity, tiny.vocabulary)
@@ -146,8 +160,8 @@ async def test_it_is_the_model_in_all_else(tiny: TransformersBackend) -> None:
     assert (await beside.write(1))[0].view is not None and beside.used.up_bytes == 0
     await beside.close()
     behind = linked.session(HELLO, SAMPLING)
-    with pytest.raises(UnsupportedByBackend, match="no marks, no judge"):
-        await behind.write(3, until=["."])
+    with pytest.raises(UnsupportedByBackend, match="judges none"):
+        await behind.write(3, judge=Judge(lambda written: [1.0], 0.5))
     with pytest.raises(BackendError, match="no session 9"):
         await Endpoint(tiny).answer(b"\x09\0\0\0" + b"\0" * 11)
     with pytest.raises(BackendError, match="not an ask"):

@@ -50,6 +50,18 @@ async def test_a_judge_cuts_what_was_written(smollm2: Any) -> None:
     assert len(session.ids) == 2
 
 
+async def test_a_mark_ends_what_is_written(smollm2: Any) -> None:
+    sessions = capability(smollm2, Sessions)
+    whole = [token.token_id for token in await sessions.session(ASK, SAMPLING).write(6)]
+    speller = sessions.speller()
+    speller.extend(whole[:4])
+    text, _ = speller.take(last=True)
+    session = sessions.session(ASK, SAMPLING)
+    written = [token.token_id for token in await session.write(10, until=[text])]
+    assert written == whole[:4] == [*session.ids]
+    assert [token.token_id for token in await session.write(2)] == whole[4:6]
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.01])
 async def test_both_ends_are_the_model_alone(smollm2: Any, threshold: float) -> None:
     plain = PromptTemplate("", "", "{question}")

@@ -20,7 +20,8 @@ from selfroute.network.messages import (
 ids = st.lists(st.integers(0, 70_000), max_size=6).map(tuple)
 openings = st.none() | st.fixed_dictionaries({"messages": st.lists(st.text(max_size=9)), "luck": st.none()})
 asks = st.builds(
-    Ask, st.integers(0, 2**32 - 1), st.integers(0, 99), ids, st.integers(0, 99), st.booleans(), openings
+    Ask, st.integers(0, 2**32 - 1), st.integers(0, 99), ids, st.integers(0, 99), st.booleans(), openings,
+    st.lists(st.text(min_size=1, max_size=3), max_size=2).map(tuple),
 )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ class CompletionSessions:
     @property
     def gives(self) -> frozenset[str]:
         """See `Sessions`."""
-        return frozenset({"ids", "every", "top"} | ({"keeps"} if self._kind == "selfroute" else set()))
+        return frozenset({"ids", "every", "top", "until"} | ({"keeps"} if self._kind == "selfroute" else set()))
 
     @property
     def vocabulary(self) -> str:
@@ -163,7 +163,8 @@ class _Asking:
             choice = answer["choices"][0]
             ids = choice["token_ids"]
             logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or [0.0] * len(ids)
-            ends = choice.get("finish_reason") == "stop"
+            # A mark in the text stops vLLM too; then `stop_reason` names it.
+            ends = choice.get("finish_reason") == "stop" and not isinstance(choice.get("stop_reason"), str)
             written = [Written(_id(i), float(p)) for i, p in zip(ids, logprobs, strict=True)]
         except (LookupError, TypeError, ValueError, AttributeError):
             raise self._malformed("no token ids; is it a server that returns them?") from None
@@ -176,8 +177,8 @@ class _Asking:
         name = self._server.name
         return BackendUnavailable(f"{name}: the server answered {what}", backend=name, retryable=False)
 
-    def _check_asked(self, judge: Judge | None, until: Sequence[str]) -> None:
-        if judge is not None or any(until):
+    def _check_asked(self, judge: Judge | None) -> None:
+        if judge is not None:
             raise UnsupportedByBackend(f"{self._server.name}: an endpoint writes tokens, and judges none")
 
 
@@ -216,9 +217,9 @@ class Kept(_Asking):
     async def write(
         self, limit: int, *, until: Sequence[str] = (), judge: Judge | None = None, within_s: float | None = None
     ) -> list[Written]:
-        """See `Session`; marks and judges are not for an endpoint."""
-        self._check_asked(judge, until)
-        written = self._written(await self._call(limit), limit)
+        """See `Session`; judges are not for an endpoint."""
+        self._check_asked(judge)
+        written = self._written(await self._call(limit, until=until), limit)
         self._ids += [token.token_id for token in written]
         self._theirs = list(self._ids)
         return written
@@ -230,15 +231,15 @@ class Kept(_Asking):
             with suppress(BackendError):
                 await self._ask({"prompt": [], "max_tokens": 0, "selfroute": {"session": held, "close": True}})
 
-    async def _call(self, limit: int, *, every: int | None = None) -> dict[str, Any]:
+    async def _call(self, limit: int, *, every: int | None = None, until: Sequence[str] = ()) -> dict[str, Any]:
         """Send what is new, and ask for so many tokens; a session that the server has forgotten begins anew."""
         try:
-            answer = await self._send(limit, every)
+            answer = await self._send(limit, every, until)
         except BackendStatusError as error:
             if self._id is None or error.status_code != _GONE:
                 raise
             self._id, self._theirs = None, []
-            answer = await self._send(limit, every)
+            answer = await self._send(limit, every, until)
         self._count(answer)
         about = answer.get("selfroute")
         if not isinstance(about, Mapping) or not isinstance(about.get("session"), str):
@@ -247,7 +248,7 @@ class Kept(_Asking):
         self._theirs = list(self._ids)
         return answer
 
-    async def _send(self, limit: int, every: int | None) -> dict[str, Any]:
+    async def _send(self, limit: int, every: int | None, until: Sequence[str]) -> dict[str, Any]:
         at = next(
             (i for i, (own, their) in enumerate(zip(self._ids, self._theirs, strict=False)) if own != their),
             min(len(self._ids), len(self._theirs)),
@@ -265,6 +266,8 @@ class Kept(_Asking):
             about["top"] = self._look.top
         if every is not None:
             about["every"] = every
+        if any(until):
+            about["until"] = [mark for mark in until if mark]
         return await self._ask({"prompt": self._ids[at:], "max_tokens": limit, "selfroute": about})
 
 
@@ -314,9 +317,11 @@ class _Resent(_Asking):
     async def write(
         self, limit: int, *, until: Sequence[str] = (), judge: Judge | None = None, within_s: float | None = None
     ) -> list[Written]:
-        """See `Session`; marks and judges are not for an endpoint."""
-        self._check_asked(judge, until)
-        body = {"prompt": [*self._prompt, *self._ids], "max_tokens": limit, "return_token_ids": True}
+        """See `Session`; judges are not for an endpoint."""
+        self._check_asked(judge)
+        body: dict[str, Any] = {"prompt": [*self._prompt, *self._ids], "max_tokens": limit, "return_token_ids": True}
+        if any(until):
+            body |= {"stop": [mark for mark in until if mark], "include_stop_str_in_output": True}
         answer = await self._ask(body)
         self._count(answer)
         written = self._written(answer, limit)

@@ -56,7 +56,7 @@ class Endpoint:
         session = self._session(ask)
         await session.drop(ask.drop)
         views = await session.read(ask.ids, every=ask.every) if ask.ids or ask.every else []
-        written = await session.write(ask.limit) if ask.limit else []
+        written = await session.write(ask.limit, until=ask.until) if ask.limit else []
         ends = bool(written) and written[-1].ends
         places = tuple(Judged(view.drawn, view.given) for view in views)
         ids, used = tuple(token.token_id for token in written), session.used
@@ -180,9 +180,9 @@ class _LinkedSession:
     async def write(
         self, limit: int, *, until: Sequence[str] = (), judge: Judge | None = None, within_s: float | None = None
     ) -> list[Written]:
-        if until or judge is not None:
-            raise UnsupportedByBackend("a session behind a link writes tokens: no marks, no judge")
-        reply = await self._exchange(limit)
+        if judge is not None:
+            raise UnsupportedByBackend("a session behind a link writes tokens, and judges none")
+        reply = await self._exchange(limit, until=tuple(filter(None, until)))
         self._ids += reply.ids
         self._sent = len(self._ids)
         last = len(reply.ids) - 1
@@ -198,8 +198,8 @@ class _LinkedSession:
     async def close(self) -> None:
         await self._backend.endpoint.close(self._number)
 
-    async def _exchange(self, limit: int, *, every: bool = False) -> Reply:
-        ask = Ask(self._number, self._drop, tuple(self._ids[self._sent :]), limit, every, self._opening)
+    async def _exchange(self, limit: int, *, every: bool = False, until: tuple[str, ...] = ()) -> Reply:
+        ask = Ask(self._number, self._drop, tuple(self._ids[self._sent :]), limit, every, self._opening, until)
         try:
             up = encode_ask(ask)
         except BadMessage as error:

@@ -1,8 +1,8 @@
 """Sessions over llama.cpp's own `/completion`, which takes and returns ids and keeps what a slot has read.
 
 It gives the likeliest tokens, no hidden states, no entropy of the whole distribution, and cannot score given tokens
-(llama.cpp#27174). A judge is asked here, after a few tokens were written: those behind one that it turns down were
-written for nothing, and the slot forgets them with the next call.
+(llama.cpp#27174). A judge is asked, and a mark looked for, here, after a few tokens were written: those behind one that
+is turned down, or behind the mark, were written for nothing, and the slot forgets them with the next call.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 from selfroute.backends.base import Asked
 from selfroute.backends.flight import closing
 from selfroute.backends.sessions import NO_LOOK, Judge, Look, Speller, View, Written, fingerprint
-from selfroute.backends.torch.tokens import RowText
+from selfroute.backends.torch.tokens import RowText, until_mark
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.types import Message, Sampling, Usage
 
@@ -37,7 +37,7 @@ class LlamaSessions:
         path: the GGUF file, which holds the vocabulary.
     """
 
-    gives = frozenset({"ids", "top", "judge", "keeps", "spell"})
+    gives = frozenset({"ids", "top", "judge", "keeps", "spell", "until"})
 
     def __init__(self, server: Asked, address: str, path: Path) -> None:
         self.name = server.name
@@ -78,7 +78,14 @@ class LlamaSessions:
         prompt = [int(i) for i in self.post("tokenize", asked).get("tokens") or []]
         seed = sampling.seed if luck is None else luck
         return LlamaSession(
-            self._server, prompt, sampling, look=look, seed=seed, vocabulary=self.vocabulary, size=len(self._tokens)
+            self._server,
+            self,
+            prompt,
+            sampling,
+            look=look,
+            seed=seed,
+            vocabulary=self.vocabulary,
+            size=len(self._tokens),
         )
 
     def speller(self, stop: Sequence[str] = ()) -> Speller:
@@ -109,6 +116,7 @@ class LlamaSession:
     def __init__(
         self,
         server: Asked,
+        decoder: Any,
         prompt: list[int],
         sampling: Sampling,
         *,
@@ -119,6 +127,7 @@ class LlamaSession:
     ) -> None:
         self.vocabulary = vocabulary
         self._server, self._prompt, self._sampling, self._look = server, prompt, sampling, look
+        self._decoder = decoder
         self._seed, self._size = seed, size
         self._ids: list[int] = []
         self._usage = Usage()
@@ -151,13 +160,28 @@ class LlamaSession:
         """See `Session`; it comes back after a few tokens where it is judged or in a hurry."""
         self._check()
         if any(until):
-            raise UnsupportedByBackend(f"{self._server.name}: a session on llama.cpp ends at no marks")
+            return await self._write_to(until, limit, judge)
         hurried = judge is not None or within_s is not None
         written = await self._write(min(limit, _STRETCH) if hurried else limit)
         if judge is not None:
             written = _judged(judge, written)
         self._ids += [token.token_id for token in written if token.kept]
         return written
+
+    async def _write_to(self, marks: Sequence[str], limit: int, judge: Judge | None) -> list[Written]:
+        """Stretch by stretch, up to the token that completes a mark."""
+        completes, found = until_mark(self._decoder, self._ids, marks), list[Written]()
+        while len(found) < limit:
+            some = await self._write(min(limit - len(found), _STRETCH))
+            if judge is not None:
+                some = _judged(judge, some)
+            last = next((i for i, token in enumerate(some) if completes(token)), None)
+            some = some if last is None else some[: last + 1]
+            found += some
+            self._ids += [token.token_id for token in some if token.kept]
+            if last is not None or some[-1].ends or not some[-1].kept:
+                break
+        return found
 
     async def drop(self, count: int) -> None:
         """See `Session`."""

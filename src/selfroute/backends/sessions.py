@@ -195,7 +195,7 @@ class Sessions(Protocol):
         gives: what its sessions can do beyond writing: "ids" (exchange token ids), "every" (score given tokens in one
             pass), "top", "entropy" and "hidden" (see `Look`), "judge" (judge each token before the model reads it),
             "keeps" (what was read once is not read again with the next call), "spell" (spell ids: who has it can be the
-            device).
+            device), "until" (end at marks in the text).
         vocabulary: as in `Session`.
     """
 

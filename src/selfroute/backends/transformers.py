@@ -176,7 +176,7 @@ class TransformersBackend(Backend):
     @property
     def gives(self) -> frozenset[str]:
         """See `selfroute.backends.sessions.Sessions`."""
-        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge", "keeps", "spell"})
+        return frozenset({"ids", "every", "top", "entropy", "hidden", "judge", "keeps", "spell", "until"})
 
     @cached_property
     def vocabulary(self) -> str:

@@ -57,7 +57,7 @@ class OpenAnswers:
         sessions = find_capability(model, Sessions)
         if sessions is None or "ids" not in sessions.gives:
             return {}
-        return {"vocabulary": sessions.vocabulary, "gives": sorted(sessions.gives & {"ids", "every", "top"})}
+        return {"vocabulary": sessions.vocabulary, "gives": sorted(sessions.gives & {"ids", "every", "top", "until"})}
 
     async def answer(self, model: Backend, body: Mapping[str, Any]) -> dict[str, Any]:
         """Do what a call asks for.
@@ -99,7 +99,7 @@ class OpenAnswers:
             views = await session.read(prompt[len(prompt) - scored :], every=True)
         else:
             await session.read(prompt)
-        written = await session.write(limit) if limit else []
+        written = await session.write(limit, until=_marks(about)) if limit else []
         return self._said(name, opened, written, views)
 
     def _find(self, model: Backend, body: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[str, _Open]:
@@ -187,6 +187,13 @@ def _shown(view: View) -> dict[str, Any]:
 def _ids(value: Any) -> list[int]:
     if not isinstance(value, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in value):
         raise bad_request("prompt", "must be a list of token ids")
+    return value
+
+
+def _marks(about: Mapping[str, Any]) -> list[str]:
+    value = about.get("until", [])
+    if not isinstance(value, list) or not all(isinstance(mark, str) and mark for mark in value):
+        raise bad_request("selfroute.until", "must be a list of texts")
     return value
 
 

@@ -1,8 +1,8 @@
 """What two sides of one answer say to each other, as bytes.
 
 An ask says what is new since the last one: how many of the last tokens to forget, the tokens that the other side wrote
-meanwhile, and what is wanted: to write on, or to judge these tokens. The first one carries the conversation. Token ids
-take two bytes where the vocabulary allows it, else four. All numbers are little-endian.
+meanwhile, and what is wanted: to write on, to a mark if one is given, or to judge these tokens. The first one carries
+the conversation. Token ids take two bytes where the vocabulary allows it, else four. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ASK = struct.Struct("<IBHHHI")
 # Flags, ids, judged places, tokens read, tokens times layers.
 _REPLY = struct.Struct("<BHHIQ")
 _PLACE = struct.Struct("<f")
-_WIDE, _EVERY, _ENDS = 1, 2, 4
+_WIDE, _EVERY, _ENDS, _UNTIL = 1, 2, 4, 8
 _NARROW_IDS = 1 << 16
 
 
@@ -39,6 +39,7 @@ class Ask:
         limit: most tokens to write; 0 for none.
         every: judge each of `ids`.
         opening: what opens the session, plain JSON values; None after the first ask.
+        until: marks in the text, after the first of which to stop writing.
     """
 
     session: int
@@ -47,6 +48,7 @@ class Ask:
     limit: int = 0
     every: bool = False
     opening: Any = None
+    until: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,9 @@ def encode_ask(ask: Ask) -> bytes:
         BadMessage: more than 65,535 tokens at once.
     """
     wide = any(token >= _NARROW_IDS for token in ask.ids)
-    text = b"" if ask.opening is None else json.dumps(ask.opening, ensure_ascii=False, separators=(",", ":")).encode()
-    flags = _WIDE * wide | _EVERY * ask.every
+    said = [ask.opening, ask.until] if ask.until else ask.opening
+    text = b"" if said is None else json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode()
+    flags = _WIDE * wide | _EVERY * ask.every | _UNTIL * bool(ask.until)
     try:
         head = _ASK.pack(ask.session, flags, ask.drop, ask.limit, len(ask.ids), len(text))
     except struct.error as error:
@@ -106,10 +109,11 @@ def decode_ask(data: bytes) -> Ask:
     if len(rest) != length:
         raise BadMessage(f"{len(rest)} bytes of text, not {length}")
     try:
-        opening = json.loads(rest) if length else None
+        said = json.loads(rest) if length else None
     except ValueError:
         raise BadMessage("the text is no JSON") from None
-    return Ask(session, drop, ids, limit, bool(flags & _EVERY), opening)
+    opening, until = _with_marks(said) if flags & _UNTIL else (said, ())
+    return Ask(session, drop, ids, limit, bool(flags & _EVERY), opening, until)
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -143,6 +147,13 @@ def decode_reply(data: bytes) -> Reply:
     given = [value for (value,) in _PLACE.iter_unpack(rest)] + [None] * bool(judged)
     places = tuple(Judged(*pair) for pair in zip(drawn, given, strict=True))
     return Reply(ids, bool(flags & _ENDS), places, read, layer_tokens)
+
+
+def _with_marks(said: Any) -> tuple[Any, tuple[str, ...]]:
+    opening, marks = said if isinstance(said, list) and len(said) == 2 else (None, None)
+    if not isinstance(marks, list) or not all(isinstance(mark, str) and mark for mark in marks):
+        raise BadMessage("the text holds no marks")
+    return opening, tuple(marks)
 
 
 def _head(shape: struct.Struct, data: bytes) -> tuple[int, ...]:

@@ -195,7 +195,7 @@ class TestAlternations:
 class TestSession:
     def test_is_a_capability(self, tiny: TransformersBackend) -> None:
         assert capability(tiny, Sessions) is tiny
-        assert {"ids", "every", "top", "entropy", "hidden", "judge", "keeps", "spell"} == tiny.gives
+        assert {"ids", "every", "top", "entropy", "hidden", "judge", "keeps", "spell", "until"} == tiny.gives
 
     @pytest.mark.parametrize("sampling", [Sampling(max_tokens=30), Sampling(temperature=1.0, seed=4, max_tokens=30)])
     async def test_writes_what_a_stream_writes(self, tiny: TransformersBackend, sampling: Sampling) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from selfroute.backends.sessions import Judge, Look, View, Written
 from selfroute.backends.torch.kv_pool import KVPool, Row, Seen
 from selfroute.backends.torch.sampler import check_heat, draw, evaluating
-from selfroute.backends.torch.tokens import RowText
+from selfroute.backends.torch.tokens import until_mark
 from selfroute.errors import BackendError, ContextLengthExceeded, SelfRouteError
 from selfroute.types import Sampling, Usage
 
@@ -35,8 +35,6 @@ _GATHER_S = 0.002
 # How long it waits before it puts its rows away.
 _REST_S = 0.05
 _MORE_LUCK = 256
-# Tokens of the answer before, in which a mark may begin.
-_CONTEXT = 32
 
 
 class Line:
@@ -576,7 +574,7 @@ class TorchSession:
         if room < 1:
             raise self._full()
         deadline = None if within_s is None else time.monotonic() + within_s
-        marks = _until(self._tokenizer, self.ids, until) if any(until) else None
+        marks = until_mark(self._tokenizer, self.ids, until) if any(until) else None
         written: list[Written] = await self._ask(
             lambda done: WriteJob(
                 self._line, done, limit=min(limit, room), judge=judge, deadline=deadline, on_token=marks
@@ -632,21 +630,3 @@ class TorchSession:
             f"{name}: prompt and answer fill the model's window of {self._window} tokens; shorten the conversation",
             backend=name,
         )
-
-
-def _until(
-    tokenizer: PreTrainedTokenizerBase, before: Sequence[int], marks: Sequence[str]
-) -> Callable[[Written], bool]:
-    """Tells of each further token whether it completes a mark."""
-    text = RowText(tokenizer)
-    for token_id in before[-_CONTEXT:]:
-        text.push(token_id)
-
-    def ends(token: Written) -> bool:
-        if not token.kept:
-            return False
-        begin = len(text.text)
-        text.push(token.token_id)
-        return any(mark in text.text[max(0, begin - len(mark) + 1) :] for mark in marks if mark)
-
-    return ends

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from selfroute.backends.sessions import Written
 from selfroute.types import Token
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["RowText", "TokenTexts", "forbid_table"]
+__all__ = ["RowText", "TokenTexts", "forbid_table", "until_mark"]
 
 # What a decoder writes for bytes that are not, or not yet, a character.
 _INCOMPLETE = "\ufffd"
 _FORBIDDEN = -1
+# Tokens before, in which a mark may begin.
+_CONTEXT = 32
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
@@ -149,6 +152,27 @@ class RowText:
         longest = max(map(len, self._stop), default=1) - 1
         sizes = range(min(longest, len(self.text)), 0, -1)
         return next((n for n in sizes if any(s.startswith(self.text[-n:]) for s in self._stop)), 0)
+
+
+def until_mark(
+    tokenizer: PreTrainedTokenizerBase, before: Sequence[int], marks: Sequence[str]
+) -> Callable[[Written], bool]:
+    """Tells of each further token of an answer whether it completes a mark in the text.
+
+    Args:
+        before: tokens that the answer has already.
+    """
+    text = RowText(tokenizer)
+    text.extend(before[-_CONTEXT:])
+
+    def ends(token: Written) -> bool:
+        if not token.kept:
+            return False
+        begin = len(text.text)
+        text.push(token.token_id)
+        return any(mark in text.text[max(0, begin - len(mark) + 1) :] for mark in marks if mark)
+
+    return ends
 
 
 def forbid_table(texts: Sequence[str], strings: Sequence[str]) -> Tensor:
