@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from tests.gateway.live import Live, ask, gateway, running
-from tests.strategies.inside.pair import PLAIN, SAMPLING, alike, model
+from tests.strategies.inside.pair import PLAIN, SAMPLING, WORDS, alike, model
 from tests.strategies.inside.pair import ask as question
 from tests.strategies.inside.pair import sides as sides_of
 
@@ -22,14 +22,18 @@ from selfroute.errors import ConfigError
 from selfroute.gateway.app import Gateway
 from selfroute.gateway.guard import Guard
 from selfroute.gateway.service import Service, SingleService
+from selfroute.scores.steps import RandomDoubt
 from selfroute.scores.tokens import MaxProbability
 from selfroute.strategies.base import answer, check_sides
+from selfroute.strategies.inside.checkers import ByView
 from selfroute.strategies.inside.speculative import Speculative
+from selfroute.strategies.inside.step_level import StepLevel
 from selfroute.strategies.inside.token_level import TokenLevel
 from selfroute.types import Sampling
 
 HALF = TokenLevel(scorer=MaxProbability(), threshold=0.4)
 CLOUD = TokenLevel(scorer=MaxProbability(), threshold=1.01)
+STEPS = StepLevel(checker=ByView(scorer=RandomDoubt()), threshold=0.5, step_end="w3", max_step_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ async def nothing_is_held(*backends: Any) -> None:
 class TestSocket:
     @pytest.mark.parametrize(
         "strategy",
-        [HALF, CLOUD, Speculative(), Speculative(block=2)],
+        [HALF, CLOUD, Speculative(), Speculative(block=2), STEPS],
         ids=lambda strategy: f"{strategy.name}-{getattr(strategy, 'threshold', '')}",
     )
     @pytest.mark.parametrize("sampling", [SAMPLING, Sampling(max_tokens=40, temperature=1.0, seed=5)])
@@ -150,6 +154,7 @@ class TestSocket:
             ({"selfroute": {"messages": []}}, 400, "must be a list of 1 to"),
             ({"selfroute": {"messages": [{"role": "user"}]}}, 400, "a role and text"),
             ({"selfroute": 3}, 400, "must be an object"),
+            ({"selfroute": {"messages": [{"role": "user", "content": "w1"}], "until": [""]}}, 400, "a list of texts"),
             ({"prompt": [999999]}, 502, "token 999999 is outside its vocabulary"),
         ],
     )
@@ -234,9 +239,10 @@ class TestGateway:
     def cloud(self, device: Any) -> Any:
         return alike(device, share=0.25, seed=2)
 
-    async def test_pieces_stream_with_their_writer(self, device: Any, cloud: Any) -> None:
-        expected = await answer(HALF, sides_of(device, cloud), question(2), SAMPLING)
-        with gateway(pair(device, cloud, HALF)) as live:
+    @pytest.mark.parametrize("strategy", [HALF, STEPS], ids=lambda strategy: strategy.name)
+    async def test_pieces_stream_with_their_writer(self, device: Any, cloud: Any, strategy: Any) -> None:
+        expected = await answer(strategy, sides_of(device, cloud), question(2), SAMPLING)
+        with gateway(pair(device, cloud, strategy)) as live:
             async with live.async_client() as client:
                 stream = await client.chat.completions.create(
                     model="selfroute",
@@ -328,9 +334,14 @@ def vllm(model: Any) -> Any:
         asked = json.loads((await receive())["body"])
         ids, written = list(asked["prompt"]), []
         assert asked["return_token_ids"] and isinstance(ids[0], int)
-        while len(written) < asked["max_tokens"] and written[-1:] != [0]:
+        marks = asked.get("stop", [])
+        assert asked.get("include_stop_str_in_output", False) == bool(marks)
+        found: list[str] = []
+        while len(written) < asked["max_tokens"] and written[-1:] != [0] and not found:
             written.append(int(logprobs([*ids, *written])[-1].argmax()))
-        choice = {"token_ids": written, "finish_reason": "stop" if written[-1] == 0 else "length"}
+            found = [mark for mark in marks if mark in WORDS[written[-1]]]
+        reason = "stop" if written[-1] == 0 or found else "length"
+        choice = {"token_ids": written, "finish_reason": reason, "stop_reason": found[0] if found else None}
         if "prompt_logprobs" in asked:
             choice["prompt_logprobs"] = scored(ids)
         usage = {"prompt_tokens": len(ids), "completion_tokens": len(written)}
@@ -344,7 +355,7 @@ def vllm(model: Any) -> Any:
 
 @pytest.mark.parametrize(
     "strategy",
-    [HALF, CLOUD, Speculative()],
+    [HALF, CLOUD, Speculative(), STEPS],
     ids=lambda strategy: f"{strategy.name}-{getattr(strategy, 'threshold', '')}",
 )
 async def test_an_endpoint_that_keeps_nothing_gets_all_ids_each_time(
@@ -362,5 +373,5 @@ async def test_an_endpoint_that_keeps_nothing_gets_all_ids_each_time(
                 here = await answer(strategy, sides_of(device, cloud), question(i), SAMPLING)
                 there = await answer(strategy, pair, question(i), SAMPLING)
                 assert (there.text, there.error) == (here.text, None)
-                if here.usage("cloud").completion_tokens > 1:
+                if sum(segment.source == "cloud" for segment in here.segments) > 1:
                     assert there.usage("cloud").prompt_tokens > here.usage("cloud").prompt_tokens

@@ -38,11 +38,11 @@ from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
 from selfroute.prompts import PromptTemplate
 from selfroute.strategies.base import Sides
-from selfroute.tasks.base import Row, Task
+from selfroute.tasks.base import Row, Stepwise, Task
 from selfroute.types import Completion, Sampling
 
 if TYPE_CHECKING:
-    from selfroute.evaluation.bench import Bench, Engine
+    from selfroute.evaluation.bench import Bench, Engine, Entrant
     from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
@@ -198,6 +198,7 @@ async def open_bench(
             made += baselines
         entrants = [Entrant(strategy=baseline.strategy, sides=sides) for baseline in baselines]
         entrants += make_entrants(recipe.entrants, sides)
+        _check_marks(entrants, task)
         entrants += make_policies(
             {name: asked[f"policies.{name}"].sides(shared, model) for name, model in policies.items()},
             alone=recipe.alone,
@@ -215,6 +216,23 @@ async def open_bench(
             solve_temperature=recipe.solve_temperature,
             seed=recipe.seed,
         )
+
+
+def _check_marks(entrants: Sequence[Entrant], task: Task) -> None:
+    """See that steps end where the task's do, where it has any.
+
+    Raises:
+        ConfigError: a mark that never occurs in its answers.
+    """
+    if not isinstance(task, Stepwise):
+        return
+    for entrant in entrants:
+        mark = getattr(entrant.strategy, "step_end", task.step_end)
+        if mark != task.step_end:
+            raise ConfigError(
+                f"entrants: step_end {mark!r} of {entrant.name} never occurs in answers to {task.name}; write "
+                f"{task.step_end!r}"
+            )
 
 
 def _prompts(

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from selfroute.types import Message, Sampling, Usage
 
-__all__ = ["NO_LOOK", "Judge", "Look", "Session", "Sessions", "Speller", "View", "Written", "fingerprint"]
+__all__ = ["NO_LOOK", "Encodes", "Judge", "Look", "Session", "Sessions", "Speller", "View", "Written", "fingerprint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +224,22 @@ class Sessions(Protocol):
 
     def speller(self, stop: Sequence[str] = ()) -> Speller:
         """What spells the ids of an answer; one for each answer."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Optional capability: the ids of a text, for sessions to read.
+
+    Attributes:
+        end_id: the token that ends an answer.
+    """
+
+    @property
+    def end_id(self) -> int: ...
+
+    def ids_of(self, text: str) -> list[int]:
+        """Ids that spell a text as it stands inside an answer."""
         ...
 
 

@@ -23,7 +23,7 @@ from selfroute.backends.files import is_path
 from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
 from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
-from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table
+from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table, inner_ids
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
@@ -209,6 +209,16 @@ class TransformersBackend(Backend):
     def speller(self, stop: Sequence[str] = ()) -> RowText:
         """See `selfroute.backends.sessions.Sessions`."""
         return RowText(self.tokenizer, stop)
+
+    @property
+    def end_id(self) -> int:
+        """See `selfroute.backends.sessions.Encodes`."""
+        end = self.tokenizer.eos_token_id
+        return min(self._eos) if end is None else int(end)
+
+    def ids_of(self, text: str) -> list[int]:
+        """See `selfroute.backends.sessions.Encodes`."""
+        return inner_ids(self.tokenizer, text)
 
     def _running(self) -> Engine:
         """The worker of sessions and streams."""

@@ -171,6 +171,11 @@ STRATEGIES = Table(
         example="{token_level: {scorer: max_probability, threshold: 0.5}}",
     ),
     StrategyEntry(
+        name="step_level",
+        place="selfroute.strategies.inside.catalogue:step_level",
+        example="{step_level: {checker: min_probability, threshold: 0.5}}",
+    ),
+    StrategyEntry(
         name="speculative",
         place="selfroute.strategies.inside.speculative:Speculative",
         example="{speculative: {block: 4}}",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["RowText", "TokenTexts", "forbid_table", "until_mark"]
+__all__ = ["RowText", "TokenTexts", "forbid_table", "inner_ids", "until_mark"]
 
 # What a decoder writes for bytes that are not, or not yet, a character.
 _INCOMPLETE = "\ufffd"
@@ -26,6 +26,16 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     """Text of token ids; special tokens leave no text, added ones keep theirs."""
     text = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return str(text)
+
+
+def inner_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that stands behind another; some tokenizers put a space before the first word of all."""
+    anchor: list[int] = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(f"\n{text}", add_special_tokens=False)["input_ids"]
+    if ids[: len(anchor)] == anchor:
+        return ids[len(anchor) :]
+    plain: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return plain
 
 
 class TokenTexts:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from selfroute.bounds import Count, NotNegative, Whole, suggest
 from selfroute.errors import ConfigError
+from selfroute.scores.steps import FirstEntropy, MinProbability, RandomDoubt, Tags
 from selfroute.scores.tokens import Entropy, HeadKind, MaxProbability, RandomScore, TokenHead, TokenScorer
+from selfroute.strategies.inside.checkers import ByCloud, ByForesight, ByReward, ByTag, ByView, Checker
+from selfroute.strategies.inside.step_level import Mode, StepLevel
 from selfroute.strategies.inside.token_level import Foresight, TokenLevel
 
-__all__ = ["HEADS", "SCORERS", "token_level"]
+__all__ = ["CHECKERS", "HEADS", "SCORERS", "step_level", "token_level"]
 
 # What needs no training, by name, from a seed.
 SCORERS: Mapping[str, Callable[[int], TokenScorer | Foresight]] = {
@@ -80,3 +84,104 @@ def _head(scorer: str, folder: Path | None) -> TokenHead:
         name = next((name for name, kinds in HEADS.items() if head.kind in kinds), "reward_head")
         raise ConfigError(f"scorer: '{folder}' was trained as {head.kind}, not for {scorer}; write scorer: {name}")
     return head
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Given:
+    """What a recipe gives for a checker."""
+
+    tags: Tags | None
+    prm: Path | None
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A checker: how it is made, and the doubt that its paper lets stand; None where a recipe has to say."""
+
+    make: Callable[[_Given], Checker]
+    threshold: float | None = None
+
+
+def _by_tag(given: _Given) -> Checker:
+    if given.tags is None:
+        raise ConfigError("tags: missing for checker tag; name the folder that algorithm: adaswitch made")
+    return ByTag(tags=given.tags)
+
+
+def _by_reward(given: _Given) -> Checker:
+    if given.prm is None:
+        raise ConfigError("prm: missing for checker prm; name the folder of a token classifier that rates steps")
+    # By its name: this room loads no model library.
+    return ByReward(reward=import_module("selfroute.scores.step_reward").StepReward.load(given.prm))
+
+
+CHECKERS: Mapping[str, _Kind] = {
+    "tag": _Kind(_by_tag, 0.5),
+    "min_probability": _Kind(lambda given: ByView(scorer=MinProbability())),
+    "first_entropy": _Kind(lambda given: ByView(scorer=FirstEntropy(), look=FirstEntropy.look, before=True), 1.0),
+    "prm": _Kind(_by_reward, 0.3),  # accepts rewards from 0.7
+    "cloud_judge": _Kind(lambda given: ByCloud(), 0.25),  # accepts digits from 7
+    "oracle": _Kind(lambda given: ByForesight(), 0.9),
+    "random": _Kind(lambda given: ByView(scorer=RandomDoubt(given.seed))),
+}
+
+
+def step_level(
+    *,
+    checker: str = "min_probability",
+    threshold: float | None = None,
+    mode: Mode = "cloud",
+    step_end: str | None = None,
+    tags: Path | None = None,
+    prm: Path | None = None,
+    max_step_tokens: Count = 128,
+    max_cloud_tokens: Whole | None = None,
+    seed: int = 0,
+    points: tuple[float, ...] | None = None,
+) -> StepLevel:
+    """The device writes step by step, and a step that is doubted too much is written anew, by the cloud or by itself
+    (arXiv 2410.13181).
+
+    Args:
+        checker: who doubts: `tag`, `min_probability`, `first_entropy`, `prm`, `cloud_judge`, `random`, or `oracle`, the
+            cloud's own distribution, which nobody has in time.
+        threshold: δ, the most doubt with which a step stands; below 0 the cloud writes every step. By default that of
+            the checker's paper.
+        mode: who writes a doubted step: the `cloud`, or the device once more (`reflection`).
+        step_end: the text that ends a step; by default that of `tags`, or a line break.
+        tags: folder of a device that was trained to tag its steps.
+        prm: folder of a process reward model.
+        max_step_tokens: most tokens of one step.
+        max_cloud_tokens: most that the cloud writes of an answer; null for all.
+        seed: of the random doubt.
+        points: values of δ in an evaluation.
+
+    Raises:
+        ConfigError: an unknown checker, a folder that is missing or not asked for, or no threshold.
+    """
+    if checker not in CHECKERS:
+        raise ConfigError(
+            f"checker: unknown checker '{checker}'{suggest(checker, CHECKERS)}; known: {', '.join(CHECKERS)}"
+        )
+    kind, known = CHECKERS[checker], None if tags is None else Tags.load(tags)
+    if prm is not None and checker != "prm":
+        raise ConfigError(f"prm: {checker} asks no reward model; leave prm out, or write checker: prm")
+    if known is not None and step_end not in (None, known.step_end):
+        raise ConfigError(f"step_end: {step_end!r} ends no step of the device in '{tags}'; write {known.step_end!r}")
+    threshold = kind.threshold if threshold is None else threshold
+    if threshold is None:
+        raise ConfigError(f"threshold: missing for checker {checker}; give the most doubt that stands, e.g. 0.5")
+    given = StepLevel(
+        checker=kind.make(_Given(tags=known, prm=prm, seed=seed)),
+        threshold=threshold,
+        mode=mode,
+        step_end=step_end if step_end is not None else "\n" if known is None else known.step_end,
+        tags=known,
+        max_step_tokens=max_step_tokens,
+        max_cloud_tokens=max_cloud_tokens,
+    )
+    return given if points is None else replace(given, points=points)

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from selfroute.backends.base import Backend, capability
+from selfroute.backends.base import Backend, capability, complete
 from selfroute.backends.sessions import NO_LOOK, Judge, Look, Session, Sessions, Written
 from selfroute.budget.base import Estimate, Lease
 from selfroute.budget.estimate import most_used
@@ -22,11 +22,24 @@ from selfroute.handoff import Piece, StreamParser
 from selfroute.prices import Price
 from selfroute.strategies.base import Sides
 from selfroute.strategies.sides import muzzled
-from selfroute.types import Message, Part, Reason, Refusal, Sampling, Segment, Source, TextDelta, Trace, Usage
+from selfroute.types import (
+    Completion,
+    Message,
+    Part,
+    Reason,
+    Refusal,
+    Sampling,
+    Segment,
+    Source,
+    TextDelta,
+    Trace,
+    Usage,
+)
 
 __all__ = ["Joint", "check_pair", "joint"]
 
 T = TypeVar("T")
+NOTHING = Usage()
 
 # How long a device writes before what it wrote is shown: at first, and at most.
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 0.4
@@ -79,9 +92,10 @@ class Joint:
         luck: int | None,
         max_cloud_tokens: int | None,
         reads: Callable[[int], int],
+        beside: Usage,
     ) -> None:
         self._sides, self._messages, self._sampling = sides, messages, sampling
-        self._strategy, self._luck, self._reads = strategy, luck, reads
+        self._strategy, self._luck, self._reads, self._beside = strategy, luck, reads, beside
         self._most = sampling.max_tokens if max_cloud_tokens is None else min(max_cloud_tokens, sampling.max_tokens)
         prompt = sides.template.device_messages(messages, offer_handoff=False)
         self.device = _open(sides.device, prompt, *muzzled(sampling), look=look, luck=luck)
@@ -94,7 +108,7 @@ class Joint:
         self._segments: list[Segment] = []
         self._booked: dict[Source, Usage] = {"device": Usage(), "cloud": Usage()}
         self._waited: dict[Source, float] = {"device": 0.0, "cloud": 0.0}
-        self._extra = Usage()  # tokens that the cloud wrote as a view
+        self._extra = Usage()  # of the cloud, what its session does not count
         self._shown = self._ended = self._started = False
         self._score: float | None = None
         self._reason: Reason = "answered"
@@ -107,6 +121,16 @@ class Joint:
     @property
     def tokens(self) -> int:
         return len(self._ids)
+
+    @property
+    def ids(self) -> Sequence[int]:
+        """The tokens of the answer that are settled; the device's session may hold more."""
+        return self._ids
+
+    @property
+    def text(self) -> str:
+        """The text of these tokens."""
+        return "".join(segment.text for segment in self._segments if segment.part == "answer")
 
     @property
     def left(self) -> int:
@@ -124,10 +148,13 @@ class Joint:
 
     # --- writing
 
-    async def device_writes(self, limit: int, *, judge: Judge | None = None, shown: bool = True) -> list[Written]:
+    async def device_writes(
+        self, limit: int, *, until: Sequence[str] = (), judge: Judge | None = None, shown: bool = True
+    ) -> list[Written]:
         """Let the device write on; nothing of it is settled yet.
 
         Args:
+            until: as in `Session.write`.
             shown: come back in time for the reader: soon at first, then less and less often, as each time takes it
                 out of its batch.
 
@@ -136,12 +163,24 @@ class Joint:
         """
         within_s = self._patience_s if shown else None
         self._patience_s = min(2 * self._patience_s, _MOST_PATIENCE_S)
-        return await self._timed("device", self.device.write(limit, judge=judge, within_s=within_s))
+        return await self._timed("device", self.device.write(limit, until=until, judge=judge, within_s=within_s))
 
-    async def cloud_writes(self, limit: int, *, score: float | None = None) -> list[Written] | None:
+    async def cloud_writes(
+        self,
+        limit: int,
+        *,
+        score: float | None = None,
+        until: Sequence[str] = (),
+        take: Callable[[Sequence[int]], Awaitable[object]] | None = None,
+    ) -> list[Written] | None:
         """Let the cloud read what is new to it and write on, and the device read that; None if it does not.
 
         What it wrote is not settled yet.
+
+        Args:
+            score: as in `asking`.
+            until: as in `Session.write`.
+            take: puts what the cloud wrote into the device's session; by default it is read.
         """
         wanted = min(limit, self.cloud_left)
         if wanted < 1:
@@ -150,13 +189,13 @@ class Joint:
         async def write(cloud: Session) -> list[Written]:
             await cloud.read(self._ids[self._sent :])
             self._sent = len(self._ids)
-            written = await cloud.write(wanted)
+            written = await cloud.write(wanted, until=until)
             if not 0 < len(written) <= wanted:
                 raise BackendError(
                     f"{self._cloud_side.name}: {len(written)} tokens came, and 1 to {wanted} were asked for",
                     backend=self._cloud_side.name,
                 )
-            await self.device.read([token.token_id for token in written])
+            await (take or self.device.read)([token.token_id for token in written])
             self._sent += len(written)
             return written
 
@@ -185,17 +224,38 @@ class Joint:
         self._started, self._reason = True, "judged"
         return answer
 
+    async def beside(
+        self, messages: Sequence[Message], sampling: Sampling, *, score: float | None = None
+    ) -> Completion | None:
+        """Ask the cloud something beside the answer, under the same lease; None if it refuses or fails."""
+        if self.failed:
+            return None
+        try:
+            await (await self._leased(score)).sent()
+            said = await self._timed("cloud", complete(self._cloud_side, messages, sampling))
+        except (BudgetExceeded, BudgetUnavailable, BackendError, UnsupportedByBackend) as error:
+            self._note_failure(error)
+            return None
+        self._started = True
+        self._extra += replace(said.usage, calls=1)
+        self._append("cloud", "probe", said.text, None)
+        return said
+
     def _check_vocabulary(self, cloud: Session) -> None:
         if cloud.vocabulary != self.device.vocabulary:
             name = self._cloud_side.name
             raise BackendError(f"{name}: its vocabulary is not the device's; name a cloud of its family", backend=name)
 
     async def _open_cloud(self, score: float | None) -> None:
-        cloud = self._cloud_side
-        estimate = self._estimate(cloud)
-        self._lease = await self._sides.budget.reserve(estimate, score=score)
-        self._cloud = _open(cloud, self._messages, self._sampling, look=NO_LOOK, luck=self._luck)
-        await self._lease.sent()
+        lease = await self._leased(score)
+        self._cloud = _open(self._cloud_side, self._messages, self._sampling, look=NO_LOOK, luck=self._luck)
+        await lease.sent()
+
+    async def _leased(self, score: float | None) -> Lease:
+        """The answer's lease; reserved with the first question to the cloud."""
+        if self._lease is None:
+            self._lease = await self._sides.budget.reserve(self._estimate(self._cloud_side), score=score)
+        return self._lease
 
     @property
     def _cloud_side(self) -> Backend:
@@ -210,7 +270,7 @@ class Joint:
         most = self._sampling.max_tokens
         # A cloud that keeps nothing reads prompt and answer with every call.
         read = plain.prompt_tokens + self._reads(most) if keeps else (plain.prompt_tokens + most) * max(1, self._most)
-        usage = Usage(read, self._most)
+        usage = Usage(read, self._most) + self._beside
         return Estimate(usage, price.cost_usd(usage))
 
     def _note_failure(self, error: Exception) -> None:
@@ -355,7 +415,8 @@ class Joint:
         lease, self._lease = self._lease, None
         if lease is None:
             return
-        used = Usage() if self._cloud is None else replace(self._cloud.used, calls=1) + self._extra
+        used = Usage() if self._cloud is None else replace(self._cloud.used, calls=1)
+        used += self._extra
         if self._started or used.prompt_tokens or used.completion_tokens:
             await lease.spend(used, self._price("cloud").cost_usd(used))
         await lease.close()
@@ -372,6 +433,7 @@ async def joint(
     luck: int | None = None,
     max_cloud_tokens: int | None = None,
     reads: Callable[[int], int] = lambda most: most,
+    beside: Usage = NOTHING,
 ) -> AsyncIterator[Joint]:
     """Open an answer; both sides' caches and the lease are let go of at its end, also where its reader leaves.
 
@@ -381,6 +443,7 @@ async def joint(
         luck: as in `Sessions.session`, for both sides.
         max_cloud_tokens: most that the cloud may write of the answer; None for all.
         reads: the most answer tokens that a cloud which keeps them reads, from the answer's own most.
+        beside: the most that is used by what the cloud is asked beside the answer.
 
     Raises:
         BackendError: the device cannot take the conversation.
@@ -395,6 +458,7 @@ async def joint(
         luck=luck,
         max_cloud_tokens=max_cloud_tokens,
         reads=reads,
+        beside=beside,
     )
     try:
         yield made

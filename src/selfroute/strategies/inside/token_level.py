@@ -10,11 +10,11 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from selfroute.backends.base import capability
-from selfroute.backends.sessions import NO_LOOK, Judge, Look, Session, Sessions, Written
+from selfroute.backends.sessions import NO_LOOK, Judge, Sessions, Written
 from selfroute.errors import ConfigError
 from selfroute.scores.tokens import TokenHead, TokenScorer
 from selfroute.strategies.base import Needs, Sides
+from selfroute.strategies.inside.foresight import Foreseer
 from selfroute.strategies.inside.joint import Joint, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
@@ -95,21 +95,20 @@ class TokenLevel:
         async with joint(
             sides, messages, sampling, strategy=self.name, look=look, max_cloud_tokens=self.max_cloud_tokens
         ) as answer:
-            writer = _Judged(answer, Judge(judged, self.threshold)) if judged else _Foreseen(self, answer, sides)
+            foreseer = Foreseer(sides, messages, sampling)
+            writer = _Judged(answer, Judge(judged, self.threshold)) if judged else _Foreseen(self, answer, foreseer)
             async with writer:
                 while not answer.over:
-                    for said in await self._turn(answer, writer, messages, sampling):
+                    for said in await self._turn(answer, writer):
                         yield said
             yield Finished(await answer.finish())
 
-    async def _turn(
-        self, answer: Joint, writer: _Judged | _Foreseen, messages: Sequence[Message], sampling: Sampling
-    ) -> list[TextDelta]:
+    async def _turn(self, answer: Joint, writer: _Judged | _Foreseen) -> list[TextDelta]:
         """The device writes until it is shown or turned down; then the cloud takes its turn."""
         if answer.failed or answer.cloud_left < 1:
             written = await answer.device_writes(min(_CHUNK, answer.left))
         else:
-            written = await writer.write(messages, sampling)
+            written = await writer.write()
         standing = [token for token in written if token.kept]
         said = answer.settle("device", standing) if standing else []
         if len(standing) < len(written) and not answer.over:
@@ -134,45 +133,25 @@ class _Judged:
     async def __aexit__(self, *exc_info: object) -> None:
         pass
 
-    async def write(self, messages: Sequence[Message], sampling: Sampling) -> list[Written]:
+    async def write(self) -> list[Written]:
         return await self._answer.device_writes(min(_CHUNK, self._answer.left), judge=self._judge)
 
 
 class _Foreseen:
-    """The device's tokens, judged one by one by a session of the cloud that nobody pays for."""
+    """The device's tokens, judged one by one by the cloud itself."""
 
-    def __init__(self, strategy: TokenLevel, answer: Joint, sides: Sides) -> None:
-        self._answer, self._sides, self._least = answer, sides, strategy.threshold
-        self._cloud: Session | None = None
-        self._known = 0
+    def __init__(self, strategy: TokenLevel, answer: Joint, foreseer: Foreseer) -> None:
+        self._answer, self._foreseer, self._least = answer, foreseer, strategy.threshold
 
     async def __aenter__(self) -> _Foreseen:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._cloud is not None:
-            await self._cloud.close()
+        await self._foreseer.__aexit__(*exc_info)
 
-    async def write(self, messages: Sequence[Message], sampling: Sampling) -> list[Written]:
+    async def write(self) -> list[Written]:
         [token] = await self._answer.device_writes(1)
-        score = await self._score(messages, sampling)
+        [score] = await self._foreseer.scores(self._answer.ids, [token.token_id])
         if score < self._least:
             await self._answer.device.drop(1)
         return [replace(token, score=score, kept=score >= self._least)]
-
-    async def _score(self, messages: Sequence[Message], sampling: Sampling) -> float:
-        """p_c(y) / max p_c of the last token."""
-        assert self._sides.cloud is not None
-        if self._cloud is None:
-            plain = replace(sampling, temperature=0.0)
-            self._cloud = capability(self._sides.cloud, Sessions).session(messages, plain, look=Look(top=1))
-        ids = self._answer.device.ids
-        common = self._known
-        while common and list(self._cloud.ids[:common]) != list(ids[:common]):
-            common -= 1
-        await self._cloud.drop(len(self._cloud.ids) - common)
-        await self._cloud.read(ids[common:-1])
-        before, _ = await self._cloud.read(ids[-1:], every=True)
-        self._known = len(ids)
-        assert before.given is not None
-        return min(1.0, math.exp(before.given - next(iter(before.top.values()))))
