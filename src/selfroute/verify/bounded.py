@@ -18,6 +18,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from selfroute.verify.patience import PATIENCE, at_most
+
 __all__ = ["bounded", "serve"]
 
 TIMEOUT_S = 1.5
@@ -35,7 +37,8 @@ def bounded(function: Callable[..., Any], *arguments: Any, timeout_s: float = TI
 
     Args:
         function: at the top of its module; arguments and result are pickled.
-        timeout_s: wall time of the call; the start of the child and the import of the module are not part of it.
+        timeout_s: processor time of the call, without the start of the child and the import of the module; on the
+            clock it may take ten times as long.
 
     Returns:
         Whether it came to an end in time, and its result; an exception that it raised counts as None.
@@ -43,8 +46,8 @@ def bounded(function: Callable[..., Any], *arguments: Any, timeout_s: float = TI
     place = function.__module__, function.__qualname__
     with _lock:
         child = _running()
-        if _exchange(child, (place, None), _START_TIMEOUT_S) is not None:
-            reply = _exchange(child, (place, arguments), timeout_s)
+        if _exchange(child, (place, None, 0.0), _START_TIMEOUT_S) is not None:
+            reply = _exchange(child, (place, arguments, timeout_s), timeout_s * PATIENCE)
             if reply is not None:
                 return True, reply[0]
         _stop()
@@ -104,11 +107,11 @@ def serve() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            (module, name), arguments = pickle.load(requests)
+            (module, name), arguments, cpu_s = pickle.load(requests)
             function = getattr(import_module(module), name)
             result: Any = None
             if arguments is not None:
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception), at_most(cpu_s):
                     result = function(*arguments)
             pickle.dump((result,), replies)
             replies.flush()

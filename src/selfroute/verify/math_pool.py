@@ -1,8 +1,9 @@
 """Comparing mathematical expressions without ever hanging: math-verify in processes that can be killed.
 
 math-verify stops itself with SIGALRM, which works in the main thread only and cannot interrupt the C code that
-raises 9 to the 9th to the 9th. So it runs in a few child processes with its timeouts off; a child that is late is
-killed and replaced. Threads may call at the same time.
+raises 9 to the 9th to the 9th. So it runs in a few child processes with its timeouts off; a child that uses up its
+time is killed and replaced. The limit is on the child's own processor time, so that a busy machine changes no verdict.
+Threads may call at the same time.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from selfroute.errors import ConfigError
+from selfroute.verify.patience import PATIENCE
 
 __all__ = ["LATE", "expressions_equal"]
 
-# Wall time of one comparison; typical ones take 1 to 50 ms. Starting a child (about 0.5 s) is not part of it.
+# Processor time of one comparison; typical ones take 1 to 50 ms. Starting a child (about 0.5 s) is not part of it.
 TIMEOUT_S = 1.0
 _START_TIMEOUT_S = 120.0
 _WORKERS = min(4, os.cpu_count() or 1)
@@ -47,13 +49,13 @@ class _Worker:
         self.ready = False
 
     def ask(self, request: dict[str, Any], *, timeout_s: float) -> dict[str, Any] | None:
-        """The reply, or None from a child that died or was late; it is dead then."""
+        """The reply, or None from a child that died or used up its processor time; it is dead then."""
         if not self.ready and self._exchange(None, timeout_s=_START_TIMEOUT_S) is None:
             raise ConfigError(
                 f"the math verifier's process does not start: run '{sys.executable} {_SCRIPT}' to see why"
             )
         self.ready = True
-        return self._exchange(json.dumps(request), timeout_s=timeout_s)
+        return self._exchange(json.dumps(request | {"cpu_s": timeout_s}), timeout_s=timeout_s * PATIENCE)
 
     def _exchange(self, line: str | None, *, timeout_s: float) -> dict[str, Any] | None:
         # A timer that kills ends the blocking read on every platform; select() cannot wait for pipes on Windows.
@@ -134,12 +136,13 @@ _pool_lock = threading.Lock()
 def expressions_equal(
     answer: str, gold: str, *, marked: bool = True, timeout_s: float = TIMEOUT_S
 ) -> bool | str | None:
-    """Whether two LaTeX or plain expressions are mathematically equal, decided within `timeout_s` seconds.
+    """Whether two LaTeX or plain expressions are mathematically equal.
 
     Args:
         answer: an expression of bounded length, or, if not `marked`, text whose last expression counts.
         gold: the reference expression.
         marked: whether `answer` is an expression and nothing else.
+        timeout_s: processor time it may take.
 
     Returns:
         True or False; None if one of them cannot be read; `LATE` if the child was killed or died on the way.

@@ -1,8 +1,8 @@
 """The process that compares mathematical expressions; `math_pool` starts it, kills it and reads its replies.
 
 Run as a script, so that it imports nothing but the standard library and math-verify. One JSON object per line in, one
-out: `{"answer": …, "gold": …, "marked": …}` gives `{"equal": true | false | null}`, null where an expression
-cannot be read. The first line out says that the imports are done.
+out: `{"answer": …, "gold": …, "marked": …, "cpu_s": …}` gives `{"equal": true | false | null}`, null where an
+expression cannot be read. The first line out says that the imports are done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 _MEMORY_BYTES = 2 << 30
-_ORPHAN_S = 10
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
     for line in sys.stdin:
         request: dict[str, Any] = json.loads(line)
         try:
-            with _suicide():
+            with _at_most(request["cpu_s"]):
                 result = equal(request["answer"], request["gold"], request["marked"])
         except (Exception, RecursionError, MemoryError):
             result = None  # model text: an expression that breaks the library is one that cannot be read
@@ -60,19 +59,19 @@ def _limit_memory() -> None:
 
 
 @contextlib.contextmanager
-def _suicide() -> Iterator[None]:
-    """If the parent is gone, nobody kills a computation that hangs: the default action of SIGALRM does."""
+def _at_most(seconds: float) -> Iterator[None]:
+    """Processor time, after which the default action of SIGPROF ends this process, whatever code it is in."""
     import signal
 
-    if not hasattr(signal, "alarm"):  # Windows
+    if not hasattr(signal, "setitimer"):  # Windows: the parent's wall clock is what is left
         yield
         return
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_ORPHAN_S)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":

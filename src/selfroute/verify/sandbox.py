@@ -2,10 +2,10 @@
 
 What is enforced where:
 
-* Everywhere: a wall clock, after which the whole process group is killed; a fresh folder that is deleted afterwards; an
-  empty environment; no site packages; and an audit hook in the child that refuses sockets, processes, ctypes, SQLite,
-  reading any file but Python's library and the folder's own, changes outside of the folder, and more than 100 changes
-  within it. The hook binds Python code; it is not a wall against native exploits.
+* Everywhere: a clock after which the whole process group is killed, long where processor time is limited; a fresh
+  folder that is deleted afterwards; an empty environment; no site packages; and an audit hook in the child that refuses
+  sockets, processes, ctypes, SQLite, reading any file but Python's library and the folder's own, changes outside of the
+  folder, and more than 100 changes within it. The hook binds Python code; it is not a wall against native exploits.
 * POSIX: limits on processor time, memory, file size, open files and core dumps; on the number of processes for users
   other than root.
 * Linux from 5.13 with Landlock: the kernel itself refuses all files but the folder and, to read, the libraries of
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import signal
@@ -30,11 +31,15 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from selfroute.verify.patience import PATIENCE_WITH_PROGRAMS
+
 __all__ = ["Ran", "run_tests"]
 
 _SCRIPT = Path(__file__).with_name("sandbox_child.py")
 _MOST_CODE = 200_000
 _REPLY_BYTES = 4096
+# What a child ends with that has used up its processor time. Windows has no such signal, nor such a limit.
+_OUT_OF_TIME = {-int(signal.SIGXCPU)} if hasattr(signal, "SIGXCPU") else set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ def run_tests(
     """Run code, then tests, in a sandbox; never raises on what they hold or do.
 
     Args:
-        timeout_s: wall time of the child, its start included.
+        timeout_s: processor time of the child in full seconds, its start included; on the clock it may take four times
+            as long.
         memory_bytes: of address space. file_bytes: of each file it writes.
     """
     if len(code) + len(tests) > _MOST_CODE:
@@ -66,12 +72,14 @@ def run_tests(
         "code": code,
         "tests": tests,
         "token": token,
-        "cpu_s": max(1, round(timeout_s)),
+        "cpu_s": math.ceil(timeout_s),
         "memory_bytes": memory_bytes,
         "file_bytes": file_bytes,
     }
     with tempfile.TemporaryDirectory(prefix="selfroute-", ignore_cleanup_errors=True) as folder:
-        reply = _exchange(json.dumps(request).encode("utf-8"), os.path.realpath(folder), timeout_s)
+        reply = _exchange(
+            json.dumps(request).encode("utf-8"), os.path.realpath(folder), timeout_s * PATIENCE_WITH_PROGRAMS
+        )
     if reply is None:
         return Ran(False, "timeout")
     try:
@@ -84,7 +92,7 @@ def run_tests(
 
 
 def _exchange(request: bytes, folder: str, timeout_s: float) -> bytes | None:
-    """The child's reply, empty if it died without one; None if it was late and is dead now."""
+    """The child's reply, empty if it died without one; None if it used up its time and is dead now."""
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as replies:
         try:
@@ -118,7 +126,7 @@ def _exchange(request: bytes, folder: str, timeout_s: float) -> bytes | None:
             timer.cancel()
             _kill_group(child.pid)  # what it may have left behind
             child.wait()
-        return None if late.is_set() and not said else said
+        return None if not said and (late.is_set() or child.returncode in _OUT_OF_TIME) else said
 
 
 def _kill_group(pid: int) -> None:

@@ -68,13 +68,14 @@ def _limit(request: dict[str, Any]) -> None:
         return
     seconds, memory = int(request["cpu_s"]), int(request["memory_bytes"])
     limits = {
-        "RLIMIT_CPU": seconds,
         "RLIMIT_AS": memory,
         "RLIMIT_FSIZE": int(request["file_bytes"]),
         "RLIMIT_NOFILE": 32,
         "RLIMIT_CORE": 0,
         "RLIMIT_NPROC": 1,
     }
+    with contextlib.suppress(ValueError, OSError, AttributeError):
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))  # SIGXCPU, and SIGKILL for who catches it
     for name, value in limits.items():
         if hasattr(resource, name):
             with contextlib.suppress(ValueError, OSError):
