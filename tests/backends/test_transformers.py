@@ -442,6 +442,10 @@ class TestLoad:
         assert loaded.name == str(folder)
         assert loaded.generate_batch([HELLO], WARM)[0].text == backend.generate_batch([HELLO], WARM)[0].text
 
+    def test_a_folder_below_home(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(folder.parent))
+        assert TransformersBackend.load(f"~/{folder.name}", device="cpu").name == f"~/{folder.name}"
+
     def test_options(self, folder: Path) -> None:
         import torch
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from selfroute.backends.base import Asked
+from selfroute.backends.files import opened
 from selfroute.backends.flight import closing
 from selfroute.backends.sessions import NO_LOOK, Judge, Look, Speller, View, Written, fingerprint
 from selfroute.errors import BackendError, BackendStatusError, BackendUnavailable, ConfigError, UnsupportedByBackend
@@ -97,7 +98,7 @@ class CompletionSessions:
             from transformers import AutoTokenizer
 
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(str(self._place))
+                self._tokenizer = AutoTokenizer.from_pretrained(opened(str(self._place)))
             except Exception as error:
                 what = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ConfigError(f"{self.name}: tokenizer '{self._place}' cannot be loaded: {what}") from error

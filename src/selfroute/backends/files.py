@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ModelFiles", "is_path"]
+__all__ = ["ModelFiles", "is_path", "opened"]
 
 # What the hub calls its repositories: a name, or an owner and a name.
 _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
@@ -22,6 +22,11 @@ class ModelFiles(NamedTuple):
 
     model: str
     tokenizer: str
+
+
+def opened(name: str | Path) -> str:
+    """A name with the home folder that `~` stands for; as it is where it is no such path."""
+    return str(Path(name).expanduser()) if str(name).startswith("~") else str(name)
 
 
 def is_path(name: str | Path) -> bool:

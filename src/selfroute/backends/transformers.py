@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import Backend, refuse_fields
-from selfroute.backends.files import is_path
+from selfroute.backends.files import is_path, opened
 from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
 from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
@@ -407,6 +407,8 @@ def load_model(
     Raises:
         ConfigError: there is no such model, or it cannot be loaded.
     """
+    path_or_repo = opened(path_or_repo)
+    tokenizer_path = None if tokenizer_path is None else opened(tokenizer_path)
     check_folder(path_or_repo)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -421,9 +423,9 @@ def load_model(
         torch.nn.Module.to(unpacked, device)
         return unpacked.train(False), _ready(gguf_tokenizer(path_or_repo), path_or_repo)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_path or path_or_repo))
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or path_or_repo)
         with _without_bar(path_or_repo):
-            model = AutoModelForCausalLM.from_pretrained(str(path_or_repo), dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(path_or_repo, dtype=dtype)
         torch.nn.Module.to(model, device)
     except Exception as error:
         raise ConfigError(
@@ -452,7 +454,7 @@ def _without_bar(path_or_repo: str | Path) -> Iterator[None]:
     """No progress bar for a folder, which loads at once; a download keeps its own."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled() and Path(path_or_repo).expanduser().is_dir()
+    shown = logging.is_progress_bar_enabled() and Path(path_or_repo).is_dir()
     if shown:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:

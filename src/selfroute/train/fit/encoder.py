@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from selfroute.backends.files import is_path
+from selfroute.backends.files import is_path, opened
 from selfroute.errors import ConfigError
 from selfroute.scores.evidence import Evidence
 from selfroute.train.fit.scorer import Examples
@@ -77,6 +77,7 @@ class EncoderScorer:
         Raises:
             ConfigError: it cannot be found, or is no model.
         """
+        folder = opened(folder)
         if is_path(folder) and not Path(folder).is_dir():
             raise ConfigError(f"encoder '{folder}' does not exist; name a folder with its weights, or one of the hub")
         try:
