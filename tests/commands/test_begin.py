@@ -43,7 +43,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     result = invoke("init", "mine")
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == "next: cd mine && selfroute train train.yaml"
+    assert result.stderr.splitlines()[-1] == "next: cd mine && selfroute train train.yaml"
     monkeypatch.chdir(tmp_path / "mine")
     return tmp_path / "mine"
 

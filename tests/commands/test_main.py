@@ -196,7 +196,9 @@ def test_env_shows_versions() -> None:
 def test_lists_name_everything_with_a_sentence(command: str) -> None:
     from selfroute import config
 
-    output = invoke(command).stdout
+    result = invoke(command)
+    output = result.stdout
+    assert result.stderr.startswith("next: selfroute ")
     title, heads, *lines = output.splitlines()
     assert title.startswith(command.capitalize()) and heads.split()[0] == "name"
     for name, entry in getattr(config, command.upper()).items():
@@ -216,7 +218,7 @@ def test_tasks_check_passes_on_good_data(tmp_path: Path) -> None:
     assert "   0 of 20       0.0 %  one digit changed" in result.stdout
     *_, tried, next_one = result.stderr.splitlines()
     assert tried == "trying other spellings 20/20"
-    assert next_one.startswith("next: selfroute record countdown")
+    assert next_one == "next: selfroute record countdown limit=20 --split test --backend MODEL --out cloud.jsonl"
 
 
 def test_tasks_check_shows_what_a_lenient_verifier_lets_through(tmp_path: Path) -> None:

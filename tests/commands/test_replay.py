@@ -45,6 +45,7 @@ def test_it_tells_policies_fixed_arms_and_their_mix(tmp_path: Path) -> None:
     assert "the log's own" in result.output
     assert "always a" in result.output
     assert "feedback: 75.0% of the free decisions" in result.output
+    assert "next: selfroute serve CONFIG.yaml 'choose.policy=epsilon_greedy: {floor: 0.3}'" in result.output
     told = json.loads(out.read_text(encoding="utf-8"))
     assert set(told["policies"]) == {
         *(f"always {arm.name}" for arm in ARMS),

@@ -30,6 +30,7 @@ def test_policies_are_played_and_judged(tmp_path: Path) -> None:
     assert ucb["regret"] < uniform["regret"] == pytest.approx(100 * 0.5 * 4 / 5, abs=6)
     assert (ucb["win_rate"], uniform["win_rate"]) == (1.0, 0.0)
     assert (told["steps"], ucb["seeds"], ucb["unreadable"]) == (100, 6, None)
+    assert "next: selfroute distil bernoulli-5-easy --policy ucb --out decisions.jsonl" in result.output
 
 
 async def test_a_model_is_played_in_step_and_its_unreadable_replies_are_counted() -> None:
@@ -66,7 +67,9 @@ def test_decisions_are_written_as_chat_data(tmp_path: Path) -> None:
     assert "features: 0 is below 1" in result.output
     assert list(out.parent.iterdir()) == []
     arguments = ("--runs", "2", "--steps", "20", "--names", "clothes", "--out", str(out))
-    assert "80 decisions" in command("distil", "bernoulli-5-easy", "bernoulli-20-hard", *arguments).output
+    output = command("distil", "bernoulli-5-easy", "bernoulli-20-hard", *arguments).output
+    assert "80 decisions" in output
+    assert "next: selfroute study bernoulli-5-easy --policy ucb --model MODEL --context guided" in output
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 80
     for row in rows:

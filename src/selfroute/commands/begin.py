@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, listing, say
+from selfroute.commands.terminal import example, listing, next_step, say
 from selfroute.errors import ConfigError
 
 __all__ = ["add_to"]
@@ -28,17 +29,20 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's tex
     from selfroute.shipped import recipe_file, shipped_recipes
 
     if name is None:
-        title = "Recipes that come along; commands take them by name. Show one: selfroute recipes NAME"
+        title = "Recipes that come along; commands take them by name"
         files = shipped_recipes().items()
         rows = [(known, *_described(file.read_text(encoding="utf-8"))) for known, file in files]
         say(listing(title, ("name", "command", "what it does"), rows))
+        next_step("selfroute recipes NAME")
         return
     file = recipe_file(name)
     if file not in shipped_recipes().values():
         raise ConfigError(
             f"no recipe '{name}' comes along{suggest(name, shipped_recipes())}; `selfroute recipes` lists them"
         )
-    typer.echo(file.read_text(encoding="utf-8"), nl=False)
+    text = file.read_text(encoding="utf-8")
+    typer.echo(text, nl=False)
+    next_step(f"selfroute {_described(text)[0]} {name}")
 
 
 def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")]) -> None:
@@ -47,7 +51,7 @@ def init(folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.
 
     for file in write_project(folder):
         say(f"written: {file}")
-    say(f"next: cd {folder} && selfroute train train.yaml")
+    next_step(f"cd {shlex.quote(str(folder))} && selfroute train train.yaml")
 
 
 def _described(text: str) -> tuple[str, str]:

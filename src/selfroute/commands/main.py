@@ -315,7 +315,7 @@ def tasks(
     if check is None:
         if options:
             raise ConfigError(f"'{options[0]}': options need a task to check; write selfroute tasks --check NAME …")
-        _list(config.TASKS, "Tasks: what is asked, and how answers are judged. Try one: selfroute tasks --check NAME")
+        _list(config.TASKS, "Tasks: what is asked, and how answers are judged.", then="selfroute tasks --check NAME")
         return
     from selfroute.commands.check import rates_in_lines
     from selfroute.tasks.check import check as check_task
@@ -329,7 +329,9 @@ def tasks(
         rates = error_rates(task, split, on_progress=on_progress)
     for line in rates_in_lines(rates, verifier=getattr(task, "judged_by", "")):
         say(line)
-    next_step(f"selfroute record {task.name} --split {split} --backend MODEL --out cloud.jsonl")
+    next_step(
+        f"selfroute record {shlex.join([check, *(options or [])])} --split {split} --backend MODEL --out cloud.jsonl"
+    )
 
 
 @app.command(epilog=_example("selfroute strategies"))
@@ -338,7 +340,11 @@ def strategies() -> None:
     from selfroute import config
 
     title = "Strategies: how a request is split between device and cloud. As `strategy` of a serving recipe, or among "
-    _list(config.STRATEGIES, title + "the `strategies` of an evaluation.")
+    _list(
+        config.STRATEGIES,
+        title + "the `strategies` of an evaluation.",
+        then="selfroute fit RECIPE.yaml --strategy NAME --serve my.yaml",
+    )
 
 
 @app.command(epilog=_example("selfroute backends"))
@@ -347,7 +353,7 @@ def backends() -> None:
     from selfroute import config
 
     title = "Backends: kinds of models. As `device` or `cloud` of a recipe, and after --backend, --device and --cloud."
-    _list(config.BACKENDS, title, written=True)
+    _list(config.BACKENDS, title, written=True, then="selfroute serve device=MODEL cloud=MODEL --check")
 
 
 @app.command(epilog=_example("selfroute algorithms"))
@@ -355,7 +361,8 @@ def algorithms() -> None:
     """List the ways to train."""
     from selfroute import config
 
-    _list(config.ALGORITHMS, "Algorithms: ways to train. As `algorithm` of a training recipe.")
+    title = "Algorithms: ways to train. As `algorithm` of a training recipe."
+    _list(config.ALGORITHMS, title, then="selfroute recipes")
 
 
 @app.command(epilog=_example("selfroute env"))
@@ -396,15 +403,17 @@ def _task_spec(name: str, options: list[str] | None) -> Any:
     return config.Spec(spec.name, spec.value, {**spec.options, **config.parse_overrides(options or [])})
 
 
-def _list(entries: Mapping[str, Entry], title: str, *, written: bool = False) -> None:
+def _list(entries: Mapping[str, Entry], title: str, *, then: str, written: bool = False) -> None:
     """Everything of a table with its sentence.
 
     Args:
+        then: the next command.
         written: say how a recipe writes it as well.
     """
     heads = ("name", "what it is" + (", and how a recipe writes it" if written else ""))
     rows = [(name, entry.described() + (f"\n{entry.written}" if written else "")) for name, entry in entries.items()]
     say(listing(title, heads, rows))
+    next_step(then)
 
 
 def _version_of(name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from selfroute.commands.terminal import example, progress, say
+from selfroute.commands.terminal import example, next_step, progress, say
 
 __all__ = ["add_to"]
 
@@ -50,3 +50,5 @@ def place(
     for name in summary["files"]:
         say(f"written: {loaded.out / name}")
     say(f"report: {loaded.out / 'report.html'}")
+    if (extra := summary["network_s_per_token"]) is not None:
+        next_step(f"selfroute report EVALUATION network.cloud_extra_s_per_token={extra:.4g}")

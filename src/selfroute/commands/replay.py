@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from selfroute.commands.terminal import example, say
+from selfroute.commands.terminal import example, next_step, say
 from selfroute.commands.values import spec_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def replay(
         say(f"written: {out}")
     for name in asked:
         found[name].check(name)
+    next_step(*(shlex.join(["selfroute", "serve", "CONFIG.yaml", f"choose.policy={name}"]) for name in asked))
 
 
 def _mixes(found: Mapping[str, Replayed], fixed: Sequence[str]) -> dict[str, float | None]:

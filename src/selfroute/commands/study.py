@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from selfroute.commands.terminal import example, progress, say
+from selfroute.commands.terminal import example, next_step, progress, say
 from selfroute.commands.values import spec_of
 from selfroute.errors import ConfigError
 
@@ -84,6 +85,8 @@ def study(
         about = {"setting": setting, "names": names, "context": shown, "shots": shots, "seed": seed, "commit": commit()}
         write_text(out, json.dumps({**about, "steps": make(seed).horizon, "agents": found}, indent=2) + "\n")
         say(f"written: {out}")
+    teacher = min(policies, key=lambda text: found[text]["regret"], default="ucb")
+    next_step(shlex.join(["selfroute", "distil", setting, "--policy", teacher, "--out", "decisions.jsonl"]))
 
 
 async def _played(backend: Any, make: Any, seeds: int, options: Mapping[str, Any]) -> Studied:
@@ -135,3 +138,4 @@ def distil(
     with progress("writing") as on_progress:
         count = write_demonstrations(out, makes, spec, shown=shown, runs=runs, seed=seed, on_progress=on_progress)
     say(f"{count} decisions: {out}")
+    next_step(f"selfroute study {settings[0]} --policy {shlex.quote(policy)} --model MODEL --context {shown}")
