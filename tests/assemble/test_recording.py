@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 
 from selfroute.assemble.evaluating import GIVEN_UP, evaluate_recipe, record_rows
+from selfroute.assemble.pieces import template_of
+from selfroute.backends.base import complete
 from selfroute.backends.function import FunctionBackend
+from selfroute.backends.recorded import RecordedBackend
 from selfroute.config import EvaluateRecipe, build
 from selfroute.errors import BackendUnavailable, ConfigError, SelfRouteError
+from selfroute.prompts import PromptTemplate, TrainedPrompt
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
 
@@ -47,6 +51,34 @@ async def test_a_model_that_answers_none_of_the_first_rows_is_asked_no_more(tmp_
     with pytest.raises(SelfRouteError, match="'mine' answered none of the first 8 rows, and the others were not asked"):
         await recorded()
     assert len(asked) <= GIVEN_UP + 1
+
+
+async def test_a_trained_device_is_asked_in_its_own_words_and_found_under_the_tasks(tmp_path: Path) -> None:
+    task = Countdown(limit=2)
+    asked: list[tuple[list[str], int]] = []
+
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
+        asked.append(([turn.content for turn in messages], sampling.max_tokens))
+        return messages[-1].content.upper()
+
+    words = PromptTemplate(system="Be short.", help="Ask if you must.", user="q: {question}")
+    file, rows = tmp_path / "device.jsonl", list(task.rows("test"))
+    await record_rows(
+        FunctionBackend("mine", answer),
+        task,
+        rows,
+        file,
+        as_device=True,
+        trained=TrainedPrompt(template=words, max_tokens=7),
+        concurrency=1,
+        max_tokens=64,
+        on_progress=lambda done, total: None,
+    )
+    assert asked == [(["Be short.", f"q: {row.question}"], 7) for row in rows]
+    template = template_of(task)
+    known = template.device_messages(template.conversation(rows[0].question), offer_handoff=False)
+    found = await complete(RecordedBackend("device", file), known, Sampling())
+    assert found.text.startswith("Q: USING THE NUMBERS") and found.finish_reason == "length"
 
 
 def written(folder: Path, *, by: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from selfroute.assemble.paid_calls import announce, in_words
 from selfroute.assemble.pieces import closing, first_rows, price_table, remembered, template_of
 from selfroute.assemble.prompting import ANSWER_TOKENS, EvaluatedPrompt, evaluated_prompt
 from selfroute.assemble.shifted import check_recorded
+from selfroute.backends.as_trained import Reworded
 from selfroute.backends.base import Backend, find_capability
 from selfroute.config import (
     BACKENDS,
@@ -36,10 +37,10 @@ from selfroute.config import (
 )
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
-from selfroute.prompts import PromptTemplate
+from selfroute.prompts import PromptTemplate, TrainedPrompt
 from selfroute.strategies.base import Sides
 from selfroute.tasks.base import Row, Stepwise, Task
-from selfroute.types import Completion, Sampling
+from selfroute.types import Completion, Message, Sampling
 
 if TYPE_CHECKING:
     from selfroute.evaluation.bench import Bench, Engine, Entrant
@@ -345,6 +346,7 @@ async def record_rows(
     out: Path,
     *,
     as_device: bool,
+    trained: TrainedPrompt | None = None,
     concurrency: int,
     max_tokens: int,
     on_progress: Callable[[int, int], object],
@@ -355,6 +357,8 @@ async def record_rows(
 
     Args:
         as_device: ask with the device's system prompt, without the offer to hand off.
+        trained: how it was asked in its training, which it is asked then; its answers are kept under the task's words,
+            so that they are found by an evaluation of any device.
         on_progress: called with rows done and rows in all.
         price: of the backend's tokens; None records no cost.
         say: gets a line about the calls to come, for a backend that is paid.
@@ -369,10 +373,9 @@ async def record_rows(
     from selfroute.backends.recorded import record, recorded_ids
 
     template = template_of(task)
-    items = []
-    for row in rows:
-        messages = template.conversation(row.question)
-        items.append((row.id, template.device_messages(messages, offer_handoff=False) if as_device else messages))
+    items = [(row.id, _recorded_turns(template, row, as_device)) for row in rows]
+    if trained is not None:
+        backend = _reworded(backend, trained, rows, [turns for _, turns in items])
     if say is not None:
         held = recorded_ids(out)
         todo = [messages for name, messages in items if name not in held]
@@ -393,3 +396,22 @@ async def record_rows(
                     f"error: {failed[0]}"
                 )
     return failed
+
+
+def _reworded(
+    backend: Backend, trained: TrainedPrompt, rows: Sequence[Row], known: Sequence[Sequence[Message]]
+) -> Backend:
+    """A device that is asked rows as in its training, and known by the task's words."""
+    template = trained.template
+    words: dict[tuple[tuple[str, str], ...], Sequence[Message]] = {
+        tuple((turn.role, turn.content) for turn in turns): template.device_messages(
+            trained.conversation(row.question), offer_handoff=False
+        )
+        for row, turns in zip(rows, known, strict=True)
+    }
+    return Reworded(backend, words, max_tokens=trained.max_tokens)
+
+
+def _recorded_turns(template: PromptTemplate, row: Row, as_device: bool) -> list[Message]:
+    turns = template.conversation(row.question)
+    return template.device_messages(turns, offer_handoff=False) if as_device else turns

@@ -36,6 +36,7 @@ __all__ = [
     "cloud_specs",
     "evaluated_prompt",
     "prompt_of_run",
+    "recorded_prompt",
     "served_prompt",
     "shown_name",
 ]
@@ -187,6 +188,30 @@ def _evaluated_otherwise(
                 f"{key}: {value} contradicts the training of {where} {shown_name(spec)}, which had {was}; leave it out "
                 "to measure the model as it was trained"
             )
+
+
+# --- what is recorded ----------------------------------------------------------------------------------------------
+
+
+def recorded_prompt(spec: Spec, *, made_by: Spec) -> Carried:
+    """How a device is asked whose answers are recorded: as the task's options say, else as it was trained.
+
+    Args:
+        made_by: the task.
+
+    Raises:
+        ConfigError: its prompt cannot be read.
+    """
+    found, given = carried(spec, "--backend"), made_by.options.get("template")
+    if found.prompt is None or found.prompt.role == "cloud":
+        return Carried(None, found.line)
+    if given is None:
+        return found
+    return Carried(
+        None,
+        f"warning: template={given} contradicts the training of {shown_name(spec)} ({found.prompt.described()}); leave "
+        "it out to record the model as it was trained",
+    )
 
 
 # --- what is served ------------------------------------------------------------------------------------------------

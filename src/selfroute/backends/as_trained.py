@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,7 +10,7 @@ from selfroute.backends.base import Backend, BatchBackend, as_backend, capabilit
 from selfroute.prompts import last_question
 from selfroute.types import Completion, Delta, Message, Sampling
 
-__all__ = ["AsTrained"]
+__all__ = ["AsTrained", "Reworded"]
 
 T = TypeVar("T")
 
@@ -74,3 +74,25 @@ class AsTrained(Backend):
             extra = {name: value for name, value in extra.items() if name not in _LIMITS}
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
         return replace(sampling, extra=extra)
+
+
+class Reworded(AsTrained):
+    """A model that is asked each conversation in the words of its training, whatever words callers know it under.
+
+    Args:
+        words: roles and texts of conversations as callers write them, to what the model reads.
+        max_tokens: most tokens of an answer; None sets no limit.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        words: Mapping[tuple[tuple[str, str], ...], Sequence[Message]],
+        *,
+        max_tokens: int | None = None,
+    ) -> None:
+        super().__init__(backend, max_tokens=max_tokens)
+        self.words = words
+
+    def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
+        return self.words[tuple((turn.role, turn.content) for turn in messages)]

@@ -276,10 +276,15 @@ def record(
     from selfroute import config
     from selfroute.assemble.evaluating import record_rows
     from selfroute.assemble.pieces import first_rows
+    from selfroute.assemble.prompting import Carried, recorded_prompt
 
-    made = config.make_task(_task_spec(task, options))
+    task_spec = _task_spec(task, options)
+    made = config.make_task(task_spec)
     spec = spec_of(backend, "--backend")
     model = config.make_backend(spec, where="--backend")
+    asked = recorded_prompt(spec, made_by=task_spec) if as_device else Carried(None)
+    for line in filter(None, [asked.line]):
+        _note(line)
     price = None
     if prompt_usd is not None or completion_usd is not None:
         from selfroute.prices import Price
@@ -289,8 +294,9 @@ def record(
     with _progress("recording") as on_progress:
         failed = asyncio.run(
             record_rows(
-                model, made, rows, out, as_device=as_device, concurrency=concurrency, max_tokens=max_tokens,
-                on_progress=on_progress, price=price, say=_note if config.BACKENDS[spec.name].remote else None,
+                model, made, rows, out, as_device=as_device, trained=asked.prompt, concurrency=concurrency,
+                max_tokens=max_tokens, on_progress=on_progress, price=price,
+                say=_note if config.BACKENDS[spec.name].remote else None,
             )
         )  # fmt: skip
     say(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
