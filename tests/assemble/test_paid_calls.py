@@ -32,6 +32,11 @@ def test_the_cost_is_typical_and_at_most() -> None:
     assert line == ("cloud 'm': up to 2 paid calls, about 12.24 USD with answers of 256 tokens, at most 48.64 USD")
 
 
+def test_every_answer_of_a_call_counts() -> None:
+    line = in_words("m", PROMPTS, Sampling(max_tokens=100), of=2, price=PRICE, each=8)
+    assert line.endswith("about 34.00 USD with answers of 100 tokens, at most 40.64 USD")
+
+
 def test_no_more_calls_than_will_be_made_and_no_known_answer_twice() -> None:
     line = in_words("m", PROMPTS, Sampling(max_tokens=100), of=5, most=1, price=PRICE)
     assert line == (

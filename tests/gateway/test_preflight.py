@@ -10,6 +10,8 @@ from tests.backends.chat_server import ChatServer, status
 from tests.gateway.live import device_fn, service
 
 from selfroute.backends import openai_compatible
+from selfroute.backends.best_of import BestOfN
+from selfroute.backends.function import FunctionBackend
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.budget.base import Budget, Estimate, Unlimited
 from selfroute.budget.controller import CompetingBudget, ShareController
@@ -107,6 +109,14 @@ async def test_the_budget_is_held_against_one_call(limit: Any, finding: str, is_
     name = made.limits.windows[0].name
     assert lines[2].startswith(f"budget {name}: {finding}")
     assert faults == ([f"budget {name}"] if is_fault else [])
+
+
+async def test_a_cloud_that_may_answer_several_times_holds_all_of_them() -> None:
+    made = budget(WindowLimit(unit="tokens", window="total", cap=9000))
+    cloud = BestOfN(FunctionBackend("large", lambda messages, sampling: "4"), 8, lambda text: True)
+    lines, faults = await check(service(cloud=cloud, budget=made), default_tokens=4096)
+    assert faults == ["budget tokens_total"]
+    assert "a call holds up to 32,808 with an answer of 32768 tokens" in lines[2]
 
 
 async def test_what_is_spent_is_no_fault_but_told() -> None:

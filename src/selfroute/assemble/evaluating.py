@@ -379,7 +379,16 @@ async def record_rows(
     if say is not None:
         held = recorded_ids(out)
         todo = [messages for name, messages in items if name not in held]
-        say(in_words(backend.name, todo, Sampling(max_tokens=max_tokens), of=len(items), price=price))
+        say(
+            in_words(
+                backend.name,
+                todo,
+                Sampling(max_tokens=max_tokens),
+                of=len(items),
+                price=price,
+                each=backend.most_answers,
+            )
+        )
     failed: list[str] = []
     done = 0
     async with closing(backend):

@@ -48,7 +48,17 @@ def announce(
     ]
     if known is not None:
         known.close()
-    say(in_words(f"{role} '{model.name}'", missing, sampling, of=len(prompts), most=most, price=price))
+    say(
+        in_words(
+            f"{role} '{model.name}'",
+            missing,
+            sampling,
+            of=len(prompts),
+            most=most,
+            price=price,
+            each=model.most_answers,
+        )
+    )
 
 
 def in_words(
@@ -59,6 +69,7 @@ def in_words(
     of: int,
     most: int | None = None,
     price: Price | None = None,
+    each: int = 1,
 ) -> str:
     """The line: calls at most, what they cost with answers of 256 tokens, and at the very most.
 
@@ -69,6 +80,7 @@ def in_words(
         prompts: those without a known answer.
         of: prompts in all.
         most: calls at most, if fewer.
+        each: answers that a call may write.
     """
     calls = len(prompts) if most is None else min(most, len(prompts))
     known = f" ({of - len(prompts):,} more answers are known)" if of > len(prompts) else ""
@@ -76,14 +88,14 @@ def in_words(
     if price is None:
         return f"{line}; what they cost is not known without prices"
     share = calls / len(prompts) if prompts else 0.0
-    typical = sum(price.cost_usd(_typical(prompt, sampling)) for prompt in prompts) * share
-    bound = sum(most_used(prompt, sampling, price).cost_usd for prompt in prompts) * share
+    typical = sum(price.cost_usd(_typical(prompt, sampling, each)) for prompt in prompts) * share
+    bound = sum(most_used(prompt, sampling, price, answers=each).cost_usd for prompt in prompts) * share
     return f"{line}, about {typical:.2f} USD with answers of {_length(sampling)} tokens, at most {bound:.2f} USD"
 
 
-def _typical(prompt: Sequence[Message], sampling: Sampling) -> Usage:
+def _typical(prompt: Sequence[Message], sampling: Sampling, answers: int) -> Usage:
     characters = sum(len(message.content) for message in prompt)
-    return Usage(-(-characters // CHARACTERS_PER_TOKEN), _length(sampling))
+    return Usage(-(-characters // CHARACTERS_PER_TOKEN), _length(sampling) * answers)
 
 
 def _length(sampling: Sampling) -> int:

@@ -27,7 +27,7 @@ __all__ = ["DEVICE", "About", "Asking", "Candidate", "Cloud", "Clouds", "Listene
 
 DEVICE = "device"  # the arm of a strategy that lets the policy choose the device as well
 Mode = Literal["observe", "act"]
-Fits = Callable[[Price], bool]
+Fits = Callable[[Price, int], bool]
 
 _CHARACTERS_PER_TOKEN = 4  # rough, for quotes and windows; budgets reckon with bounds of their own
 _WRITTEN_TOKENS = 256.0  # expected of an arm that has not answered yet
@@ -305,7 +305,8 @@ class Clouds(Backend):
         """Every arm with its quote, and why it cannot answer this request if it cannot.
 
         Args:
-            fits: whether the budget has room for a call at this price; None asks no budget.
+            fits: whether the budget has room for a call at this price that may write so many answers; None asks no
+                budget.
             device: price of the device, if it is an arm too.
         """
         fields, prompt_tokens = request_fields(messages, sampling), rough_tokens(messages)
@@ -333,7 +334,7 @@ class Clouds(Backend):
         resting = self._resting[cloud.name]
         if resting is not None and (why := resting.resting()) is not None:
             return f"{_RESTS}: {why}"
-        return _NO_ROOM if fits is not None and not fits(cloud.price) else None
+        return _NO_ROOM if fits is not None and not fits(cloud.price, cloud.backend.most_answers) else None
 
     def _affordable(self, found: list[Candidate]) -> list[Candidate]:
         """Leave out those that are too dear to be asked at all, the cheapest never."""

@@ -103,8 +103,13 @@ async def _asked(service: Service, side: str, guard: Guard) -> Finding:
 
 def _cheapest(service: Service, max_tokens: int) -> Estimate:
     """What the shortest request reserves: of several clouds, at the cheapest one."""
-    prices = [service.price_of("cloud", guard.name) for side, guard in service.guards() if side == "cloud"]
-    estimates = [most_used(QUESTION, Sampling(max_tokens=max_tokens), price) for price in prices]
+    estimates = [
+        most_used(
+            QUESTION, Sampling(max_tokens=max_tokens), service.price_of(side, guard.name), answers=guard.most_answers
+        )
+        for side, guard in service.guards()
+        if side == "cloud"
+    ]
     return min(estimates, key=lambda estimate: estimate.cost_usd)
 
 

@@ -254,12 +254,17 @@ def pick_cloud(
     return cloud.pick(messages, sampling, score=score, fits=fits, device=own)
 
 
-def room_in(budget: Budget, messages: Sequence[Message], sampling: Sampling) -> Callable[[Price], bool] | None:
-    """Whether a budget has room for a call at a price, as far as it knows; None if it cannot tell."""
+def room_in(budget: Budget, messages: Sequence[Message], sampling: Sampling) -> Callable[[Price, int], bool] | None:
+    """Whether a budget has room for a call at a price that may write so many answers; None if it cannot tell."""
     if not isinstance(budget, Foreseeing):
         return None
     foresee, usage = budget.fits, most_used(messages, sampling, Price()).usage
-    return lambda price: foresee(Estimate(usage, price.cost_usd(usage)))
+
+    def fits(price: Price, answers: int) -> bool:
+        most = replace(usage, completion_tokens=usage.completion_tokens * answers)
+        return foresee(Estimate(most, price.cost_usd(most)))
+
+    return fits
 
 
 def _failure(error: BudgetExceeded | BudgetUnavailable | BackendError, attempt: Attempt) -> _Failure:
