@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from tests.gateway.live import service
 
+from selfroute.backends.base import Backend
+from selfroute.backends.function import FunctionBackend
 from selfroute.errors import BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.gateway import server
 from selfroute.gateway.app import Gateway
@@ -68,6 +70,22 @@ def test_one_application_answers_at_once_until_a_signal() -> None:
     serve(make, ready=lambda address: threading.Thread(target=ask, args=[connected(address)]).start())
     assert seen == [200]
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_signal_does_not_wait_for_a_model_that_loads() -> None:
+    loaded = threading.Event()
+
+    def slow() -> Backend:
+        loaded.wait(30)
+        return FunctionBackend("m", lambda messages, sampling: "4")
+
+    def made(**options: Any) -> Gateway:
+        return Gateway(replace(service(), device=Guard("m", slow)), **options)
+
+    started = time.monotonic()
+    serve(made, ready=lambda address: threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start())
+    assert time.monotonic() - started < 15
+    loaded.set()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server() -> None:

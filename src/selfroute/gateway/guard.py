@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from selfroute.backends.base import Asked, Backend, as_backend, capability, is_refusal
@@ -94,7 +96,7 @@ class Guard(Backend):
             ConfigError: it cannot be loaded.
         """
         if self._make is not None and self.inner is None:
-            self.inner = as_backend(await asyncio.to_thread(self._make))
+            self.inner = as_backend(await _apart(self._make))
         self._loaded.set()
 
     async def ready(self) -> Backend:
@@ -227,3 +229,20 @@ class Guard(Backend):
         self._in_a_row += 1
         if self._in_a_row >= self.failures:
             self._rests_until = time.monotonic() + self.rest_s
+
+
+async def _apart(make: Callable[[], Backend]) -> Backend:
+    """What a function makes in a thread that ends with the process: Ctrl-C need not wait for a model to load."""
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Backend] = loop.create_future()
+
+    def run() -> None:
+        try:
+            tell = partial(made.set_result, make())
+        except Exception as error:
+            tell = partial(made.set_exception, error)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: None if made.done() else tell())
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await made
