@@ -22,6 +22,7 @@ from selfroute.config import (
     CLUSTERS,
     LEDGERS,
     LOADS,
+    ORACLES,
     POLICIES,
     STRATEGIES,
     TASKS,
@@ -174,6 +175,7 @@ def names_page() -> str:
         ),
         section("Ledgers", "Of [the budget](budget.md).", THING, things(LEDGERS)),
         section("Policies", "Of [several clouds](several-clouds.md).", THING, things(POLICIES)),
+        section("Oracles", "Of [attribute control](attribute-control.md).", THING, things(ORACLES)),
         section("Clusters", "Of [placement](placement.md).", THING, things(CLUSTERS)),
         section("Loads", "Of [placement](placement.md).", THING, things(LOADS)),
     )

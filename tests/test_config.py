@@ -21,6 +21,7 @@ from selfroute.config import (
     CLUSTERS,
     LEDGERS,
     LOADS,
+    ORACLES,
     STRATEGIES,
     TASKS,
     Entry,
@@ -225,7 +226,7 @@ def test_an_unknown_backend_names_the_nearest() -> None:
         make_backend(Spec("opnai"), where="cloud")
 
 
-TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS]
+TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, ORACLES]
 every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 
 
@@ -311,7 +312,7 @@ def test_no_key_of_a_training_is_ignored() -> None:
     assert ours <= read_by(training)
     method = set(re.findall(r"self\.(\w+)", inspect.getsource(module)))  # what its own properties stand for
     read = read_by(arguments, gapg, held_out, run, shares) | set(arguments.passed().values())
-    assert theirs <= read | (method & {"algorithm", "prompt_filter", "handoff_reward", "told_shares"})
+    assert theirs <= read | (method & {"algorithm", "context", "prompt_filter", "handoff_reward", "told_shares"})
 
 
 def test_the_traces_are_those_of_the_warm_up() -> None:

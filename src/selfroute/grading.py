@@ -6,8 +6,10 @@ nothing about the model, so training leaves that rollout out and evaluation coun
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from selfroute.privacy.values import Leakage
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Source, Trace
 from selfroute.verify.base import Verdict
@@ -31,6 +33,10 @@ class Outcome:
         device_tokens: completion tokens the device wrote.
         cloud_tokens: completion tokens the cloud wrote.
         cut_off: whether the device's text ends at the token limit and not by itself, where that is known.
+        leakage: what the message for the cloud tells of the row's private values; None without a message, or for a row
+            that names none.
+        violations: by the name of an attribute how much its channel violates it, in [0, 1]; without those whose channel
+            is empty.
         error: what failed, None if nothing did.
     """
 
@@ -42,6 +48,8 @@ class Outcome:
     device_tokens: int = 0
     cloud_tokens: int = 0
     cut_off: bool = False
+    leakage: Leakage | None = None
+    violations: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
 
 

@@ -31,11 +31,15 @@ from typing import Literal
 from selfroute.types import Token
 
 __all__ = [
+    "CHANNELS",
     "HANDOFF_TEXT",
+    "Channel",
+    "ChannelReader",
     "Parsed",
     "Piece",
     "PieceKind",
     "StreamParser",
+    "channel_text",
     "handoff_score",
     "parse",
 ]
@@ -44,6 +48,9 @@ HANDOFF_TEXT = "<unknown> I need external assistance </unknown>"
 
 
 PieceKind = Literal["reasoning", "content", "tag", "hand-off"]
+# What of a completion is read by somebody: the message behind a hand-off, and the local answer.
+Channel = Literal["message", "answer"]
+CHANNELS: tuple[Channel, ...] = ("message", "answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +165,11 @@ class StreamParser:
         self._thinking = self._answering = self._reasoned = self._over = False
         self._pending: int | None = None  # where an answer's mark stands that has no content yet
         self._behind: list[str] = []  # the text of a hand-off, its mark first
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._thinking
 
     @property
     def message(self) -> str:
@@ -276,6 +288,35 @@ def parse(text: str) -> Parsed:
     tagged = _tagged(outside)
     answer = content if tagged is None else tagged
     return Parsed(False, reasoning.strip(), answer.strip(), parser.answered, parser.malformed)
+
+
+def channel_text(completion: str, channel: Channel) -> str:
+    """What a completion says on a channel; empty if nothing."""
+    said = parse(completion)
+    return said.message if channel == "message" else said.answer
+
+
+class ChannelReader:
+    """Tells while a completion is written whether its next token belongs to a channel.
+
+    Of a message that is all behind the beginning of a hand-off, the end of the text included: to stop in time is one
+    way to keep to an attribute.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._parser = StreamParser()
+        self._of_message = channel == "message"
+
+    def feed(self, text: str) -> None:
+        """Take the text of the next token."""
+        self._parser.feed(text)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next token belongs to the channel."""
+        if self._of_message:
+            return self._parser.wants_cloud
+        return not (self._parser.wants_cloud or self._parser.thinking)
 
 
 def _message(text: str) -> str:

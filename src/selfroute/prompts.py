@@ -108,6 +108,15 @@ TEMPLATES: dict[str, PromptTemplate] = {
         help=(f"If you cannot solve the problem after 6 reasoning steps, stop reasoning and return: {HANDOFF_TEXT}."),
         user="{question}. Let's think step by step.",
     ),
+    # For `context: message`: the device writes what the cloud sees.
+    "private": PromptTemplate(
+        system="You are a helpful assistant. Return the final answer in <answer> </answer> tags.",
+        help=(
+            f"If you cannot answer, return: {HANDOFF_TEXT} and behind it a question that can be answered without this "
+            "conversation and holds no personal detail that is not needed."
+        ),
+        user="{question}",
+    ),
     # No words around the question: for questions that carry their own instructions, and for recorded answers.
     "plain": PromptTemplate(
         system="You are a helpful assistant.",

@@ -19,6 +19,7 @@ from selfroute.tasks.hendrycks_math import HendrycksMath
 from selfroute.tasks.jsonl import JsonLines
 from selfroute.tasks.mmlu import MMLU
 from selfroute.tasks.recorded import Recorded
+from selfroute.tasks.tickets import Tickets
 from selfroute.testing import check_task
 
 ROWS: Mapping[str, Mapping[str, Any]] = {
@@ -66,6 +67,7 @@ def recorded(folder: Path) -> Task:
 TASKS: Mapping[str, Callable[[Path], Task]] = {
     "countdown": lambda folder: Countdown(seed=3, limit=200),
     "chain": lambda folder: Chain(seed=3, limit=200),
+    "tickets": lambda folder: Tickets(seed=3, limit=200),
     "gsm8k": lambda folder: GSM8K(path=file_of("gsm8k", folder)),
     "math": lambda folder: HendrycksMath(path=file_of("math", folder)),
     "mmlu": lambda folder: MMLU(path=file_of("mmlu", folder)),
@@ -88,5 +90,5 @@ NEEDS = {"reasoning_gym": "reasoning_gym", "math": "math_verify", "jsonl, math":
 def test_it_keeps_the_contract(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}")
-    splits = ("train", "validation", "test") if name in ("countdown", "chain") else ("test",)
+    splits = ("train", "validation", "test") if name in ("countdown", "chain", "tickets") else ("test",)
     check_task(TASKS[name](tmp_path), splits=splits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,25 @@ from selfroute.assemble.pieces import (
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.files import ModelFiles, is_path
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
-from selfroute.config import TASKS, TrainRecipe, WarmupRecipe, at, make_task, prepare_backend, to_values
+from selfroute.config import (
+    TASKS,
+    AttributeOptions,
+    TrainRecipe,
+    WarmupRecipe,
+    at,
+    make_oracle,
+    make_task,
+    prepare_backend,
+    to_values,
+)
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
 from selfroute.tasks.base import Task
-from selfroute.types import Sampling
+from selfroute.types import Message, Sampling
 
 if TYPE_CHECKING:
     from selfroute.train.imitation.writers import Writer
+    from selfroute.train.rl.constraints.attributes import Attribute
 
 __all__ = [
     "ModelFiles",
@@ -69,14 +80,17 @@ def model_files(model: str) -> ModelFiles:
     return ModelFiles(place, place)
 
 
-def check_cloud(cloud: Backend, task: Task, *, max_tokens: int) -> None:
+def check_cloud(cloud: Backend, task: Task, *, max_tokens: int, writes_question: bool = False) -> None:
     """Ask the cloud for the first training row, as training would: a cloud that refuses must not cost a whole run.
+
+    Args:
+        writes_question: the device writes what the cloud sees, so no row goes there; it is greeted instead.
 
     Raises:
         ConfigError: the cloud does not answer.
     """
     (row,) = first_rows(task, "train", 1)
-    prompt = template_of(task).conversation(row.question)
+    prompt = [Message("user", "Hello")] if writes_question else template_of(task).conversation(row.question)
     (answer,) = run_sync(complete_all(cloud, [prompt], Sampling(max_tokens=max_tokens)))
     if isinstance(answer, SelfRouteError):
         raise ConfigError(
@@ -127,7 +141,10 @@ def train_recipe(
     first_rows(task, "train", 1)
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
+    attributes = attributes_of(recipe)
     needs_cloud = recipe.method.offer_handoff
+    if recipe.ask_ahead and recipe.writes_question:
+        raise ConfigError("ask_ahead: with context=message nobody knows ahead what the device will ask; leave it out")
     if needs_cloud:
         prepare_backend(recipe.cloud, where="cloud")
         _announce(recipe, task, None if table is None else table.prices.cloud, say)
@@ -147,6 +164,7 @@ def train_recipe(
         concurrency=recipe.concurrency,
         cloud_price=None if table is None else table.prices.cloud,
         resume=recipe.resume,
+        attributes=attributes,
         config=to_values(recipe),
         on_progress=on_progress,
     )
@@ -154,9 +172,34 @@ def train_recipe(
     return recipe.out / "checkpoint"
 
 
+def attributes_of(recipe: TrainRecipe) -> dict[str, Attribute]:
+    """The attributes that a recipe controls, by name.
+
+    Raises:
+        ConfigError: an oracle is wrong or lacks its library, or judges messages that nobody writes.
+    """
+    return {name: _attribute(recipe, f"attributes.{name}", each) for name, each in recipe.attributes.items()}
+
+
+def _attribute(recipe: TrainRecipe, where: str, options: AttributeOptions) -> Attribute:
+    from selfroute.scores.oracles import Judged
+    from selfroute.train.rl.constraints.attributes import Attribute
+
+    if options.channel == "message" and not recipe.writes_question:
+        raise ConfigError(f"{where}.channel: no message leaves with context=prompt; set context=message")
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    oracle, schedule = make_oracle(given.pop("oracle"), where=f"{where}.oracle"), given.pop("schedule")
+    judged = Judged(oracle, given.pop("channel"))
+    try:
+        return Attribute(judged=judged, parallel=schedule == "parallel", **given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}.{error}") from None
+
+
 def _announce(recipe: TrainRecipe, task: Task, price: Price | None, say: Callable[[str], object] | None) -> None:
     """The cloud answers a row once, whatever number of attempts ask; without `ask_ahead` only rows that are drawn."""
     template = template_of(task)
+    drawn = recipe.steps * recipe.prompts_per_step * (recipe.group_size if recipe.writes_question else 1)
     announce(
         say,
         "cloud",
@@ -164,7 +207,7 @@ def _announce(recipe: TrainRecipe, task: Task, price: Price | None, say: Callabl
         [template.conversation(row.question) for row in first_rows(task, "train", None)],
         Sampling(max_tokens=_cloud_tokens(recipe)),
         cache=_cache(recipe),
-        most=None if recipe.ask_ahead else recipe.steps * recipe.prompts_per_step,
+        most=None if recipe.ask_ahead else drawn,
         price=price,
     )
 
@@ -198,7 +241,7 @@ def _open_cloud(
     """The cloud of a recipe once it has answered a question, or with `ask_ahead` all of them."""
     cloud = remembered(recipe.cloud, _cache(recipe), where="cloud")
     most = _cloud_tokens(recipe)
-    check_cloud(cloud, task, max_tokens=most)
+    check_cloud(cloud, task, max_tokens=most, writes_question=recipe.writes_question)
     if recipe.ask_ahead:
 
         def on_answers(done: int, total: int) -> None:
@@ -235,16 +278,16 @@ def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None 
             f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
         )
 
-    from selfroute.train.imitation.tokenizer import build_tokenizer
+    from selfroute.train.imitation.tokenizer import build_tokenizer, task_tokenizer
     from selfroute.train.imitation.warmup import warm_up
-    from selfroute.train.imitation.writers import TraceStyle
+    from selfroute.train.imitation.writers import TraceStyle, Worded
 
     make_writer: Callable[..., Writer] = at(place)
     writer = make_writer(task, TraceStyle(**asdict(recipe.traces)), recipe.role)
     quiet_libraries()
     warm_up(
         out=recipe.out,
-        tokenizer=build_tokenizer(),
+        tokenizer=task_tokenizer(task.template, writer.corpus) if isinstance(writer, Worded) else build_tokenizer(),
         writer=writer,
         hidden_size=recipe.hidden_size,
         layers=recipe.layers,

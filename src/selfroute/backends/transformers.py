@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -25,12 +25,14 @@ from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
 from selfroute.backends.torch.tokens import RowText, TokenTexts, decode, forbid_table, inner_ids
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, ContextLengthExceeded, SelfRouteError
+from selfroute.handoff import Channel
 from selfroute.types import Completion, Delta, Message, Sampling, Usage
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from selfroute.backends.torch.critic import Critic, Guide
     from selfroute.backends.torch.sampler import Sampled, Step
     from selfroute.backends.torch.sessions import Engine, Line, TorchSession
 
@@ -258,6 +260,11 @@ class TransformersBackend(Backend):
         Raises:
             BackendError: a prompt cannot be encoded, or the model failed.
         """
+        return self._answers(prompts, sampling, None)
+
+    def _answers(
+        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, guide: Callable[[], Guide] | None
+    ) -> list[Completion]:
         encoded = [self._encode(messages) for messages in prompts]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
         seeds = _own_seeds(encoded, [sampling.seed] * len(encoded))
@@ -266,19 +273,52 @@ class TransformersBackend(Backend):
             chunk = order[begin : begin + self.max_batch]
             chunk_prompts, chunk_seeds = [encoded[i] for i in chunk], [seeds[i] for i in chunk]
             try:
-                answers.update(zip(chunk, self._answer_chunk(chunk_prompts, sampling, chunk_seeds), strict=True))
+                answers.update(zip(chunk, self._answer_chunk(chunk_prompts, sampling, chunk_seeds, guide), strict=True))
             except Exception as error:
                 raise self._as_backend_error(error) from error
         return [answers[i] for i in range(len(encoded))]
 
+    @property
+    def hidden_size(self) -> int:
+        """Of the last hidden states."""
+        return int(self.model.config.get_text_config(decoder=True).hidden_size)
+
+    @property
+    def size(self) -> int:
+        """Logits of each step; at least as many as the tokenizer has words."""
+        return self._vocabulary
+
+    def guide(self, critic: Critic, channel: Channel, allowed: float) -> Callable[[], Guide]:
+        """See `selfroute.backends.guided.Guidable`."""
+        from selfroute.backends.torch.critic import Guide
+
+        return partial(Guide, critic.to(self.model.device), self._texts, channel, allowed=allowed)
+
+    def generate_guided(
+        self, prompts: Sequence[Sequence[Message]], sampling: Sampling, guide: Callable[[], Guide]
+    ) -> list[Completion]:
+        """Answer every prompt, in order, with tokens drawn as a guide says; see `generate_batch`.
+
+        Raises:
+            BackendError: a prompt cannot be encoded, or the model failed.
+            UnsupportedByBackend: a request asks for more than text.
+        """
+        for messages in prompts:
+            refuse_fields(self, messages, sampling)
+        return self._answers(prompts, sampling, guide)
+
     def _answer_chunk(
-        self, prompts: Sequence[list[int]], sampling: Sampling, seeds: Sequence[int | None]
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        seeds: Sequence[int | None],
+        guide: Callable[[], Guide] | None,
     ) -> list[Completion]:
         started = time.perf_counter()
         rows = [_Row(RowText(self.tokenizer, sampling.stop), len(prompt)) for prompt in prompts]
         # Text is needed while writing only where a stop string may cut it.
         on_step = (lambda step: _push_all(rows, step)) if any(sampling.stop) else None
-        done = self._write(prompts, [sampling] * len(prompts), on_step=on_step, seeds=seeds)
+        done = self._write(prompts, [sampling] * len(prompts), on_step=on_step, seeds=seeds, guide=guide)
         seconds = (time.perf_counter() - started) / len(prompts)
         return [self._completion(*each, sampling, seconds) for each in zip(rows, done, strict=True)]
 
@@ -305,6 +345,7 @@ class TransformersBackend(Backend):
         *,
         on_step: Callable[[Step], Collection[int]] | None,
         seeds: Sequence[int | None] | None = None,
+        guide: Callable[[], Guide] | None = None,
     ) -> list[Sampled]:
         """One completion per prompt; all samplings are of one kind."""
         from selfroute.backends.torch.sampler import sample
@@ -326,6 +367,7 @@ class TransformersBackend(Backend):
                 forbid=self._forbid_table(kind.forbid) if any(kind.forbid) else None,
                 top_logprobs=kind.top_logprobs,
                 on_step=on_step,
+                guide=None if guide is None else guide(),
             )
         return [group[0] for group in groups]
 

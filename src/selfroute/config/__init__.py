@@ -18,6 +18,7 @@ from selfroute.config.names import (
     make_budget,
     make_journal,
     make_ledger,
+    make_oracle,
     make_policy,
     make_strategy,
     make_task,
@@ -26,6 +27,7 @@ from selfroute.config.names import (
     trained_prompt,
 )
 from selfroute.config.recipes import (
+    AttributeOptions,
     BudgetOptions,
     CountLimits,
     EvaluateRecipe,
@@ -39,7 +41,7 @@ from selfroute.config.recipes import (
     UsdLimits,
     WarmupRecipe,
 )
-from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, POLICIES, STRATEGIES, TASKS
+from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, ORACLES, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import (
     Spec,
     build,
@@ -57,10 +59,12 @@ __all__ = [
     "CLUSTERS",
     "LEDGERS",
     "LOADS",
+    "ORACLES",
     "POLICIES",
     "STRATEGIES",
     "TASKS",
     "AlgorithmEntry",
+    "AttributeOptions",
     "BackendEntry",
     "Bounds",
     "BudgetOptions",
@@ -96,6 +100,7 @@ __all__ = [
     "make_budget",
     "make_journal",
     "make_ledger",
+    "make_oracle",
     "make_policy",
     "make_strategy",
     "make_task",

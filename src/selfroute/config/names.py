@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from selfroute.backends.base import Backend
@@ -18,7 +18,7 @@ from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimi
 from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
-from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, POLICIES, STRATEGIES, TASKS
+from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, ORACLES, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import Spec, build, check_keys, convert, suggest, to_values
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
@@ -28,6 +28,7 @@ from selfroute.tasks.base import Task
 
 if TYPE_CHECKING:
     from selfroute.bandits.policy import Policy
+    from selfroute.scores.oracles import Oracle
 
 __all__ = [
     "algorithm_of",
@@ -37,6 +38,7 @@ __all__ = [
     "make_budget",
     "make_journal",
     "make_ledger",
+    "make_oracle",
     "make_policy",
     "make_strategy",
     "make_task",
@@ -191,6 +193,18 @@ def _split(shared: Any, options: Mapping[str, Any], own: Sequence[str], where: s
     check_keys(options, [*own, *values], where)
     values |= {name: value for name, value in options.items() if name in values}
     return build(type(shared), values, where=where), {k: v for k, v in options.items() if k in own}
+
+
+def make_oracle(spec: Spec, *, where: str = "oracle") -> Oracle:
+    """The oracle that a spec names.
+
+    Raises:
+        ConfigError: an unknown name or option, or a library that is not installed.
+    """
+    factory, options = ORACLES.resolve(spec.name, where=where), dict(spec.options)
+    if spec.value is not None:
+        options[_value_parameter(inspect.signature(factory).parameters.values())] = spec.value
+    return cast("Oracle", construct(factory, options, f"{where}.{spec.name}", ORACLES[spec.name]))
 
 
 def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:

@@ -13,6 +13,7 @@ from selfroute.planning.shapes import Link, Mixture
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 
 __all__ = [
+    "AttributeOptions",
     "BudgetOptions",
     "CountLimits",
     "EvaluateRecipe",
@@ -182,6 +183,41 @@ class LoraOptions:
     targets: tuple[str, ...] = ("all-linear",)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttributeOptions:
+    """An attribute that completions are to keep to (docs/attribute-control.md).
+
+    Attributes:
+        oracle: says how much a text violates it, a name of `ORACLES`.
+        channel: what of a completion is judged, the message for the cloud or the local answer.
+        penalty: taken off a rollout's reward for a violation.
+        weight: λ of KL(q* ‖ p) beside the policy's loss; 0 trains no critic.
+        target: share of texts that may violate it; penalty and weight move from where they start until it is met.
+        allowed: share of texts in which q* itself violates it; 0 for none.
+        adaptive: scale λ at each token by the risk of the text before it.
+        schedule: fit the critic before each update, or meanwhile, so that it is one batch old.
+        consistency: γ of the term that ties the critic's predictions to each other; it often hurts.
+        passes: steps of the critic over each batch.
+        learning_rate: of the critic.
+        width: of the critic.
+        critic: file of a critic to go on with; null begins anew.
+    """
+
+    oracle: Spec
+    channel: Literal["message", "answer"] = "message"
+    penalty: NotNegative = 0.0
+    weight: NotNegative = 0.0
+    target: Share | None = None
+    allowed: Rate = 0.0
+    adaptive: bool = False
+    schedule: Literal["sequential", "parallel"] = "sequential"
+    consistency: NotNegative = 0.0
+    passes: Count = 4
+    learning_rate: Positive = 3e-3
+    width: Count = 64
+    critic: Path | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe(GAPGOptions, LoopOptions):
     """What `selfroute train` needs: the method's options, the loop's, and what both work on.
@@ -189,6 +225,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     Attributes:
         model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
         lora: train an adapter and add it to the model at the end; None trains all weights.
+        attributes: name in the metrics -> an attribute that completions are to keep to.
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
         max_minutes: ends the run after the step in which this time is up; None sets no limit.
@@ -203,6 +240,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     model: str = "embedded:device"
     lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD
+    attributes: Mapping[str, AttributeOptions] = field(default_factory=dict)
     ask_ahead: bool = False
     max_minutes: Positive | None = None
     cache: Path | None = None
@@ -225,6 +263,7 @@ class TraceOptions:
     told: Literal["each", "last"] = "last"
     shown_rate: Rate = 0.0
     shown: Literal["continue", "ignore"] = "continue"
+    leak_rate: Rate = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, LedgerEntry, StrategyEntry, Table, TaskEntry
 from selfroute.train.rl.options import ALGORITHMS as METHODS
 
-__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "POLICIES", "STRATEGIES", "TASKS"]
+__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "ORACLES", "POLICIES", "STRATEGIES", "TASKS"]
 
 TASKS = Table(
     "task",
@@ -26,6 +26,12 @@ TASKS = Table(
         place="selfroute.tasks.chain:Chain",
         drawn=True,
         writer="selfroute.train.imitation.calculations:Calculations",
+    ),
+    TaskEntry(
+        name="tickets",
+        place="selfroute.tasks.tickets:Tickets",
+        drawn=True,
+        writer="selfroute.train.imitation.messages:Messages",
     ),
     TaskEntry(name="gsm8k", place="selfroute.tasks.gsm8k:GSM8K"),
     TaskEntry(name="math", place="selfroute.tasks.hendrycks_math:HendrycksMath", extra="eval"),
@@ -69,6 +75,14 @@ BACKENDS = Table(
         name="transformers",
         place="selfroute.backends.transformers:TransformersBackend.load",
         example="transformers:path/or/repository",
+        check="selfroute.backends.transformers:check_folder",
+        prompt="selfroute.backends.carried:carried_prompt",
+        in_process=True,
+    ),
+    BackendEntry(
+        name="guided",
+        place="selfroute.backends.guided:guided",
+        example="{guided: {model: path/or/repository, critic: FILE}}",
         check="selfroute.backends.transformers:check_folder",
         prompt="selfroute.backends.carried:carried_prompt",
         in_process=True,
@@ -255,6 +269,16 @@ LOADS = Table(
     _planned("sglang", "dumps:read_sglang", "sglang:FILE", "mixture"),
     _planned("vllm", "dumps:read_vllm", "vllm:FILE", "mixture"),
     _planned("measured", "routers:load_measured", "{measured: {model: FOLDER, prompts: FILE}}", "mixture", "train"),
+)
+
+
+ORACLES = Table(
+    "oracle",
+    Entry(name="leaks", place="selfroute.scores.oracles:leaks"),
+    Entry(name="rules", place="selfroute.scores.oracles:rules", example="{rules: {kinds: [email]}}", extra="privacy"),
+    Entry(name="words", place="selfroute.scores.oracles:Words", example="{words: {path: FILE}}"),
+    Entry(name="profanity", place="selfroute.scores.oracles:profanity", extra="profanity"),
+    Entry(name="function", place="selfroute.scores.oracles:function", example="function:my_module:my_function"),
 )
 
 

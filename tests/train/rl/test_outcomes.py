@@ -11,11 +11,15 @@ from selfroute.errors import BackendUnavailable
 from selfroute.grading import Outcome
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price
+from selfroute.privacy.values import Leakage
 from selfroute.prompts import TEMPLATES
 from selfroute.rewards.hierarchical import hierarchical
+from selfroute.scores.oracles import Judged, leaks
 from selfroute.tasks.base import Row, digest_of
 from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.tickets import Tickets
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.rl.rollout_metrics import rollout_metrics
 from selfroute.types import Message, Sampling
 from selfroute.verify.base import Verdict
 
@@ -197,3 +201,29 @@ def test_rows_that_moved_keep_their_verdicts() -> None:
     after.restore([before.state()])
     assert after.correct(rows("zero", "one", "two")) == [False, True, False]
     assert after.calls == 2 + 1
+
+
+# --- the device writes the question -------------------------------------------------------------------------------
+
+
+def test_the_cloud_answers_each_different_message_once_and_no_empty_one() -> None:
+    asked: list[str] = []
+
+    def answer(messages: Sequence[Message], sampling: Sampling) -> str:
+        asked.append(messages[0].content)
+        return f"<answer>{'7' if '12' in messages[0].content else '0'}</answer>"
+
+    values = {"needed": ["12"], "unneeded": ["Anna"]}
+    rows = {"r": Row(id="r", question="I am Anna. What of 12?", gold="7", fields=values)}
+    task = Tickets()
+    answers = CloudAnswers(task, FunctionBackend("cloud", answer), TEMPLATES["private"], max_tokens=8)
+    grade = OutcomeGrader(task, rows, answers, writes_question=True, attributes={"leaks": Judged(leaks())})
+    texts = [f"{HANDOFF_TEXT} {message}" for message in ("What of 12?", "12 for Anna?", "What of 12?", "What?", "")]
+    found = grade(["r"] * 6, [*texts, "<answer>7</answer>"])
+    assert asked == ["What of 12?", "12 for Anna?", "What?"]
+    assert [outcome.cloud_correct for outcome in found] == [True, True, True, False, 0.0, None]
+    assert [outcome.leakage for outcome in found[:2]] == [Leakage(0, 0, 0), Leakage(1, 1, 0)]
+    assert [outcome.violations.get("leaks") for outcome in found] == [0.0, 1.0, 0.0, 0.0, None, None]
+    metrics = rollout_metrics([found], [[0.0] * 6])
+    assert (metrics["messages/leaking"], metrics["messages/losing"]) == (0.25, 0.25)
+    assert metrics["violation/leaks"] == 0.25

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from selfroute.errors import ConfigError
 
-__all__ = ["Sampled", "Step", "check_heat", "draw", "evaluating", "sample"]
+__all__ = ["Guide", "Sampled", "Step", "check_heat", "draw", "evaluating", "sample"]
 
 # Room in the cache beyond the prompt, in tokens; a longer completion makes it grow.
 _SPARE_TOKENS = 128
@@ -62,6 +62,18 @@ class Step:
     top: list[dict[int, float]] | None
 
 
+class Guide(Protocol):
+    """Changes what tokens are drawn from, e.g. `selfroute.backends.torch.critic.Guide`."""
+
+    def steer(self, rows: Sequence[int], logprobs: Tensor, hidden: Tensor) -> Tensor:
+        """Log-probabilities (rows, V) to draw from, given the model's and its last hidden states (rows, H)."""
+        ...
+
+    def read(self, rows: Sequence[int], token_ids: Sequence[int]) -> None:
+        """Take the tokens that were drawn for the rows."""
+        ...
+
+
 def sample(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -76,6 +88,7 @@ def sample(
     forbid: Tensor | None = None,
     top_logprobs: int | None = None,
     on_step: Callable[[Step], Collection[int]] | None = None,
+    guide: Guide | None = None,
 ) -> list[list[Sampled]]:
     """Write completions for a batch of prompts.
 
@@ -94,6 +107,7 @@ def sample(
             must not be written. Rows begin in state 0. See `selfroute.backends.torch.tokens.forbid_table`.
         top_logprobs: how many alternatives per position to report; None reports none.
         on_step: called after each step with the new tokens; returns the rows that shall end with them.
+        guide: changes what tokens are drawn from; log-probabilities stay those of the plain model.
 
     Returns:
         For each prompt its completions.
@@ -107,7 +121,8 @@ def sample(
     rows = len(prompts) * samples_per_prompt
     device = model.device
     with torch.inference_mode(), evaluating(model):
-        batch, logits = _prefill(model, prompts, samples_per_prompt, pad_token_id, max(limits))
+        look = guide is not None
+        batch, logits = _prefill(model, prompts, samples_per_prompt, pad_token_id, max(limits), look=look)
         limit = torch.tensor(limits, device=device).repeat_interleave(samples_per_prompt)
         uniforms = _uniforms(limits, samples_per_prompt, seed).to(device) if temperature > 0 else None
         eos = torch.tensor(sorted(eos_token_ids), dtype=torch.long, device=device)
@@ -118,10 +133,13 @@ def sample(
         for step in range(max(limits)):
             scores = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)
             moves = None if table is None else table[states]
-            allowed = scores if moves is None else scores.masked_fill(moves < 0, float("-inf"))
+            steered = scores if guide is None else guide.steer(batch.rows.tolist(), scores, batch.seen())
+            allowed = steered if moves is None else steered.masked_fill(moves < 0, float("-inf"))
             luck = None if uniforms is None else uniforms[batch.rows, step]
             tokens = allowed.argmax(-1) if luck is None else draw(allowed.exp(), luck, top_p)
             new = record.write(step, batch.rows, tokens, scores, wanted=on_step is not None)
+            if guide is not None:
+                guide.read(batch.rows.tolist(), tokens.tolist())
             ended = torch.isin(tokens, eos)
             if on_step is not None and new is not None:
                 ended |= _as_mask(new.rows, on_step(new), device)
@@ -313,21 +331,30 @@ def _block_cache(model: PreTrainedModel, spare: int) -> tuple[Cache, bool]:
 class _Batch:
     """The rows that are still being written: their ids, cache, attention mask and next position."""
 
-    def __init__(self, cache: Cache, rows: Tensor, mask: Tensor | None, positions: Tensor) -> None:
+    def __init__(
+        self, cache: Cache, rows: Tensor, mask: Tensor | None, positions: Tensor, hidden: Tensor | None
+    ) -> None:
         self.cache = cache
         self.rows = rows
         self.mask = mask
         self.positions = positions
+        self.hidden = hidden
+
+    def seen(self) -> Tensor:
+        """Last hidden states before the next tokens, shape (rows, H)."""
+        assert self.hidden is not None
+        return self.hidden
 
     def forward(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """Append one token to each row; logits of shape (rows, vocabulary)."""
         seen = self.cache.get_seq_length() + 1
-        logits = _forward(
+        logits, self.hidden = _forward(
             model,
             tokens[:, None],
             self.positions[:, None],
             self.cache,
             None if self.mask is None else self.mask[:, :seen],
+            look=self.hidden is not None,
         )
         self.positions = self.positions + 1
         return logits
@@ -349,7 +376,16 @@ class _Batch:
         return tuple(rearranged(other) for other in others)
 
 
-def _forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: Cache, mask: Tensor | None) -> Tensor:
+def _forward(
+    model: PreTrainedModel,
+    tokens: Tensor,
+    positions: Tensor,
+    cache: Cache,
+    mask: Tensor | None,
+    *,
+    look: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Logits behind the last token of each row, and with `look` the hidden states that they come from."""
     output = model(
         input_ids=tokens,
         position_ids=positions,
@@ -357,12 +393,13 @@ def _forward(model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: C
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **({"output_hidden_states": True} if look else {}),
     )
-    return cast(Tensor, output.logits)[:, -1]
+    return cast(Tensor, output.logits)[:, -1], output.hidden_states[-1][:, -1] if look else None
 
 
 def _prefill(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, pad: int, steps: int
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], samples: int, pad: int, steps: int, *, look: bool
 ) -> tuple[_Batch, Tensor]:
     """Read every different prompt once and spread it over its rows; the logits of each row's first token."""
     device = model.device
@@ -388,10 +425,12 @@ def _prefill(
         ahead = torch.ones(len(different), shared, dtype=torch.bool, device=device)
         after = torch.ones(len(different), steps, dtype=torch.bool, device=device)
         mask = torch.cat([ahead, real, after], dim=1)
-    logits = _forward(model, tokens, positions, cache, None if mask is None else mask[:, : shared + width])
+    seen = None if mask is None else mask[:, : shared + width]
+    logits, hidden = _forward(model, tokens, positions, cache, seen, look=look)
     _spread(cache, owners)
     rows = torch.arange(len(owners), device=device)
-    batch = _Batch(cache, rows, None if mask is None else mask[owners], lengths[owners])
+    mask, hidden = (None if rest is None else rest[owners] for rest in (mask, hidden))
+    batch = _Batch(cache, rows, mask, lengths[owners], hidden)
     return batch, logits[owners]
 
 

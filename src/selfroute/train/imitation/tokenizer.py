@@ -7,6 +7,7 @@ The added tokens are not special: they stay in decoded text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from selfroute.handoff import HANDOFF_TEXT
@@ -15,12 +16,14 @@ from selfroute.prompts import TEMPLATES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["CHAT_TEMPLATE", "build_tokenizer", "phrases"]
+__all__ = ["CHAT_TEMPLATE", "build_tokenizer", "phrases", "task_tokenizer"]
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_SPELLED = ("think", "steps", "plain")  # the templates whose words the shipped pair's tokenizer was made of
+_MARKS = (HANDOFF_TEXT, "<think>", "</think>", "<answer>", "</answer>", "assistant\n", "system\n", "user\n")
 END, START, STOP = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
 
@@ -36,19 +39,31 @@ def phrases() -> list[str]:
         "Using the numbers [",
         "], create an equation that equals ",
         ". You can use basic arithmetic operations (+, -, *, /) and each number can only be used once",
-        HANDOFF_TEXT,
-        "<think>",
-        "</think>",
-        "<answer>",
-        "</answer>",
-        "assistant\n",
-        "system\n",
-        "user\n",
+        *_MARKS,
     ]
 
 
 def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
     """Train the tokenizer on the templates' own words; the same words give the same tokenizer."""
+    templates = [TEMPLATES[name] for name in _SPELLED]
+    words = [text for template in templates for text in (template.system, template.help, template.user)]
+    return _trained(words, phrases(), vocabulary)
+
+
+def task_tokenizer(template: str, corpus: Sequence[str], vocabulary: int = 1024) -> PreTrainedTokenizerFast:
+    """A tokenizer of the same kind for a task with words of its own.
+
+    Args:
+        template: name of its prompt template, whose sentences become one token each.
+        corpus: texts of the task.
+    """
+    words = TEMPLATES[template]
+    asked = [piece for piece in words.user.split("{question}") if piece]
+    return _trained(corpus, [*asked, words.system, words.help, *_MARKS], vocabulary)
+
+
+def _trained(corpus: Sequence[str], added: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of a corpus, with added tokens that are not special."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,15 +71,13 @@ def build_tokenizer(vocabulary: int = 512) -> PreTrainedTokenizerFast:
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
-    added = phrases()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(added),
         special_tokens=[END, START, STOP],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    words = [text for template in TEMPLATES.values() for text in (template.system, template.help, template.user)]
-    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in added])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

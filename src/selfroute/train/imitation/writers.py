@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["TOLD_SHARES", "Example", "Role", "TraceStyle", "Writer"]
+__all__ = ["TOLD_SHARES", "Example", "Role", "TraceStyle", "Worded", "Writer"]
 
 Role = Literal["device", "cloud"]
 TOLD_SHARES = tuple(percent / 100 for percent in range(5, 100, 5))
@@ -30,6 +31,7 @@ class TraceStyle:
             From the last alone a small model does not learn to read: it is one decision of a hundred tokens.
         shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
         shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
+        leak_rate: probability that a message for the cloud tells private values that nobody needs.
     """
 
     attempts: int = 6
@@ -41,6 +43,7 @@ class TraceStyle:
     told: Literal["each", "last"] = "last"
     shown_rate: float = 0.0
     shown: Literal["continue", "ignore"] = "continue"
+    leak_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +75,15 @@ class Writer(Protocol):
     role: Role
 
     def example(self, rng: random.Random) -> Example: ...
+
+
+@runtime_checkable
+class Worded(Protocol):
+    """Optional: a writer whose models have a tokenizer of its own words.
+
+    Attributes:
+        corpus: texts to make it from.
+    """
+
+    @property
+    def corpus(self) -> Sequence[str]: ...

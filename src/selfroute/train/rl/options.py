@@ -108,6 +108,7 @@ class GAPGOptions:
     Attributes:
         algorithm: how to train, a name of `selfroute algorithms`; version 0.1's names that said the filter are read.
         prompt_filter: whether prompts are filtered by the share; None leaves it to the algorithm.
+        context: what the cloud is shown of a hand-off: the prompt, or the message that the device wrote behind it.
         share: wanted call share; the method's cloud-device ratio is share / (1 - share).
         reward: α_a, α_c and α_f, and the price of a hand-off's tokens.
         handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
@@ -127,6 +128,7 @@ class GAPGOptions:
 
     algorithm: Algorithm = "gapg"
     prompt_filter: bool | None = None
+    context: Literal["prompt", "message"] = "prompt"
     share: Share = 0.3
     reward: Hierarchical = field(default_factory=Hierarchical)
     handoff_reward: Literal["fixed", "dual"] = "fixed"
@@ -153,6 +155,7 @@ class GAPGOptions:
         """Refuse options about hand-offs that an algorithm would pass over in silence."""
         idle = {
             "handoff_reward=dual": self.is_dual,
+            "context=message": self.writes_question,
             "told_shares": bool(self.told_shares),
             "reward.token_price": self.reward.token_price > 0,
         }
@@ -195,6 +198,11 @@ class GAPGOptions:
     def is_dual(self) -> bool:
         """Whether a hand-off has a price that moves."""
         return self.handoff_reward == "dual"
+
+    @property
+    def writes_question(self) -> bool:
+        """Whether the device writes what the cloud sees."""
+        return self.context == "message"
 
     @property
     def shares(self) -> tuple[float, ...]:

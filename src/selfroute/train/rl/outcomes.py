@@ -11,9 +11,11 @@ from selfroute.errors import SelfRouteError
 from selfroute.grading import Outcome, is_formatted, judge
 from selfroute.handoff import parse
 from selfroute.prices import Price
+from selfroute.privacy.values import Values, leakage
 from selfroute.prompts import PromptTemplate
+from selfroute.scores.oracles import Judged
 from selfroute.tasks.base import Row, Task, digest_of
-from selfroute.types import Sampling
+from selfroute.types import Message, Sampling
 
 __all__ = ["AnswersOfAll", "CloudAnswers", "OutcomeGrader"]
 
@@ -22,10 +24,11 @@ class CloudAnswers:
     """Whether the cloud solves a row; asked at most once per row and only where a rollout asks.
 
     The paper assumes a cloud that decodes deterministically, so one greedy answer stands for all rollouts. Verdicts are
-    kept by what a row says and not by its id, which may be the number of a line: rows that moved keep their own.
+    kept by what a row says and not by its id, which may be the number of a line: rows that moved keep their own. Where
+    the device writes the question, each different message is asked once.
 
     Attributes:
-        calls: rows the cloud was asked for.
+        calls: rows the cloud was asked for, or messages.
         failures: rows it did not answer; a failed row is asked again when it comes up again.
         usd: what its answers cost by `price`, those that a cache file held too; 0 without a price.
     """
@@ -51,10 +54,17 @@ class CloudAnswers:
         self.usd = 0.0
         self._known: dict[str, float | None] = {}
 
-    def correct(self, rows: Sequence[Row]) -> list[float | None]:
-        """One quality per row, as in `Outcome`; None where the cloud or the verifier failed."""
-        keys = [digest_of(row) for row in rows]
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if self._known.get(key) is None}
+    def correct(self, rows: Sequence[Row], messages: Sequence[str] | None = None) -> list[float | None]:
+        """One quality per row, as in `Outcome`; None where the cloud or the verifier failed.
+
+        Args:
+            messages: what the device wrote for the cloud, in place of the rows' own questions; an empty one is not
+                sent, and solves nothing.
+        """
+        asked = [self._asked(row, None if messages is None else messages[i]) for i, row in enumerate(rows)]
+        keys = [key for key, _, _ in asked]
+        self._known.update({key: 0.0 for key, _, prompt in asked if not prompt})
+        missing = {key: (row, prompt) for key, row, prompt in asked if self._known.get(key) is None}
         if missing:
             self._ask(missing)
         return [self._known[key] for key in keys]
@@ -77,11 +87,17 @@ class CloudAnswers:
                 self.failures += state["failures"]
                 self.usd += state["usd"]
 
-    def _ask(self, rows: Mapping[str, Row]) -> None:
-        prompts = [self.template.conversation(row.question) for row in rows.values()]
+    def _asked(self, row: Row, message: str | None) -> tuple[str, Row, list[Message]]:
+        """Under what an answer is kept, and the conversation that it is to."""
+        if message is None:
+            return digest_of(row), row, self.template.conversation(row.question)
+        return f"{digest_of(row)}/{message}", row, [Message("user", message)] if message else []
+
+    def _ask(self, missing: Mapping[str, tuple[Row, list[Message]]]) -> None:
+        prompts = [prompt for _, prompt in missing.values()]
         answers = run_sync(complete_all(self.backend, prompts, self.sampling, concurrency=self.concurrency))
-        self.calls += len(rows)
-        for (key, row), answer in zip(rows.items(), answers, strict=True):
+        self.calls += len(missing)
+        for (key, (row, _)), answer in zip(missing.items(), answers, strict=True):
             if isinstance(answer, SelfRouteError):
                 self.failures += 1
                 self._known[key] = None
@@ -123,12 +139,24 @@ class OutcomeGrader:
     Args:
         rows: every row that may come up, by id.
         cloud: None where no hand-off is offered; a completion that asks all the same has no correct answer.
+        writes_question: the cloud gets the message behind a hand-off, and not the row's question.
+        attributes: what completions are judged by beside right and wrong, by name.
     """
 
-    def __init__(self, task: Task, rows: Mapping[str, Row], cloud: CloudAnswers | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        rows: Mapping[str, Row],
+        cloud: CloudAnswers | None,
+        *,
+        writes_question: bool = False,
+        attributes: Mapping[str, Judged] | None = None,
+    ) -> None:
         self.task = task
         self.rows = rows
         self.cloud = cloud
+        self.writes_question = writes_question
+        self.attributes = dict(attributes or {})
 
     def __call__(self, row_ids: Sequence[str], completions: Sequence[str]) -> list[Outcome]:
         """Outcomes in order."""
@@ -138,12 +166,20 @@ class OutcomeGrader:
             for index in asking:
                 outcomes[index] = replace(outcomes[index], cloud_correct=False)
             return outcomes
-        verdicts = self.cloud.correct([self.rows[row_ids[index]] for index in asking])
+        messages = [parse(completions[index]).message for index in asking] if self.writes_question else None
+        verdicts = self.cloud.correct([self.rows[row_ids[index]] for index in asking], messages)
         for index, verdict in zip(asking, verdicts, strict=True):
             outcomes[index] = replace(outcomes[index], cloud_correct=verdict)
         return outcomes
 
     def _local(self, row: Row, text: str) -> Outcome:
-        if parse(text).wants_cloud:
-            return Outcome(wants_cloud=True, device_correct=False, formatted=False)
-        return Outcome(wants_cloud=False, device_correct=judge(self.task, row, text)[0], formatted=is_formatted(text))
+        said = parse(text)
+        violations = {name: rate for name, judged in self.attributes.items() if (rate := judged(text, row)) is not None}
+        if not said.wants_cloud:
+            right = judge(self.task, row, text)[0]
+            found = Outcome(wants_cloud=False, device_correct=right, formatted=is_formatted(text))
+        else:
+            values = Values.of(row.fields) if self.writes_question and said.message else None
+            told = None if values is None else leakage(said.message, values)
+            found = Outcome(wants_cloud=True, device_correct=False, formatted=False, leakage=told)
+        return replace(found, violations=violations) if violations else found

@@ -36,9 +36,9 @@ from trl.trainer.utils import RepeatSampler
 from selfroute.backends.torch.sampler import sample
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
-from selfroute.rewards.base import Reward
+from selfroute.rewards.base import Moving, Reward
 from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
-from selfroute.train.rl.constraints.base import Constraint
+from selfroute.train.rl.constraints.base import Constraint, Watching
 from selfroute.train.rl.generation import EpochSampler, quick_on_cpu
 from selfroute.train.rl.objectives.base import NEEDS, Objective, Scored
 from selfroute.train.rl.policy_config import PolicyConfig, check_sums
@@ -104,7 +104,7 @@ class PolicyTrainer(GRPOTrainer):
         self.constraints = dict(constraints or {})
         self.on_sample = on_sample
         _check_seams(objective, self.constraints, args)
-        seams = {"objective": objective, "rollout": self.rollout}
+        seams = {"objective": objective, "rollout": self.rollout, "reward": reward}
         seams |= {f"constraint.{name}": constraint for name, constraint in self.constraints.items()}
         self.parts: dict[str, Part] = {name: part for name, part in seams.items() if isinstance(part, Part)}
         self._own_loss: Callable[[TokenView, Batch], Tensor] | None = getattr(objective, "loss", None)
@@ -253,7 +253,14 @@ class PolicyTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._drawn.clear()
         batch: dict[str, Any] = super()._generate_and_score_completions(self.prepare(inputs))
+        for name, constraint in self.constraints.items():
+            if isinstance(constraint, Watching):
+                noted = constraint.watch(batch["completion_ids"], own_tokens(batch), self._outcomes)
+                batch |= {f"{name}/{fact}": values for fact, values in noted.items()}
         step = self._scored(batch)
+        if isinstance(self.reward, Moving) and self.training:
+            for metric, value in self.reward.move(step.outcomes).items():
+                self.note(metric, value)
         chosen = list(self.choose(step))
         if self.training:
             start = self.accelerator.process_index * len(inputs)
@@ -339,7 +346,7 @@ class PolicyTrainer(GRPOTrainer):
         if self._own_loss is not None:
             loss = self._own_loss(view, rows).mean() * (share / passes)
         for name, constraint in self.constraints.items():
-            terms = constraint.loss(view)
+            terms = constraint.loss(view.of(name, rows))
             if self.training:
                 self._terms[name].append(terms.detach())
             loss = loss + constraint.multiplier * terms.mean() * (share / passes)

@@ -46,6 +46,11 @@ def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[float]])
         "rollouts/ungraded": _mean(math.isnan(reward) for reward in paid),
         "rollouts/cut_off": _mean(outcome.cut_off for outcome in outcomes),
     }
+    if told := [outcome.leakage for outcome in outcomes if outcome.leakage is not None]:
+        found["messages/leaking"] = _mean(leakage.leaked > 0 for leakage in told)
+        found["messages/losing"] = _mean(leakage.lost > 0 for leakage in told)
+    for name in sorted({name for outcome in outcomes for name in outcome.violations}):
+        found[f"violation/{name}"] = _mean(o.violations[name] for o in outcomes if name in o.violations)
     for kind in ("solved", "wrong", "handed_off"):
         mine = [i for i, other in enumerate(kinds) if other == kind]
         graded = [paid[i] for i in mine if not math.isnan(paid[i])]

@@ -38,6 +38,7 @@ from selfroute.train.rl.arguments import (
     prompts_of_a_step,
 )
 from selfroute.train.rl.checkpoint import STATE_FILE
+from selfroute.train.rl.constraints.attributes import Attribute, penalised, regularisers
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.held_out import WritePrompt
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
@@ -49,6 +50,7 @@ from selfroute.train.rl.rollouts.base import Prompt
 
 __all__ = ["build_dataset", "prompt_of", "rows_held_out", "train"]
 
+CRITICS = "critics"  # folder of the critics of a run
 HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
 
 
@@ -140,6 +142,7 @@ def train(
     concurrency: int = 32,
     cloud_price: Price | None = None,
     resume: bool = False,
+    attributes: Mapping[str, Attribute] | None = None,
     config: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -157,6 +160,7 @@ def train(
         concurrency: cloud requests in flight.
         cloud_price: to count what the cloud's answers cost.
         resume: go on from the newest checkpoint in the folder.
+        attributes: what completions are to keep to, by name; critics that are fitted are kept in OUT/critics.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
 
@@ -196,17 +200,22 @@ def train(
     cloud = open_cloud() if offer_handoff and open_cloud is not None else None
     answers = _cloud_answers(task, cloud, max(512, loop.max_new_tokens), concurrency, cloud_price)
     known = {row.id: row for row in (*rows, *held_out, *asked_meanwhile)}
+    controlled = dict(attributes or {})
+    judged = {name: attribute.judged for name, attribute in controlled.items()}
+    pulls = regularisers(controlled, network, words)
     origin = folder.begin(out, config or {}, checkpoint, used)
     trainer = GAPGTrainer(
         network,
-        OutcomeGrader(task, known, answers),
+        OutcomeGrader(task, known, answers, writes_question=options.writes_question, attributes=judged),
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
         options=options,
         write_prompt=write,
-        local_grader=OutcomeGrader(task, known, None),
+        local_grader=OutcomeGrader(task, known, None, attributes=judged),
         held_out=[row.id for row in held_out],
+        reward=penalised(options.reward, controlled),
+        constraints=pulls,
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
         eval_dataset=build_dataset(asked_meanwhile, task, offer_handoff=offer_handoff) if asked_meanwhile else None,
     )
@@ -218,6 +227,9 @@ def train(
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, out, model, prompt, is_adapter=lora is not None)
+    if trainer.accelerator.is_main_process:
+        for name, pull in pulls.items():
+            pull.save(out / CRITICS / f"{name}.safetensors", words)
     facts = {
         "algorithm": options.algorithm,
         "prompt_filter": options.method.prompt_filter,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,7 @@ class TokenView:
         ids: completion tokens, shape (B, T).
         own: whether each is one that the policy wrote, shape (B, T); False for padding.
         logps, entropy, logits, hidden: as in `Pass`.
+        facts: what a constraint noted of the rows when they were graded, see `constraints.base.Watching`.
     """
 
     ids: Tensor
@@ -47,6 +48,12 @@ class TokenView:
     entropy: Tensor | None
     logits: Tensor | None
     hidden: Tensor | None
+    facts: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def of(self, name: str, rows: Mapping[str, Any]) -> TokenView:
+        """The view with the facts that a constraint has noted of its rows."""
+        mark = f"{name}/"
+        return replace(self, facts={key.removeprefix(mark): rows[key] for key in rows if key.startswith(mark)})
 
 
 def view_of(rows: Mapping[str, Any], seen: Pass) -> TokenView:

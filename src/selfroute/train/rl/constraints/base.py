@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from selfroute.grading import Outcome
     from selfroute.train.rl.view import TokenView
 
-__all__ = ["Constraint"]
+__all__ = ["Constraint", "Watching"]
 
 
 class Constraint(Protocol):
@@ -34,4 +36,18 @@ class Constraint(Protocol):
 
     def update(self, measured: float) -> None:
         """Move the multiplier, once a step: `measured` is the mean of the terms of all its rollouts."""
+        ...
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """Optional: a constraint that notes something of every rollout when it is graded, for its loss."""
+
+    def watch(self, ids: Tensor, own: Tensor, outcomes: Sequence[Outcome]) -> Mapping[str, Tensor]:
+        """Facts of this process's rollouts, of B rows each; the loss finds them in `view.facts`.
+
+        Args:
+            ids: completion tokens, shape (B, T).
+            own: whether each is one that the policy wrote, shape (B, T).
+        """
         ...
