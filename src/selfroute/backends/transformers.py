@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from selfroute.backends.torch.critic import Critic, Guide
+    from selfroute.backends.torch.engine import Engine
+    from selfroute.backends.torch.lines import Line
     from selfroute.backends.torch.sampler import Sampled, Step
-    from selfroute.backends.torch.sessions import Engine, Line, TorchSession
+    from selfroute.backends.torch.sessions import TorchSession
 
 __all__ = ["TransformersBackend"]
 
@@ -138,7 +140,7 @@ class TransformersBackend(Backend):
         refuse_fields(self, messages, sampling)
         if sampling.max_tokens < 1:
             raise ConfigError(f"max_tokens is {sampling.max_tokens}; give at least 1")
-        from selfroute.backends.torch.sessions import WriteJob
+        from selfroute.backends.torch.engine import WriteJob
 
         engine, prompt = self._running(), self._encode(messages)
         line = self._line(prompt, sampling, Look(top=sampling.top_logprobs or 0), None)
@@ -224,7 +226,7 @@ class TransformersBackend(Backend):
 
     def _running(self) -> Engine:
         """The worker of sessions and streams."""
-        from selfroute.backends.torch.sessions import Engine
+        from selfroute.backends.torch.engine import Engine
 
         with self._starting:
             if self._closed:
@@ -234,7 +236,7 @@ class TransformersBackend(Backend):
             return self._engine
 
     def _line(self, prompt: list[int], sampling: Sampling, look: Look, luck: int | None) -> Line:
-        from selfroute.backends.torch.sessions import Line, lucks
+        from selfroute.backends.torch.lines import Line, lucks
 
         seed = _own_seeds([prompt], [sampling.seed], alone=True)[0] if luck is None else luck
         table = self._forbid_table(sampling.forbid) if any(sampling.forbid) else None

@@ -1,0 +1,320 @@
+"""The worker of one model: whatever its open answers and streams ask for at a time is done in one pass.
+
+A worker thread takes what is asked for as it comes. A pass reads what each of them has to read; then each that writes
+draws its next token. Nobody waits for another one's answer to end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selfroute.backends.sessions import Judge, View, Written
+from selfroute.backends.torch.drawing import Drawn, Place, last_of
+from selfroute.backends.torch.kv_pool import KVPool, Seen
+from selfroute.backends.torch.lines import Line
+from selfroute.backends.torch.sampler import evaluating
+from selfroute.errors import BackendError, SelfRouteError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["Engine", "Job", "ReadJob", "WriteJob"]
+
+# How long a new answer that comes to an idle worker waits for company.
+_GATHER_S = 0.002
+# How long it waits before it puts its rows away.
+_REST_S = 0.05
+
+
+@dataclass(eq=False)
+class Job:
+    """Something a session wants; `done` gets its result, or the error, in the worker thread."""
+
+    line: Line
+    done: Callable[[Any], None]
+    cancelled: bool = False
+
+    @property
+    def wanted(self) -> int:
+        """Of how many of the last tokens the next place has to be known."""
+        return 1
+
+    def settle(self, result: Any) -> None:
+        """It is over. What was seen last is kept, and not the whole pass that it is a part of."""
+        if (seen := self.line.seen) is not None:
+            self.line.seen = Seen(seen.logits.clone(), seen.hidden.clone())
+        self.done(result)
+
+
+@dataclass(eq=False)
+class ReadJob(Job):
+    """The model's views of the last `count` tokens and of the place after them."""
+
+    count: int = 0
+    first: Seen | None = None  # view of the place of the first one, where it was there before
+
+    @property
+    def wanted(self) -> int:
+        return self.count + (self.first is None)
+
+
+@dataclass(eq=False)
+class WriteJob(Job):
+    """Tokens to be written; `on_token` is told of each, and says whether it shall be the last."""
+
+    limit: int = 1
+    judge: Judge | None = None
+    deadline: float | None = None
+    on_token: Callable[[Written], bool] | None = None
+    written: list[Written] = field(default_factory=list)
+
+
+class Engine:
+    """The worker of one model.
+
+    Args:
+        name: of the backend, for errors.
+        model: a causal language model with plain keys and values.
+        end_ids: tokens that end an answer.
+        max_rows: most answers at once in one pass.
+        lock: held while the model computes.
+
+    Raises:
+        ConfigError: see `KVPool`.
+    """
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, end_ids: Iterable[int], *, max_rows: int, lock: threading.Lock
+    ) -> None:
+        self.name = name
+        self.layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+        self.pool = KVPool(model, max_rows)
+        self._ends = frozenset(end_ids)
+        self._model, self._lock = model, lock
+        self._max_rows = max_rows
+        self._wake = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._letting_go: deque[Line] = deque()
+        self._worker: threading.Thread | None = None
+        self._closed: SelfRouteError | None = None
+        self._news: list[tuple[asyncio.AbstractEventLoop, Callable[[Any], None], Any]] = []
+
+    def submit(self, job: Job) -> None:
+        """Let the worker do it."""
+        with self._wake:
+            if self._closed is not None:
+                raise self._closed
+            self._jobs.append(job)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name=f"selfroute {self.name}", daemon=True)
+                self._worker.start()
+            self._wake.notify()
+
+    def let_go(self, line: Line) -> None:
+        """Free what is kept for an answer; what is still asked for it is not done."""
+        line.closed = True
+        with self._wake:
+            if self._worker is None:
+                return
+            self._letting_go.append(line)
+            self._wake.notify()
+
+    def tell(self, loop: asyncio.AbstractEventLoop, call: Callable[[Any], None], value: Any) -> None:
+        """From the worker: call something in an event loop, once the pass is over and together with all others."""
+        self._news.append((loop, call, value))
+
+    def close(self, error: SelfRouteError) -> None:
+        """End the worker; what is asked for fails with `error`."""
+        with self._wake:
+            self._closed = self._closed or error
+            self._wake.notify()
+        if self._worker is not None and self._worker is not threading.current_thread():
+            self._worker.join()
+
+    # --- the worker
+
+    def _work(self) -> None:
+        active: list[Job] = []
+        with torch.inference_mode():
+            while self._take(active):
+                active = self._cycle([job for job in active if not (job.cancelled or job.line.closed)])
+                self._publish()
+        self._publish()
+
+    def _take(self, active: list[Job]) -> bool:
+        """Add what is asked for to `active`, waiting for it if there is nothing to do; False at the end."""
+        with self._wake:
+            if not active:
+                self._wait()
+            while self._jobs and (len(active) < self._max_rows or self._closed):
+                active.append(self._jobs.popleft())
+            going = list(self._letting_go)
+            self._letting_go.clear()
+        if self._closed is not None:
+            self._fail(active, self._closed)
+            self.pool.clear()
+            return False
+        for line in going:
+            self.pool.free(line.row)
+            line.seen = None
+        return True
+
+    def _wait(self) -> None:
+        """Wait for something to do, and then a moment for company; what rests meanwhile takes no room for growth."""
+
+        def is_due() -> bool:
+            return bool(self._jobs or self._letting_go or self._closed)
+
+        if is_due():
+            return
+        if not self._wake.wait_for(is_due, _REST_S):
+            self.pool.rest()
+            self._wake.wait_for(is_due)
+        if any(not job.line.row.tokens for job in self._jobs):
+            self._wake.wait_for(lambda: self._closed, _GATHER_S)
+
+    def _cycle(self, jobs: list[Job]) -> list[Job]:
+        """Draw for all that can, read for all that must; the jobs that are not over."""
+        try:
+            with evaluating(self._model), self._lock:
+                over = self._draw([job for job in jobs if isinstance(job, WriteJob) and job.line.ready])
+                going = [job for job in jobs if job not in over]
+                self._read(going)
+            over |= self._views([job for job in going if isinstance(job, ReadJob)])
+        except Exception as error:  # the worker must outlive any failure of a library
+            self._fail(jobs, self._as_backend_error(error))
+            return []
+        return [job for job in jobs if job not in over]
+
+    def _fail(self, jobs: Iterable[Job], error: SelfRouteError) -> None:
+        for job in jobs:
+            job.line.failure = error
+            self.pool.free(job.line.row)
+            job.line.seen = None
+            job.done(error)
+
+    def _as_backend_error(self, error: Exception) -> SelfRouteError:
+        if isinstance(error, SelfRouteError):
+            return error
+        what = (str(error).strip() or "no message").splitlines()[0].rstrip(".")
+        return BackendError(f"{self.name}: {type(error).__name__}: {what}", backend=self.name)
+
+    def _publish(self) -> None:
+        """Tell every event loop its news, waking it once: a wake-up costs more than a token."""
+        news, self._news = self._news, []
+        for loop in {loop for loop, _, _ in news}:
+            own = [(call, value) for told, call, value in news if told is loop]
+            try:
+                loop.call_soon_threadsafe(_call_all, own)
+            except RuntimeError:  # whoever waited has gone with its loop
+                continue
+
+    # --- reading
+
+    def _read(self, jobs: Sequence[Job]) -> None:
+        """One pass over everything that has to be read."""
+        jobs = [job for job in jobs if not job.line.ready]
+        if not jobs:
+            return
+        appends, keeps = [], []
+        for job in jobs:
+            line = job.line
+            if line.pending < job.wanted:  # the view of the first place is gone
+                line.row.tokens = len(line.ids) - job.wanted
+            appends.append(line.ids[line.row.tokens :])
+            keeps.append(job.wanted)
+        for job, append in zip(jobs, appends, strict=True):
+            _count(job.line, len(append))
+        for job, seen in zip(jobs, self.pool.append([job.line.row for job in jobs], appends, keeps), strict=True):
+            job.line.seen = seen
+
+    def _views(self, jobs: Sequence[ReadJob]) -> set[Job]:
+        """Views for those who asked for them."""
+        for job in jobs:
+            seen = job.line.seen
+            assert seen is not None
+            if job.first is not None:
+                seen = Seen(torch.cat([job.first.logits, seen.logits]), torch.cat([job.first.hidden, seen.hidden]))
+            job.settle(self._views_of(job.line, Seen(seen.logits[-job.count - 1 :], seen.hidden[-job.count - 1 :])))
+        return set(jobs)
+
+    def _views_of(self, line: Line, seen: Seen) -> list[View]:
+        count = len(seen.logits) - 1
+        given = line.ids[len(line.ids) - count :]
+        places = [Place(line, len(line.ids) - count + i) for i in range(count + 1)]
+        drawn = Drawn.of(seen, places, {line.look})
+        tokens = torch.tensor(given, dtype=torch.long, device=drawn.scores.device)
+        logprobs = drawn.scores[:count].gather(1, tokens[:, None])
+        views = [drawn.view(i, line.look, g) for i, g in enumerate([*logprobs[:, 0].tolist(), None])]
+        return [replace(view, ends=True) if view.drawn in self._ends else view for view in views]
+
+    # --- writing
+
+    def _draw(self, jobs: Sequence[WriteJob]) -> set[Job]:
+        """One token for each job; those that are over."""
+        over: set[Job] = set()
+        if not jobs:
+            return over
+        lines = [job.line for job in jobs]
+        seen = last_of(lines)
+        drawn = Drawn.of(seen, [Place(line, len(line.ids)) for line in lines], {line.look for line in lines})
+        now = time.monotonic()
+        written = [
+            Written(
+                token, drawn.logprobs[i], token in self._ends, drawn.view(i, line.look) if line.look.gives else None
+            )
+            for i, (token, line) in enumerate(zip(drawn.tokens, lines, strict=True))
+        ]
+        for job, token, state in zip(jobs, _judged(jobs, written), drawn.states, strict=True):
+            job.written.append(token)
+            line = job.line
+            if token.kept:
+                line.own.add(len(line.ids))
+                line.push(token.token_id, state)
+                line.written += 1
+            late = job.deadline is not None and now >= job.deadline
+            told = job.on_token is not None and job.on_token(token)
+            if token.ends or not token.kept or late or told or len(job.written) >= job.limit:
+                over.add(job)
+                job.settle(job.written)
+        return over
+
+
+def _count(line: Line, tokens: int) -> None:
+    """Tokens that the model reads: what it wrote itself, and reads for the first time, was paid as written."""
+    first, end = line.row.tokens, line.row.tokens + tokens
+    own = {place for place in line.own if first <= place < end}
+    line.own -= own
+    line.read += tokens - len(own)
+    line.computed += tokens
+
+
+def _judged(jobs: Sequence[WriteJob], written: list[Written]) -> list[Written]:
+    """What became of each token; each judge is asked once for all of its own."""
+    by_score: dict[int, list[int]] = defaultdict(list)
+    for i, job in enumerate(jobs):
+        if job.judge is not None:
+            by_score[id(job.judge.score)].append(i)
+    for at in by_score.values():
+        first = jobs[at[0]].judge
+        assert first is not None
+        for i, score in zip(at, first.score([written[i] for i in at]), strict=True):
+            judge = jobs[i].judge
+            assert judge is not None
+            token = written[i]
+            kept = score >= judge.least
+            written[i] = Written(token.token_id, token.logprob, token.ends, token.view, kept, float(score))
+    return written
+
+
+def _call_all(news: Sequence[tuple[Callable[[Any], None], Any]]) -> None:
+    for call, value in news:
+        call(value)
