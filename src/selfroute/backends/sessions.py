@@ -39,7 +39,7 @@ class Look:
 NO_LOOK = Look()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every token, which would take four times as long
 class View:
     """What a model makes of one place of an answer, before a token stands there.
 
@@ -65,7 +65,7 @@ class View:
     ends: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made for every token, which would take four times as long
 class Written:
     """One token that a session wrote.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from selfroute.backends.sessions import Look, View
-from selfroute.backends.torch.kv_pool import Seen
 from selfroute.backends.torch.lines import Line
 from selfroute.backends.torch.sampler import draw
 
@@ -33,12 +32,15 @@ class Place:
         return self.line.states[self.at - self.line.begin]
 
 
-def last_of(lines: Sequence[Line]) -> Seen:
-    """The last view of each line; hidden states only where one of them looks at them."""
+def last_of(lines: Sequence[Line]) -> tuple[Tensor, Tensor]:
+    """Logits and hidden states of each line's last place, shapes (lines, vocabulary) and (lines, width)."""
     seen = [line.seen for line in lines if line.seen is not None]
-    look = any(line.look.hidden for line in lines)
-    hidden = torch.stack([each.hidden[-1] for each in seen]) if look else torch.empty(0)
-    return Seen(torch.stack([each.logits[-1] for each in seen]), hidden)
+    whole = seen[0].whole
+    if all(each.whole is whole for each in seen):
+        rows, places = [each.row for each in seen], [each.end - 1 for each in seen]
+        return whole.logits[rows, places], whole.hidden[rows, places]
+    logits = [each.whole.logits[each.row, each.end - 1] for each in seen]
+    return torch.stack(logits), torch.stack([each.whole.hidden[each.row, each.end - 1] for each in seen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,8 @@ class Drawn:
     states: list[int | None]
 
     @classmethod
-    def of(cls, seen: Seen, places: Sequence[Place], looks: Iterable[Look]) -> Drawn:
+    def of(cls, logits: Tensor, hidden: Tensor, places: Sequence[Place], looks: Collection[Look]) -> Drawn:
         heat = [place.line.temperature or 1.0 for place in places]
-        logits = seen.logits
         scores = torch.log_softmax(logits if set(heat) == {1.0} else logits / logits.new_tensor(heat)[:, None], dim=-1)
         allowed, moves = _allowed(scores, places)
         tokens = _draw_each(allowed, places)
@@ -73,12 +74,8 @@ class Drawn:
         entropy = None
         if any(look.entropy for look in looks):
             entropy = (-(scores.exp() * scores).nan_to_num().sum(-1)).tolist()
-        hidden = seen.hidden.float().cpu().numpy() if any(look.hidden for look in looks) else None
-        return cls(scores, tokens.tolist(), logprobs.tolist(), top, entropy, hidden, states)
-
-    def seen_from(self, i: int, look: Look) -> View | None:
-        """The view of a place, if a look asks for any."""
-        return self.view(i, look) if look.gives else None
+        states_of = hidden.float().cpu().numpy() if any(look.hidden for look in looks) else None
+        return cls(scores, tokens.tolist(), logprobs.tolist(), top, entropy, states_of, states)
 
     def view(self, i: int, look: Look, given: float | None = None) -> View:
         top: Mapping[int, float] = {}

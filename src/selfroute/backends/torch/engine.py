@@ -50,7 +50,7 @@ class Job:
     def settle(self, result: Any) -> None:
         """It is over. What was seen last is kept, and not the whole pass that it is a part of."""
         if (seen := self.line.seen) is not None:
-            self.line.seen = Seen(seen.logits.clone(), seen.hidden.clone())
+            self.line.seen = seen.kept()
         self.done(result)
 
 
@@ -242,15 +242,16 @@ class Engine:
             seen = job.line.seen
             assert seen is not None
             if job.first is not None:
-                seen = Seen(torch.cat([job.first.logits, seen.logits]), torch.cat([job.first.hidden, seen.hidden]))
-            job.settle(self._views_of(job.line, Seen(seen.logits[-job.count - 1 :], seen.hidden[-job.count - 1 :])))
+                both = job.first, seen
+                seen = Seen.of(torch.cat([each.logits for each in both]), torch.cat([each.hidden for each in both]))
+            job.settle(self._views_of(job.line, seen.last(job.count + 1)))
         return set(jobs)
 
     def _views_of(self, line: Line, seen: Seen) -> list[View]:
-        count = len(seen.logits) - 1
+        count = len(seen) - 1
         given = line.ids[len(line.ids) - count :]
         places = [Place(line, len(line.ids) - count + i) for i in range(count + 1)]
-        drawn = Drawn.of(seen, places, {line.look})
+        drawn = Drawn.of(seen.logits, seen.hidden, places, {line.look})
         tokens = torch.tensor(given, dtype=torch.long, device=drawn.scores.device)
         logprobs = drawn.scores[:count].gather(1, tokens[:, None])
         views = [drawn.view(i, line.look, g) for i, g in enumerate([*logprobs[:, 0].tolist(), None])]
@@ -264,14 +265,14 @@ class Engine:
         if not jobs:
             return over
         lines = [job.line for job in jobs]
-        seen = last_of(lines)
-        drawn = Drawn.of(seen, [Place(line, len(line.ids)) for line in lines], {line.look for line in lines})
+        places = [Place(line, len(line.ids)) for line in lines]
+        shows = {look: bool(look.gives) for look in {line.look for line in lines}}
+        drawn = Drawn.of(*last_of(lines), places, shows)
         now = time.monotonic()
+        views = [drawn.view(i, line.look) if shows[line.look] else None for i, line in enumerate(lines)]
         written = [
-            Written(
-                token, drawn.logprobs[i], token in self._ends, drawn.view(i, line.look) if line.look.gives else None
-            )
-            for i, (token, line) in enumerate(zip(drawn.tokens, lines, strict=True))
+            Written(token, logprob, token in self._ends, view)
+            for token, logprob, view in zip(drawn.tokens, drawn.logprobs, views, strict=True)
         ]
         for job, token, state in zip(jobs, _judged(jobs, written), drawn.states, strict=True):
             job.written.append(token)

@@ -19,14 +19,16 @@ from transformers.modeling_utils import PreTrainedModel
 
 from selfroute.errors import ConfigError
 
-__all__ = ["KVPool", "Row", "Seen"]
+__all__ = ["KVPool", "Pass", "Row", "Seen"]
 
 # An append of more tokens than this is not padded to by everyone at work, but done apart.
 NARROW = 8
 # A common beginning shorter than this is not worth a forward pass of its own.
 _MIN_SHARED_TOKENS = 16
 # Room for growth: this share of what is needed, but at least so many tokens.
-_SPARE, _SPARE_TOKENS = 5, 16
+_SPARE, _SPARE_TOKENS = 16, 4
+# A block with this share of its rows empty is made smaller.
+_EMPTY = 12
 # Passes that a row without work may ride along in the block before it is moved out.
 _PATIENCE = 4
 # Most logits of one pass, in bytes.
@@ -54,16 +56,62 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What a pass made of one row's last places.
+class Pass:
+    """What a pass made of all its rows.
 
     Attributes:
-        logits: float32, shape (places, vocabulary).
-        hidden: the states that they were made from, shape (places, width).
+        logits: float32, shape (rows, places, vocabulary).
+        hidden: the states that they were made from, shape (rows, places, width).
     """
 
     logits: Tensor
     hidden: Tensor
+
+
+@dataclass(slots=True)
+class Seen:
+    """What a pass made of one row's last places.
+
+    Attributes:
+        whole: the pass.
+        row: in it.
+        first, end: its places in it.
+    """
+
+    whole: Pass
+    row: int
+    first: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.first
+
+    @property
+    def logits(self) -> Tensor:
+        """float32, shape (places, vocabulary)."""
+        return self.whole.logits[self.row, self.first : self.end]
+
+    @property
+    def hidden(self) -> Tensor:
+        """The states that they were made from, shape (places, width)."""
+        return self.whole.hidden[self.row, self.first : self.end]
+
+    @classmethod
+    def of(cls, logits: Tensor, hidden: Tensor) -> Seen:
+        """Places of one row, shapes (places, vocabulary) and (places, width)."""
+        return cls(Pass(logits[None], hidden[None]), 0, 0, len(logits))
+
+    def last(self, count: int) -> Seen:
+        """The last places alone."""
+        return Seen(self.whole, self.row, self.end - count, self.end)
+
+    def without_last(self, count: int) -> Seen | None:
+        """What is left without the last places; None if nothing is."""
+        return Seen(self.whole, self.row, self.first, self.end - count) if count < len(self) else None
+
+    def kept(self) -> Seen:
+        """The same, and not the whole pass that it is a part of."""
+        return Seen.of(self.logits.clone(), self.hidden.clone())
 
 
 class KVPool:
@@ -158,10 +206,10 @@ class KVPool:
         else:
             for slot, append in zip(slots, appends, strict=True):
                 tokens[slot, : len(append)] = torch.tensor(append)
-        logits, hidden, kept = self._pass(self._block, tokens, appends, keeps)
+        whole, kept = self._pass(self._block, tokens, appends, keeps)
         for row, append in zip(rows, appends, strict=True):
             row.tokens += len(append)
-        return [_last(logits[s], hidden[s], kept, len(a), k) for s, a, k in zip(slots, appends, keeps, strict=True)]
+        return [_last(whole, slot, kept, len(a), k) for slot, a, k in zip(slots, appends, keeps, strict=True)]
 
     def _rest(self, working: Sequence[Row]) -> None:
         """Move rows out that have had no work for long, or whose place is needed."""
@@ -200,13 +248,11 @@ class KVPool:
         tokens = torch.zeros(len(rows), width, dtype=torch.long)
         for line, append in zip(tokens, appends, strict=True):
             line[: len(append)] = torch.tensor(append)
-        logits, hidden, kept = self._pass(block, tokens, appends, keeps)
+        whole, kept = self._pass(block, tokens, appends, keeps)
         for row, append in zip(rows, appends, strict=True):
             row.tokens += len(append)
         self._join(block)
-        return [
-            _last(logits[i], hidden[i], kept, len(a), k) for i, (a, k) in enumerate(zip(appends, keeps, strict=True))
-        ]
+        return [_last(whole, i, kept, len(a), k) for i, (a, k) in enumerate(zip(appends, keeps, strict=True))]
 
     def _read_shared(self, block: _Block, beginning: list[int], rows: Sequence[Row]) -> None:
         first = Row()
@@ -244,15 +290,14 @@ class KVPool:
 
     def _pass(
         self, block: _Block, tokens: Tensor, appends: Sequence[Sequence[int]], keeps: Sequence[int]
-    ) -> tuple[Tensor, Tensor, dict[int, int]]:
-        """Logits (float32) and hidden states of the places that any row wants, and where in them each place is."""
+    ) -> tuple[Pass, dict[int, int]]:
+        """What the model makes of the places that any row wants, and where in it each place is."""
         places = sorted({at for append, keep in zip(appends, keeps, strict=True) for at in _places(append, keep)})
         device = self.model.device
-        lengths = torch.tensor([row.tokens for row in block.rows])
         width = tokens.shape[1]
-        positions = lengths[:, None] + torch.arange(width)
-        block.begin(lengths, width)
-        everything = width == 1 and bool((lengths == lengths[0]).all())
+        positions = torch.tensor([row.tokens for row in block.rows])[:, None] + torch.arange(width)
+        block.begin(positions)
+        everything = width == 1 and block.where is None
         mask = None if everything and not any(self._windows) else self._mask(positions.to(device), block.seen)
         inputs: list[Tensor] = []
         head = cast(torch.nn.Module, cast(Any, self.model).get_output_embeddings())
@@ -274,7 +319,7 @@ class KVPool:
             )
         finally:
             hook.remove()
-        return output.logits.float(), inputs[-1], {place: at for at, place in enumerate(places)}
+        return Pass(output.logits.float(), inputs[-1]), {place: at for at, place in enumerate(places)}
 
     def _mask(self, positions: Tensor, seen: int) -> Any:
         keys = torch.arange(seen, device=positions.device)
@@ -313,13 +358,13 @@ class _Block:
     def bytes(self) -> int:
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.block or ())
 
-    def begin(self, lengths: Tensor, width: int) -> None:
-        """A pass appends `width` tokens to every row."""
-        self.begun = int(lengths.max())
-        self.seen = self.begun + width
+    def begin(self, positions: Tensor) -> None:
+        """A pass appends to every row at its positions, shape (rows, width)."""
+        lengths = [row.tokens for row in self.rows]
+        self.begun = max(lengths)
+        self.seen = self.begun + positions.shape[1]
         self.where = None
-        if not bool((lengths == self.begun).all()):
-            positions = lengths[:, None] + torch.arange(width)
+        if min(lengths) < self.begun:
             self.where = torch.arange(len(lengths))[:, None].to(self.device), positions.to(self.device)
         self.reserve(len(self.rows), self.seen)
 
@@ -371,8 +416,9 @@ class _Block:
         rows, tokens = self.capacity
         if not self.rows:
             self.capacity = (0, 0)
-        elif len(self.rows) * 2 <= rows:
-            self.capacity = (len(self.rows), tokens)
+        elif rows - len(self.rows) > rows // _EMPTY:
+            longest = max(row.tokens for row in self.rows)
+            self.capacity = (len(self.rows), min(tokens, longest + max(_SPARE_TOKENS, longest // _SPARE)))
         if self.capacity[0] != rows:
             for layer in self.layers:
                 layer.resize(self.capacity, len(self.rows))
@@ -451,9 +497,8 @@ def _places(append: Sequence[int], keep: int) -> range:
     return range(len(append) - keep, len(append))
 
 
-def _last(logits: Tensor, hidden: Tensor, kept: dict[int, int], tokens: int, keep: int) -> Seen:
-    first, end = kept[tokens - keep], kept[tokens - 1] + 1
-    return Seen(logits[first:end], hidden[first:end])
+def _last(whole: Pass, row: int, kept: dict[int, int], tokens: int, keep: int) -> Seen:
+    return Seen(whole, row, kept[tokens - keep], kept[tokens - 1] + 1)
 
 
 def _shared_tokens(appends: Sequence[Sequence[int]], keeps: Sequence[int]) -> int:

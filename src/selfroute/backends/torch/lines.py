@@ -73,7 +73,7 @@ class Line:
         gone = self.row.tokens - end
         if gone > 0:
             self.row.tokens = end
-            self.seen = _without_last(self.seen, gone)
+            self.seen = self.seen and self.seen.without_last(gone)
 
     def luck(self, place: int) -> float:
         """A number in [0, 1) for a place of the answer, always the same one."""
@@ -83,12 +83,6 @@ class Line:
 
     def usage(self, layers: int) -> Usage:
         return Usage(self.read, self.written, layer_tokens=self.computed * layers)
-
-
-def _without_last(seen: Seen | None, count: int) -> Seen | None:
-    if seen is None or len(seen.logits) <= count:
-        return None
-    return Seen(seen.logits[:-count], seen.hidden[:-count])
 
 
 def lucks(seed: int | None, first: int) -> Iterator[float]:

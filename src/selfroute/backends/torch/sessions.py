@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.sessions import Judge, View, Written
 from selfroute.backends.torch.engine import Engine, Job, ReadJob, WriteJob
-from selfroute.backends.torch.kv_pool import Seen
 from selfroute.backends.torch.lines import Line
 from selfroute.backends.torch.tokens import until_mark
 from selfroute.errors import BackendError, ContextLengthExceeded
@@ -69,7 +68,7 @@ class TorchSession:
         if not every:
             return []
         if first is not None:
-            first = Seen(first.logits[-1:], first.hidden[-1:])
+            first = first.last(1)
         views: list[View] = await self._ask(lambda done: ReadJob(line, done, count=len(ids), first=first))
         return views
 
