@@ -69,6 +69,7 @@ def run(place: Path, name: str, seed: int, others: Sequence[str]) -> None:
         "limit": 800,
         "router_rows": 400,
         "max_tokens": 100,
+        "concurrency": 256,  # passes of small models cost nearly the same with many rows as with few
         "cache": str(place / "answers.sqlite"),
         **filled(row.recipe, train(place, row, seed)),
     }

@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["ROWS", "Row"]
 
 HEAD_POINTS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+FEW_POINTS = (0.5, 0.8, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ def head(
     name: str, kind: str, points: Sequence[float] = HEAD_POINTS, *, scorer: str = "reward_head", **options: Any
 ) -> Row:
     made = tokens(name, scorer, points, head=f"{{head-{kind}}}/checkpoint", **options)
-    return Row(made.recipe, {f"head-{kind}": ["recipes/chain/head.yaml", f"kind={kind}", "share=null"]})
+    return Row(
+        made.recipe, {f"head-{kind}": ["recipes/chain/head.yaml", f"kind={kind}", "share=null", "concurrency=256"]}
+    )
 
 
 # The first one holds both ends. Query level, then tokens.
@@ -55,13 +58,13 @@ ROWS: dict[str, Row] = {
     "random tokens": tokens("random tokens", "random", (0.05, 0.1, 0.2, 0.5, 0.8)),
     "oracle tokens": tokens("oracle tokens", "oracle", (0.1, 0.5)),
     "speculative": entrant("speculative", "speculative", block=4),
-    "reward head, 4 at a time": head("reward head, 4 at a time", "rel", tokens=4),
+    "reward head, 4 at a time": head("reward head, 4 at a time", "rel", (0.6, 0.8, 0.95, 0.99), tokens=4),
     "prompt_router": strategies("prompt_router"),
     "answer_features": strategies("answer_features"),
     "self_verification": strategies("self_verification"),
-    "reward head, pair": head("reward head, pair", "pair"),
-    "reward head, prob": head("reward head, prob", "prob"),
-    "reward head, accept": head("reward head, accept", "accept"),
-    "Co-LLM": head("Co-LLM", "co_llm", scorer="co_llm"),
-    "CITER": head("CITER", "citer", scorer="citer"),
+    "reward head, pair": head("reward head, pair", "pair", FEW_POINTS),
+    "reward head, prob": head("reward head, prob", "prob", FEW_POINTS),
+    "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),
+    "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
+    "CITER": head("CITER", "citer", FEW_POINTS, scorer="citer"),
 }
