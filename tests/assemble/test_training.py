@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage
+from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage, serving_line
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
+from selfroute.config import parse_overrides
 from selfroute.errors import BackendUnavailable, SelfRouteError
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
@@ -46,3 +50,23 @@ def test_a_few_failed_calls_are_no_outage(tmp_path: Path, calls: int, failed: in
 def test_an_outage_ends_a_training_in_an_error(tmp_path: Path, calls: int, failed: int) -> None:
     with pytest.raises(SelfRouteError, match=f"did not answer {failed:,} of {calls:,} calls, and attempts that asked"):
         report_outage({"cloud_calls": calls, "cloud_failures": failed}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("cloud", "served"),
+    [
+        ({"openai": {"base_url": "https://api.example.com/v1", "model": "it's big"}}, True),
+        ("embedded:cloud", True),
+        ("recorded:cloud.jsonl", False),
+        (None, False),
+    ],
+)
+def test_the_next_command_serves_beside_the_cloud_of_the_run(cloud: Any, served: bool, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"algorithm": "gapg"} | ({"cloud": cloud} if cloud else {})))
+    command, verb, device, *rest = shlex.split(serving_line("transformers:out/mine/checkpoint", tmp_path))
+    assert (command, verb, device) == ("selfroute", "serve", "device=transformers:out/mine/checkpoint")
+    assert parse_overrides(rest) == ({"cloud": cloud} if served else {})
+
+
+def test_without_a_run_the_next_command_names_the_device_alone(tmp_path: Path) -> None:
+    assert serving_line("transformers:m", tmp_path) == "selfroute serve device=transformers:m"

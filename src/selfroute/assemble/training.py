@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,13 +24,16 @@ from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.backends.files import ModelFiles, is_path
 from selfroute.backends.torch.gguf import check_gguf, is_gguf
 from selfroute.config import (
+    BACKENDS,
     TASKS,
     AttributeOptions,
     TrainRecipe,
     WarmupRecipe,
     at,
+    load_values,
     make_oracle,
     make_task,
+    parse_spec,
     prepare_backend,
     to_values,
 )
@@ -45,6 +50,7 @@ __all__ = [
     "ModelFiles",
     "ask_ahead",
     "model_files",
+    "serving_line",
     "train_recipe",
     "warm_up_recipe",
 ]
@@ -78,6 +84,23 @@ def model_files(model: str) -> ModelFiles:
         )
     place = str(path) if path.exists() else model
     return ModelFiles(place, place)
+
+
+def serving_line(device: str, run: Path) -> str:
+    """The command that serves a trained model beside the cloud it was trained with.
+
+    Args:
+        run: folder of the run, whose `config.yaml` names the cloud. Where there is none, or a recording, which has no
+            answers to new questions, the command names no cloud either.
+    """
+    words = ["selfroute", "serve", f"device={device}"]
+    try:
+        cloud = load_values(run / "config.yaml").get("cloud")
+        if cloud is not None and not BACKENDS[parse_spec(cloud, "cloud").name].replays:
+            words.append(f"cloud={cloud if isinstance(cloud, str) else json.dumps(cloud)}")
+    except (ConfigError, KeyError):  # a run of another version, or no run at all
+        pass
+    return shlex.join(words)
 
 
 def check_cloud(cloud: Backend, task: Task, *, max_tokens: int, writes_question: bool = False) -> None:

@@ -49,6 +49,7 @@ def export(
     from rich.table import Table
 
     from selfroute.assemble.exporting import export_model
+    from selfroute.assemble.training import serving_line
 
     with progress("exporting") as on_progress:
         made = export_model(
@@ -67,7 +68,7 @@ def export(
     say(f"exported: {out}")
     places = {".gguf": "llama_cpp", "": "transformers"}
     servable = [one.path for one in made.files if one.path.suffix in places and one.path.name != "Modelfile"]
-    next_step(*(f"selfroute serve device={places[path.suffix]}:{path}" for path in servable))
+    next_step(*(serving_line(f"{places[path.suffix]}:{path}", Path(model)) for path in servable))
 
 
 def _listed(given: list[str] | None, option: str, default: str) -> list[str]:

@@ -189,8 +189,10 @@ def train(
 
 def _after_training(out: Path) -> list[str]:
     """What to type once a model is there."""
+    from selfroute.assemble.training import serving_line
+
     return [
-        f"selfroute serve device=transformers:{out}",
+        serving_line(f"transformers:{out}", out.parent),
         f"selfroute export {out.parent} --out {out.parent / 'export'}",
         f"selfroute evaluate RECIPE.yaml 'policies={{mine: transformers:{out}}}'",
     ]

@@ -137,7 +137,7 @@ class Examples:
         if min(sent, len(self) - sent) < 2:
             raise ConfigError(
                 f"router: {sent} of {len(self)} train questions should go to the cloud; it needs at least 2 that "
-                "should and 2 that should not, so give more rows or another device"
+                "should and 2 that should not, so give more rows or another device, or leave it out"
             )
 
 
@@ -368,7 +368,7 @@ def _frugal(examples: Examples, seed: int, embedding: str) -> Scorer:
     if len(set(wrong)) < 2 or min(wrong.sum(), len(wrong) - wrong.sum()) < 2:
         raise ConfigError(
             f"router: the device is wrong on {wrong.sum()} of {len(wrong)} train questions; it needs at least 2 of "
-            "each kind, so give more rows or another device"
+            "each kind, so give more rows or another device, or leave it out"
         )
     return Scorer(blocks, _logistic(_matrix(blocks, examples), wrong, seed=seed), "frugal_cascade")
 
