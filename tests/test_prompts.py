@@ -19,10 +19,13 @@ from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prompts import (
     PROMPT_FILE,
     TEMPLATES,
+    Demonstration,
     PromptTemplate,
     TrainedPrompt,
+    find_template,
     parse_prompt,
     read_prompt,
+    read_tuned,
     wrap_question,
     write_prompt,
 )
@@ -38,6 +41,7 @@ PROMPTS = st.builds(
         system=WORDS,
         help=WORDS,
         user=st.tuples(WORDS, WORDS).map(lambda around: "{question}".join(around)),
+        demonstrations=st.lists(st.builds(Demonstration, question=WORDS, reply=WORDS), max_size=2).map(tuple),
     ),
     name=WORDS,
     role=st.sampled_from(["device", "cloud"]),
@@ -48,6 +52,7 @@ PROMPTS = st.builds(
     share=st.none() | SHARES,
     told_shares=st.lists(SHARES, max_size=3).map(tuple),
     temperature=st.floats(0, 2),
+    tuned_for=st.just(""),
 )
 
 
@@ -164,3 +169,57 @@ def test_a_turn_with_an_image_stays_as_it_is() -> None:
     raw = {"role": "user", "content": [{"type": "text", "text": "what"}, {"type": "image_url", "image_url": {}}]}
     turn = Message("user", "what", raw)
     assert wrap_question([turn], TEMPLATES["steps"]) == [turn]
+
+
+SHOWN = replace(
+    TEMPLATES["plain"],
+    user="Q: {question}",
+    demonstrations=(Demonstration("1 + 1?", "2"), Demonstration("17 * 23?", f"No. {HANDOFF_TEXT}")),
+)
+
+
+def test_demonstrations_stand_before_the_conversation_of_the_device_alone() -> None:
+    asked = SHOWN.conversation("2 + 2?")
+    assert asked == [Message("user", "Q: 2 + 2?")]
+    told = SHOWN.device_messages([Message("system", "Be kind."), *asked])
+    assert [message.role for message in told] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert told[0].content.endswith("Be kind.") and told[1].content == "Q: 1 + 1?" and told[-1] == asked[0]
+
+
+def test_a_forced_attempt_is_shown_no_hand_off() -> None:
+    told = SHOWN.device_messages(SHOWN.conversation("2 + 2?"), offer_handoff=False)
+    assert [message.content for message in told if message.role == "assistant"] == ["2"]
+
+
+def test_a_template_without_demonstrations_is_written_as_before() -> None:
+    assert set(json.loads(PROMPT.text())["template"]) == {"system", "help", "user"}
+    assert "tuned_for" not in json.loads(PROMPT.text())
+
+
+def test_a_template_is_found_by_name_or_file(tmp_path: Path) -> None:
+    file = tmp_path / "program.json"
+    file.write_text(replace(PROMPT, template=SHOWN, tuned_for="a model", prompt_tokens=40).text())
+    assert find_template("plain") == TEMPLATES["plain"]
+    assert find_template(f"tuned:{file}") == SHOWN
+    found = read_tuned(f"tuned:{file}")
+    assert (found.name, found.tuned_for, found.prompt_tokens) == (f"tuned:{file}", "a model", 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plian", "prompt.template: unknown template 'plian'; did you mean 'plain'?"),
+        ("tuned:nowhere.json", "prompt.template: cannot read 'nowhere.json'; name what selfroute tune wrote"),
+    ],
+)
+def test_a_template_that_is_none_is_one_line(name: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        find_template(name, where="prompt.template")
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"selfroute": 1, "template": {"system": ""}}'])
+def test_a_damaged_program_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "program.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"^template: .*program\.json: the prompt of the training cannot be read"):
+        find_template(f"tuned:{tmp_path / 'program.json'}")

@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
+from selfroute.bounds import suggest
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.types import Message
@@ -18,11 +19,16 @@ from selfroute.types import Message
 __all__ = [
     "PROMPT_FILE",
     "TEMPLATES",
+    "TUNED",
+    "Demonstration",
     "PromptTemplate",
     "TrainedPrompt",
+    "find_template",
+    "is_tuned",
     "last_question",
     "parse_prompt",
     "read_prompt",
+    "read_tuned",
     "share_sentence",
     "with_attempt",
     "wrap_question",
@@ -51,6 +57,19 @@ def _in_words(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A question that the device is shown with what it should have written, as though it had."""
+
+    question: str
+    reply: str
+
+    @property
+    def asks(self) -> bool:
+        """Whether the reply is a hand-off."""
+        return parse(self.reply).wants_cloud
+
+
+@dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """The words around a question.
 
@@ -58,11 +77,31 @@ class PromptTemplate:
         system: the device's system prompt.
         help: the sentence that offers the hand-off, appended to `system` unless the attempt is forced.
         user: the user turn, with `{question}`.
+        demonstrations: turns between the device's system prompt and the conversation, which the cloud never sees.
     """
 
     system: str
     help: str
     user: str
+    demonstrations: tuple[Demonstration, ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PromptTemplate:
+        """Read what `facts` gave.
+
+        Raises:
+            KeyError: a part is missing.
+            TypeError: a part is of another type.
+        """
+        shown = [Demonstration(str(one["question"]), str(one["reply"])) for one in values.get("demonstrations", ())]
+        return cls(str(values["system"]), str(values["help"]), str(values["user"]), tuple(shown))
+
+    def facts(self) -> dict[str, Any]:
+        """Its parts, ready for JSON; demonstrations only where there are any, as prompts of before had none."""
+        values = asdict(self)
+        if not self.demonstrations:
+            del values["demonstrations"]
+        return values
 
     def conversation(self, question: str) -> list[Message]:
         """The user's side alone: what the cloud sees."""
@@ -73,6 +112,8 @@ class PromptTemplate:
     ) -> list[Message]:
         """The conversation with the device's system prompt in front, joined with the user's own if there is one.
 
+        Demonstrations come behind it, and those that hand off only where the hand-off is offered.
+
         Args:
             share: the wanted call share, said beside the offer to a policy that was trained for several.
         """
@@ -82,7 +123,12 @@ class PromptTemplate:
         if messages and messages[0].role in ("system", "developer"):
             own, *messages = messages
             system = f"{system}\n\n{own.content}"
-        return [Message("system", system), *messages]
+        return [Message("system", system), *self._shown(offer_handoff), *messages]
+
+    def _shown(self, offer_handoff: bool) -> list[Message]:
+        shown = [one for one in self.demonstrations if offer_handoff or not one.asks]
+        turns = [(*self.conversation(one.question), Message("assistant", one.reply)) for one in shown]
+        return [message for pair in turns for message in pair]
 
 
 TEMPLATES: dict[str, PromptTemplate] = {
@@ -149,6 +195,50 @@ def _with_note(message: Message, note: str) -> Message:
     return replace(message, content=message.content + note, raw=raw)
 
 
+# --- templates by name or file -------------------------------------------------------------------------------------
+
+TUNED = "tuned:"  # begins the name of a template in a file, which `selfroute tune` wrote
+
+
+def is_tuned(name: object) -> TypeGuard[str]:
+    """Whether a template is named by its file."""
+    return isinstance(name, str) and name.startswith(TUNED)
+
+
+def find_template(name: str, *, where: str = "template") -> PromptTemplate:
+    """The template of a name in `TEMPLATES`, or of `tuned:FILE`.
+
+    Args:
+        where: the key of the recipe, named in errors.
+
+    Raises:
+        ConfigError: there is no such template, or its file cannot be read.
+    """
+    if is_tuned(name):
+        return read_tuned(name, where=where).template
+    if name not in TEMPLATES:
+        known = f"{', '.join(TEMPLATES)}, {TUNED}FILE"
+        raise ConfigError(f"{where}: unknown template '{name}'{suggest(name, TEMPLATES)}; known: {known}")
+    return TEMPLATES[name]
+
+
+def read_tuned(name: str, *, where: str = "template") -> TrainedPrompt:
+    """How a device is to be asked by the program of `tuned:FILE`.
+
+    Raises:
+        ConfigError: the file is not there, or cannot be read.
+    """
+    file = Path(name.removeprefix(TUNED)).expanduser()
+    try:
+        return replace(parse_prompt(file.read_text(encoding="utf-8"), str(file)), name=name)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{where}: cannot read '{file}'; name what selfroute tune wrote, such as {TUNED}out/tuned/program.json"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 # --- conversations of others ---------------------------------------------------------------------------------------
 
 
@@ -203,6 +293,9 @@ class TrainedPrompt:
         told_shares: those that its prompts named, as `share_sentence` does.
         temperature: at which it is meant to answer; 0 is greedy, as policies are measured.
         handoff: what it writes to ask for the cloud; empty for a cloud.
+        tuned_for: identity of the device that a prompt was tuned for, which lies apart from any weights; empty for one
+            that lies with them.
+        prompt_tokens: of the longest prompt that it was tuned with; None where nobody counted.
     """
 
     template: PromptTemplate
@@ -216,6 +309,8 @@ class TrainedPrompt:
     told_shares: tuple[float, ...] = ()
     temperature: float = 0.0
     handoff: str = HANDOFF_TEXT
+    tuned_for: str = ""
+    prompt_tokens: int | None = None
 
     @property
     def system(self) -> str:
@@ -223,6 +318,11 @@ class TrainedPrompt:
         if self.role == "cloud":
             return ""
         return self.template.device_messages([], offer_handoff=self.offers)[0].content
+
+    @property
+    def shown(self) -> list[Message]:
+        """The turns of its demonstrations; none for a cloud."""
+        return self.template.device_messages([], offer_handoff=self.offers)[1:] if self.role == "device" else []
 
     @property
     def around(self) -> tuple[str, str]:
@@ -246,6 +346,8 @@ class TrainedPrompt:
         facts.append("last question alone" if self.turns == "last" else "whole conversation")
         if self.max_tokens is not None:
             facts.append(f"at most {self.max_tokens} tokens")
+        if shown := self.template.demonstrations:
+            facts.append(f"{len(shown)} demonstrations")
         if self.role == "device" and not self.offers:
             facts.append("no hand-off offered")
         elif self.told_shares:
@@ -256,7 +358,14 @@ class TrainedPrompt:
 
     def text(self) -> str:
         """As JSON, on one line."""
-        return json.dumps({"selfroute": _FORMAT, **asdict(self)}, ensure_ascii=False)
+        return json.dumps({"selfroute": _FORMAT, **self.facts()}, ensure_ascii=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Its parts, ready for JSON."""
+        values = {**asdict(self), "template": self.template.facts()}
+        if not self.tuned_for:
+            del values["tuned_for"], values["prompt_tokens"]
+        return values
 
 
 def parse_prompt(text: str, where: str) -> TrainedPrompt:
@@ -275,9 +384,7 @@ def parse_prompt(text: str, where: str) -> TrainedPrompt:
             raise ConfigError(
                 f"{where}: its prompt has format {version}, this version reads {_FORMAT}; upgrade selfroute"
             )
-        template = PromptTemplate(
-            **{field.name: str(values["template"][field.name]) for field in fields(PromptTemplate)}
-        )
+        template = PromptTemplate.of(values["template"])
         known = {field.name: values[field.name] for field in fields(TrainedPrompt) if field.name in values}
         known["told_shares"] = tuple(float(share) for share in values.get("told_shares", ()))
         found = TrainedPrompt(**{**known, "template": template})
@@ -309,8 +416,10 @@ def _check(prompt: TrainedPrompt) -> None:
             raise ValueError(f"{name}: {getattr(prompt, name)!r}")
     if prompt.template.user.count("{question}") != 1:
         raise ValueError("template.user: {question} must stand in it once")
-    if prompt.max_tokens is not None and (not isinstance(prompt.max_tokens, int) or prompt.max_tokens < 1):
-        raise ValueError(f"max_tokens: {prompt.max_tokens!r}")
+    for name in ("max_tokens", "prompt_tokens"):
+        count = getattr(prompt, name)
+        if count is not None and (not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name}: {count!r}")
     for share in (*prompt.told_shares, *([] if prompt.share is None else [prompt.share])):
         if not 0 <= share <= 1:
             raise ValueError(f"share: {share!r}")

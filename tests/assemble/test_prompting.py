@@ -18,7 +18,7 @@ from selfroute.commands.main import app
 from selfroute.config import EvaluateRecipe, Spec, build
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
-from selfroute.prompts import TEMPLATES, TrainedPrompt, write_prompt
+from selfroute.prompts import TEMPLATES, Demonstration, TrainedPrompt, write_prompt
 from selfroute.strategies.self_route import SelfRoute
 
 PROMPT = TrainedPrompt(template=TEMPLATES["steps"], name="steps", max_tokens=64, share=0.2)
@@ -179,7 +179,7 @@ def test_an_evaluation_warns_of_what_contradicts_it(place: Place) -> None:
     found = evaluated_prompt(recipe(**values), spec, "policies.mine", TEMPLATES["think"])
     assert (found.template, found.max_tokens, found.told_share) == (TEMPLATES["think"], None, 0.3)
     keys = [warning.partition(":")[0] for warning in found.warnings]
-    assert keys == ["task.template", "max_tokens", "temperature", "tell_share"]
+    assert keys == ["template", "max_tokens", "temperature", "tell_share"]
 
 
 def test_an_evaluation_tells_a_policy_its_share_if_it_was_told_one(place: Place) -> None:
@@ -192,3 +192,40 @@ def test_an_evaluation_tells_a_policy_its_share_if_it_was_told_one(place: Place)
 def test_without_a_prompt_an_evaluation_asks_as_the_task_does() -> None:
     found = evaluated_prompt(recipe(), Spec("recorded", "answers.jsonl"), "device", TEMPLATES["plain"])
     assert (found.template, found.max_tokens, found.line) == (TEMPLATES["plain"], None, "")
+
+
+# --- a program of selfroute tune -----------------------------------------------------------------------------------
+
+SHOWN = replace(TEMPLATES["plain"], demonstrations=(Demonstration("1 + 1?", "2"),))
+FIXED = Spec("embedded", "device")
+
+
+def program(tmp_path: Path, **values: Any) -> str:
+    file = tmp_path / "program.json"
+    given = {"template": SHOWN, "max_tokens": 16, "tuned_for": "embedded:device", "prompt_tokens": 60, **values}
+    file.write_text(TrainedPrompt(**given).text())
+    return f"tuned:{file}"
+
+
+def test_a_tuned_program_is_served_as_it_was_tuned(tmp_path: Path) -> None:
+    found = served("embedded:device", prompt={"template": program(tmp_path)})
+    assert (found.template, found.wrap, found.max_tokens, found.device_last) == (SHOWN, True, 16, True)
+    assert not found.warnings and "program.json says" in found.lines[0] and "1 demonstrations" in found.lines[0]
+
+
+def test_a_program_for_another_model_warns(tmp_path: Path) -> None:
+    found = served("embedded:device-gapg", prompt={"template": program(tmp_path)})
+    (warning,) = found.warnings
+    assert "was tuned for embedded:device, and device embedded:device-gapg is embedded:device-gapg" in warning
+
+
+def test_a_program_that_the_device_has_no_room_for_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    name = program(tmp_path, prompt_tokens=90_000)
+    with pytest.raises(ConfigError, match=r"^prompt\.template: .* up to 90,016 tokens, and .* holds 1,024; give it"):
+        served("embedded:device", prompt={"template": name})
+
+
+def test_a_program_is_evaluated_as_it_was_tuned(tmp_path: Path) -> None:
+    recipe = build(EvaluateRecipe, {"task": "countdown", "template": program(tmp_path)}, where="x")
+    found = evaluated_prompt(recipe, FIXED, "device", SHOWN)
+    assert (found.template, found.max_tokens, found.warnings) == (SHOWN, 16, ())

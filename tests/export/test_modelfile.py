@@ -105,3 +105,6 @@ def test_the_whole_file() -> None:
         'PARAMETER num_predict 256\nPARAMETER stop "</>"\n'
     )
     assert 'SYSTEM """Mine."""' in modelfile("a", None, system="Mine.", context_tokens=1, max_tokens=1)
+    shown = [("user", "1 + 1?"), ("assistant", "2")]
+    told = modelfile("a", None, shown=shown, context_tokens=1, max_tokens=1).splitlines()
+    assert told[2:4] == ['MESSAGE user """1 + 1?"""', 'MESSAGE assistant """2"""']

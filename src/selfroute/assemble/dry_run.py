@@ -50,7 +50,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         ConfigError: what the run itself would raise before its first step.
     """
     notes: list[str] = []
-    task = make_task(recipe.task, seed=recipe.seed)
+    task = make_task(recipe.task, seed=recipe.seed, template=recipe.template)
     template_of(task)
     rows = _rows(task, notes)
     price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)

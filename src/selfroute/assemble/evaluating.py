@@ -60,7 +60,7 @@ _NOT_IN_RECORDS = (
     *("prices", "priced_as", "network", "routellm_bins", "axes"),
 )
 
-_NEW = ("entrants",)  # a folder of before goes on where it is empty
+_NEW = ("entrants", "template")  # a folder of before goes on where it is empty
 
 
 async def evaluate_recipe(
@@ -111,7 +111,7 @@ async def evaluate_recipe(
 def _task_and_rows(recipe: EvaluateRecipe) -> tuple[Task, list[Row]]:
     # A task that draws its problems draws enough of them for the router too; the first ones stay the same.
     drawn = None if recipe.limit is None else max(recipe.limit, recipe.router_rows)
-    task = make_task(recipe.task, seed=recipe.seed, limit=drawn)
+    task = make_task(recipe.task, seed=recipe.seed, limit=drawn, template=recipe.template)
     return task, first_rows(task, recipe.split, recipe.limit)
 
 

@@ -19,7 +19,7 @@ from selfroute.assemble.prompting import ANSWER_TOKENS, EvaluatedPrompt
 from selfroute.config import STRATEGIES, EvaluateRecipe, to_values
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
-from selfroute.prompts import TEMPLATES
+from selfroute.prompts import TEMPLATES, is_tuned
 
 if TYPE_CHECKING:
     from selfroute.assemble.baselines import Baseline
@@ -93,7 +93,9 @@ def _prompt(recipe: EvaluateRecipe, asked: EvaluatedPrompt) -> dict[str, Any]:
     """The section `prompt` of a serving recipe under which a device is asked as it was here."""
     said: dict[str, Any] = {}
     if not asked.is_known:
-        name = next((name for name, template in TEMPLATES.items() if template == asked.template), None)
+        given = recipe.template or recipe.task.options.get("template")
+        named = (name for name, template in TEMPLATES.items() if template == asked.template)
+        name = given if is_tuned(given) else next(named, None)
         said = {"wrap": True} if name is None else {"template": name, "wrap": True}
     if asked.max_tokens is None:
         said["max_tokens"] = recipe.max_tokens or ANSWER_TOKENS

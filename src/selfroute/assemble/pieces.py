@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from selfroute.backends.base import Backend
 from selfroute.backends.files import ModelFiles
-from selfroute.config import BACKENDS, Spec, at, make_backend, suggest
+from selfroute.config import BACKENDS, Spec, at, make_backend
 from selfroute.errors import ConfigError
-from selfroute.prompts import TEMPLATES, PromptTemplate
+from selfroute.prompts import PromptTemplate, find_template
 from selfroute.tasks.base import Row, Task
 
 if TYPE_CHECKING:
@@ -62,14 +62,9 @@ def template_of(task: Task) -> PromptTemplate:
     """The prompt template that a task names.
 
     Raises:
-        ConfigError: there is no such template.
+        ConfigError: there is no such template, or its file cannot be read.
     """
-    if task.template not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise ConfigError(
-            f"task '{task.name}': unknown template '{task.template}'{suggest(task.template, TEMPLATES)}; known: {known}"
-        )
-    return TEMPLATES[task.template]
+    return find_template(task.template, where=f"task '{task.name}'")
 
 
 def first_rows(task: Task, split: str, limit: int | None) -> list[Row]:

@@ -17,14 +17,16 @@ from selfroute.config import (
     algorithm_of,
     at,
     build,
+    identity_of,
     load_values,
     make_task,
     model_value,
     trained_prompt,
+    window_of,
 )
 from selfroute.config.serving import ServeRecipe
 from selfroute.errors import ConfigError
-from selfroute.prompts import PROMPT_FILE, TEMPLATES, PromptTemplate, TrainedPrompt
+from selfroute.prompts import PROMPT_FILE, TUNED, PromptTemplate, TrainedPrompt, find_template, is_tuned, read_tuned
 from selfroute.strategies.base import Sides
 
 __all__ = [
@@ -33,12 +35,14 @@ __all__ = [
     "EvaluatedPrompt",
     "ServedPrompt",
     "carried",
+    "check_room",
     "cloud_specs",
     "evaluated_prompt",
     "prompt_of_run",
     "recorded_prompt",
     "served_prompt",
     "shown_name",
+    "tuned",
 ]
 
 ANSWER_TOKENS = 512  # of one answer of an evaluation where neither recipe nor training says
@@ -60,10 +64,12 @@ class Carried:
     Attributes:
         prompt: how it was asked; None if that is not known.
         line: what was read and where, for the terminal; empty for a kind of model that carries nothing.
+        warnings: what does not fit the model.
     """
 
     prompt: TrainedPrompt | None
     line: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def carried(spec: Spec, where: str) -> Carried:
@@ -87,6 +93,42 @@ def carried(spec: Spec, where: str) -> Carried:
     return Carried(None, f"{name}: how it was trained is not known, as there is no {PROMPT_FILE} with it")
 
 
+def tuned(name: str, spec: Spec, where: str, *, key: str) -> Carried:
+    """How a device is asked by the program of `tuned:FILE`, whatever it carries itself.
+
+    Args:
+        where: the device's role, or its key in the recipe.
+        key: the template's key.
+
+    Raises:
+        ConfigError: the program cannot be read, or its prompts do not fit the device's window; or as `identity_of`.
+    """
+    found = read_tuned(name, where=key)
+    check_room(found, window_of(spec, where=where), name=f"{where} {shown_name(spec)}", key=key)
+    line = f"{where} {shown_name(spec)}: asked as {name.removeprefix(TUNED)} says ({found.described()})"
+    if not found.tuned_for or (mine := identity_of(spec, where=where)) == found.tuned_for:
+        return Carried(found, line)
+    warning = (
+        f"{key}: {name.removeprefix(TUNED)} was tuned for {found.tuned_for}, and {where} {shown_name(spec)} is {mine}; "
+        "tune a program for this model"
+    )
+    return Carried(found, line, (warning,))
+
+
+def check_room(prompt: TrainedPrompt, window: int | None, *, name: str, key: str) -> None:
+    """See that the prompts of a program and their answers fit the device's window, as far as both are known.
+
+    Raises:
+        ConfigError: they do not; gives both numbers.
+    """
+    needed = (prompt.prompt_tokens or 0) + (prompt.max_tokens or 1)
+    if prompt.prompt_tokens is not None and window is not None and needed > window:
+        raise ConfigError(
+            f"{key}: its prompts and answers take up to {needed:,} tokens, and {name} holds {window:,}; give it a "
+            "longer context, or tune with fewer demonstrations"
+        )
+
+
 def prompt_of_run(run: Path) -> TrainedPrompt | None:
     """How the policy of a training run was asked, as far as the run's `config.yaml` tells: those of version 0.1 wrote
     no `selfroute.json`.
@@ -96,7 +138,7 @@ def prompt_of_run(run: Path) -> TrainedPrompt | None:
         algorithm = algorithm_of(values)
         recipe = build(at(algorithm.options), values, where=str(file))
         name = make_task(recipe.task).template
-        template = TEMPLATES[name]
+        template = find_template(name)
     except (ConfigError, KeyError, AttributeError):  # there is none, it is another version's, or its data are elsewhere
         return None
     if getattr(recipe, "role", "device") == "cloud":
@@ -151,8 +193,9 @@ def evaluated_prompt(recipe: EvaluateRecipe, spec: Spec, where: str, template: P
     Raises:
         ConfigError: its prompt cannot be read.
     """
-    found = carried(spec, where)
-    known, given = found.prompt, recipe.task.options.get("template")
+    given = recipe.template or recipe.task.options.get("template")
+    found = tuned(given, spec, where, key="template") if is_tuned(given) else carried(spec, where)
+    known = found.prompt
     told = recipe.share if recipe.tell_share else None
     if known is None or known.role == "cloud":
         return EvaluatedPrompt(template=template, told_share=told, line=found.line)
@@ -163,7 +206,7 @@ def evaluated_prompt(recipe: EvaluateRecipe, spec: Spec, where: str, template: P
         told_share=recipe.share if recipe.tell_share is None and known.told_shares else told,
         is_known=given is None,
         line=found.line,
-        warnings=tuple(_evaluated_otherwise(recipe, spec, where, known, words, template)),
+        warnings=(*found.warnings, *_evaluated_otherwise(recipe, spec, where, known, words, template)),
     )
 
 
@@ -175,9 +218,9 @@ def _evaluated_otherwise(
     words: PromptTemplate,
     template: PromptTemplate,
 ) -> Iterator[str]:
-    given, is_told = recipe.task.options.get("template"), bool(known.told_shares)
+    given, is_told = recipe.template or recipe.task.options.get("template"), bool(known.told_shares)
     found: list[tuple[bool, str, object, str]] = [
-        (given is not None and words != template, "task.template", given, f"template {known.name}"),
+        (given is not None and words != template, "template", given, f"template {known.name}"),
         (recipe.max_tokens not in (None, known.max_tokens), "max_tokens", recipe.max_tokens, f"{known.max_tokens}"),
         (recipe.temperature != known.temperature, "temperature", recipe.temperature, "greedy answers"),
         (recipe.tell_share not in (None, is_told), "tell_share", recipe.tell_share, f"{is_told}"),
@@ -285,7 +328,7 @@ def served_prompt(recipe: ServeRecipe, *, wraps: bool = False) -> ServedPrompt:
     """
     device, clouds = _device(recipe), [carried(spec, "cloud") for spec in cloud_specs(recipe)]
     known, options = device.prompt, recipe.prompt
-    template = TEMPLATES[options.template or "think"] if known is None or options.template else known.template
+    template = find_template(options.template or "think") if known is None or options.template else known.template
     cloud_turns = {"all" if cloud.prompt is None else cloud.prompt.turns for cloud in clouds}
     plain = bool(clouds) and all(cloud.prompt is not None for cloud in clouds)
     device_turns = "all" if known is None else known.turns
@@ -300,13 +343,15 @@ def served_prompt(recipe: ServeRecipe, *, wraps: bool = False) -> ServedPrompt:
         temperature=None if known is None else known.temperature,
         told_share=None if known is None else _told_share(recipe, known),
         lines=_lines(device, clouds, options.template or "think"),
-        warnings=() if known is None else tuple(_contradictions(recipe, known)),
+        warnings=() if known is None else (*device.warnings, *_contradictions(recipe, known)),
     )
     return made
 
 
 def _device(recipe: ServeRecipe) -> Carried:
-    place = recipe.prompt.trained
+    place, template = recipe.prompt.trained, recipe.prompt.template
+    if template is not None and is_tuned(template):
+        return tuned(template, recipe.device, "device", key="prompt.template")
     if place is None:
         return carried(recipe.device, "device")
     found = carried_prompt(place)
@@ -340,7 +385,7 @@ def _told_share(recipe: ServeRecipe, known: TrainedPrompt) -> float | None:
 def _contradictions(recipe: ServeRecipe, known: TrainedPrompt) -> Iterator[str]:
     """What an operator has set against the training; the option holds, and the operator is told."""
     options, limits = recipe.prompt, recipe.limits
-    other = options.template is not None and TEMPLATES[options.template] != known.template
+    other = options.template is not None and find_template(options.template) != known.template
     most = options.max_tokens
     entry = STRATEGIES.get(recipe.strategy.name)
     told = recipe.strategy.options.get("told_share")

@@ -159,7 +159,7 @@ def train_recipe(
     """
     os.environ.setdefault(*ONEDNN_CACHE)
     check_writable(recipe.out)
-    task = make_task(recipe.task, seed=recipe.seed)
+    task = make_task(recipe.task, seed=recipe.seed, template=recipe.template)
     template_of(task)
     first_rows(task, "train", 1)
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)

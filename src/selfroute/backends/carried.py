@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from selfroute.backends.llama_cpp import check_file
+from selfroute.backends.llama_cpp import CONTEXT_TOKENS, check_file, find_smollm2
 from selfroute.errors import ConfigError
 from selfroute.prompts import PROMPT_FILE, TrainedPrompt, parse_prompt, read_prompt
 
-__all__ = ["GGUF_KEY", "MODELFILE_MARK", "carried_prompt", "gguf_text"]
+__all__ = ["GGUF_KEY", "MODELFILE_MARK", "carried_prompt", "gguf_text", "gguf_window", "smollm2_window"]
 
 GGUF_KEY = "selfroute.prompt"
 MODELFILE_MARK = "# selfroute: "  # begins the line of a Modelfile that holds it
 
-_STRING, _ARRAY = 8, 9
+_COUNT, _STRING, _ARRAY = 4, 8, 9
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of GGUF's other types
 _LARGEST = 2**24  # bytes of a text that is read
 
@@ -77,21 +77,47 @@ def gguf_text(path: Path, key: str) -> str | None:
     Raises:
         ConfigError: the file is no GGUF, or its head is damaged.
     """
+    found = _first(path, lambda name, value: name == key and isinstance(value, str))
+    return None if found is None else str(found)
+
+
+def gguf_window(path: str | Path, *, context_tokens: int = CONTEXT_TOKENS) -> int:
+    """Tokens that a slot of llama.cpp holds: what it is given, or the window of the model in the file if that is less.
+
+    Raises:
+        ConfigError: as `gguf_text`.
+    """
+    own = _first(Path(path), lambda name, value: name.endswith(".context_length") and isinstance(value, int))
+    return context_tokens if own is None else min(context_tokens, int(own))
+
+
+def smollm2_window() -> int:
+    """As `gguf_window`, of SmolLM2.
+
+    Raises:
+        ConfigError: as `find_smollm2`.
+    """
+    return gguf_window(find_smollm2())
+
+
+def _first(path: Path, is_it: Callable[[str, str | int], bool]) -> str | int | None:
     check_file(path)
     try:
         with path.open("rb") as file:
-            return next((text for name, text in _texts(file) if name == key), None)
+            return next((value for name, value in _entries(file) if is_it(name, value)), None)
     except (struct.error, KeyError, UnicodeDecodeError, OSError, EOFError) as error:
         raise ConfigError(f"the head of '{path}' is damaged ({error}); is the file whole?") from None
 
 
-def _texts(file: BinaryIO) -> Iterator[tuple[str, str]]:
-    """The entries of a head that are text."""
+def _entries(file: BinaryIO) -> Iterator[tuple[str, str | int]]:
+    """The entries of a head that are texts or counts of 32 bits."""
     file.seek(16)  # behind magic, version and the count of tensors
     for _ in range(_number(file, "<Q")):
         key, kind = _string(file).decode(), _number(file, "<I")
         if kind == _STRING:
             yield key, _string(file).decode(errors="replace")
+        elif kind == _COUNT:
+            yield key, _number(file, "<I")
         elif kind == _ARRAY:
             _skip_array(file)
         else:

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfroute.backends.base import Backend
 from selfroute.backends.best_of import BestOfN
-from selfroute.backends.files import ModelFiles
+from selfroute.backends.files import ModelFiles, folder_window
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
 from selfroute.prompts import TrainedPrompt, read_prompt
@@ -24,6 +24,7 @@ __all__ = [
     "embedded_files",
     "embedded_prompt",
     "embedded_task",
+    "embedded_window",
     "provenance",
 ]
 
@@ -107,6 +108,15 @@ def embedded_prompt(name: str) -> TrainedPrompt | None:
         ConfigError: unknown name, or its file is damaged.
     """
     return read_prompt(asset_path(name))
+
+
+def embedded_window(name: str) -> int | None:
+    """Tokens that an embedded model holds.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    return folder_window(asset_path(name))
 
 
 def embedded_task(name: str) -> str:

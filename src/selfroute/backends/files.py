@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["ModelFiles", "is_path", "opened"]
+__all__ = ["ModelFiles", "folder_window", "is_path", "opened"]
 
 # What the hub calls its repositories: a name, or an owner and a name.
 _REPOSITORY = re.compile(r"([\w.-]+/)?[\w.-]+")
@@ -40,3 +41,13 @@ def is_path(name: str | Path) -> bool:
         return True
     owner, slash, _ = text.partition("/")
     return bool(slash) and (owner == _OWN_FOLDER or Path(owner).is_dir())
+
+
+def folder_window(path: str | Path) -> int | None:
+    """Tokens that a model of transformers holds, by the `config.json` of its folder; None where it does not say."""
+    try:
+        config = json.loads((Path(path).expanduser() / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = config.get("text_config", config).get("max_position_embeddings")
+    return found if isinstance(found, int) else None

@@ -24,13 +24,23 @@ from selfroute.backends.sessions import Sessions
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.types import Delta, Message, Sampling
 
-__all__ = ["LlamaCppBackend", "check_file", "find_smollm2", "smollm2", "smollm2_files"]
+__all__ = [
+    "CONTEXT_TOKENS",
+    "LlamaCppBackend",
+    "check_file",
+    "file_identity",
+    "find_smollm2",
+    "smollm2",
+    "smollm2_files",
+    "smollm2_identity",
+]
 
 T = TypeVar("T")
 
 _MAGIC = b"GGUF"
 _CACHE_MIB = 256  # for prompts of finished answers; llama.cpp's own default is 8 GiB
 _ERRORS_ONLY = 1
+CONTEXT_TOKENS = 4096  # of one slot, where nobody says
 # Fields of requests and of messages that need a chat template with tools, or a projector for media, of which none is
 # loaded. The server would drop the former without a word.
 _TOOLS = ("tools", "tool_choice", "functions", "function_call", "tool_calls", "tool_call_id")
@@ -66,7 +76,7 @@ class LlamaCppBackend(OpenAICompatibleBackend):
         *,
         name: str | None = None,
         slots: int = 4,
-        context_tokens: int = 4096,
+        context_tokens: int = CONTEXT_TOKENS,
         threads: int | None = None,
         gpu_layers: int = -1,
         timeout_s: float = 600.0,
@@ -101,14 +111,8 @@ class LlamaCppBackend(OpenAICompatibleBackend):
 
     @property
     def identity(self) -> str:
-        """What tells this model from others in an answer cache: the file's size and its first and last megabyte."""
-        size = self.path.stat().st_size
-        digest = hashlib.sha256(str(size).encode())
-        with self.path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-        return f"llama_cpp/{digest.hexdigest()[:16]}"
+        """What tells this model from others in an answer cache; see `file_identity`."""
+        return file_identity(self.path)
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """Write the answer; see `OpenAICompatibleBackend.stream`."""
@@ -188,6 +192,32 @@ def smollm2_files() -> ModelFiles:
     """
     file = str(find_smollm2())
     return ModelFiles(file, file)
+
+
+def smollm2_identity() -> str:
+    """As `file_identity`.
+
+    Raises:
+        ConfigError: as `find_smollm2`.
+    """
+    return file_identity(find_smollm2())
+
+
+def file_identity(path: str | Path) -> str:
+    """What tells the model of a file from others: the file's size and its first and last megabyte.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no GGUF.
+    """
+    path = Path(path)
+    check_file(path)
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(2**20))
+        file.seek(max(0, size - 2**20))
+        digest.update(file.read())
+    return f"llama_cpp/{digest.hexdigest()[:16]}"
 
 
 def _lacks(address: str) -> tuple[str, ...]:

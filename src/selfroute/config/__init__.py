@@ -14,6 +14,7 @@ from selfroute.config.names import (
     algorithm_of,
     asked_for,
     construct,
+    identity_of,
     make_backend,
     make_budget,
     make_journal,
@@ -25,6 +26,7 @@ from selfroute.config.names import (
     model_value,
     prepare_backend,
     trained_prompt,
+    window_of,
 )
 from selfroute.config.recipes import (
     AttributeOptions,
@@ -94,6 +96,7 @@ __all__ = [
     "build",
     "check_kind",
     "construct",
+    "identity_of",
     "load_recipe",
     "load_values",
     "make_backend",
@@ -111,4 +114,5 @@ __all__ = [
     "suggest",
     "to_values",
     "trained_prompt",
+    "window_of",
 ]

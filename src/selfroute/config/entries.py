@@ -92,6 +92,9 @@ class BackendEntry(Entry):
             `selfroute.prompts.TrainedPrompt` or None, without loading the model; None if a value has no such thing.
         task: place of the function that says which task a value's model was made for; its questions are offered as
             examples. None if that is not known from the value.
+        identity: place of the function that tells a value's model from others without loading it; None takes the
+            name and value of one in this process, and what any other says of itself.
+        window: place of the function that says how many tokens a value's model holds; None where nobody knows.
         files: place of the function that says where a value's weights lie, as `selfroute.backends.files.ModelFiles`,
             for training and export; None if a recipe of training cannot name it.
     """
@@ -101,6 +104,8 @@ class BackendEntry(Entry):
     replays: bool = False
     prompt: str | None = None
     task: str | None = None
+    identity: str | None = None
+    window: str | None = None
     files: str | None = None
 
 

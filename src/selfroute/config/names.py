@@ -34,6 +34,7 @@ __all__ = [
     "algorithm_of",
     "asked_for",
     "construct",
+    "identity_of",
     "make_backend",
     "make_budget",
     "make_journal",
@@ -45,6 +46,7 @@ __all__ = [
     "model_value",
     "prepare_backend",
     "trained_prompt",
+    "window_of",
 ]
 
 
@@ -57,12 +59,15 @@ def algorithm_of(values: Mapping[str, Any]) -> AlgorithmEntry:
     return ALGORITHMS.get(str(values.get("algorithm")), first)
 
 
-def make_task(spec: Spec, *, seed: int | None = None, limit: int | None = None, where: str = "task") -> Task:
+def make_task(
+    spec: Spec, *, seed: int | None = None, limit: int | None = None, template: str | None = None, where: str = "task"
+) -> Task:
     """The task that a spec names.
 
     Args:
         seed: draws the problems of a task that draws them, unless the spec has its own; no effect on others.
         limit: as `seed`: how many problems are drawn.
+        template: takes the place of the task's own; None leaves that.
 
     Raises:
         ConfigError: an unknown name or option, or one that the task refuses.
@@ -72,6 +77,8 @@ def make_task(spec: Spec, *, seed: int | None = None, limit: int | None = None, 
     options: dict[str, Any] = {key: value for key, value in drawn.items() if value is not None}
     options |= {"path": spec.value} if spec.value is not None else {}
     task: Task = construct(factory, options | dict(spec.options), f"{where}.{spec.name}", entry)
+    if template is not None:
+        task.template = template
     return task
 
 
@@ -123,6 +130,32 @@ def model_value(spec: Spec, *, where: str = "backend") -> str | None:
     parameters = inspect.signature(BACKENDS.resolve(spec.name, where=where)).parameters
     value = spec.options.get(_value_parameter(parameters.values()))
     return None if value is None else str(value)
+
+
+def window_of(spec: Spec, *, where: str = "backend") -> int | None:
+    """Tokens that a model holds of a prompt and its answer together, without loading it; None where nobody knows.
+
+    Raises:
+        ConfigError: an unknown name, or a file that cannot be read.
+    """
+    place = BACKENDS.find(spec.name, where=where).window
+    if place is None:
+        return None
+    window, value = at(place), model_value(spec, where=where)
+    found: int | None = window(*([] if value is None else [value]), **asked_for(window, spec.options))
+    return found
+
+
+def identity_of(spec: Spec, *, where: str = "backend") -> str:
+    """What tells a model from others, without loading it.
+
+    Raises:
+        ConfigError: an unknown name, or a file that cannot be read.
+    """
+    entry, value = BACKENDS.find(spec.name, where=where), model_value(spec, where=where)
+    if entry.identity is not None:
+        return str(at(entry.identity)(*([] if value is None else [value])))
+    return f"{spec.name}:{value}" if entry.in_process else make_backend(spec, where=where).identity
 
 
 def trained_prompt(spec: Spec, *, where: str = "backend") -> TrainedPrompt | None:

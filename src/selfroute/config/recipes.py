@@ -88,6 +88,8 @@ class EvaluateRecipe:
     Attributes:
         seed: of the task's problems where it draws them, of the random strategies and of the intervals.
         limit: most rows; None takes the whole split.
+        template: words around a question, a name, or `tuned:FILE` for a tuned program; None takes the
+            task's.
         share: wanted share of requests that the cloud answers.
         device: device model of the baselines.
         policies: name in the report -> device model that hands off by itself.
@@ -121,6 +123,7 @@ class EvaluateRecipe:
     task: Spec
     split: str = "test"
     limit: Count | None = None
+    template: str | None = None
     seed: int = 0
     share: Share = 0.3
     device: Spec = EMBEDDED_DEVICE
@@ -223,6 +226,8 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     """What `selfroute train` needs: the method's options, the loop's, and what both work on.
 
     Attributes:
+        template: words around a question, a name, or `tuned:FILE` for a tuned program; None takes the
+            task's.
         model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
         lora: train an adapter and add it to the model at the end; None trains all weights.
         attributes: name in the metrics -> an attribute that completions are to keep to.
@@ -237,6 +242,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     """
 
     task: Spec
+    template: str | None = None
     model: str = "embedded:device"
     lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from selfroute.backends.clouds import Mode as ChoiceMode
-from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate, suggest
+from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate
 from selfroute.config.recipes import BudgetOptions, UsdLimits
 from selfroute.config.values import Spec, build, load_values, parse_overrides
 from selfroute.errors import ConfigError
@@ -17,7 +17,7 @@ from selfroute.gateway.access import is_loopback
 from selfroute.gateway.request import Limits
 from selfroute.gateway.service import MODES, Mode
 from selfroute.prices import Price, Prices
-from selfroute.prompts import TEMPLATES
+from selfroute.prompts import find_template
 
 __all__ = [
     "BreakerOptions",
@@ -46,8 +46,8 @@ class PromptOptions:
     Attributes:
         trained: whose training is followed: a checkpoint, an exported GGUF file or Modelfile, for a device behind a
             server of its own; null takes what the device carries.
-        template: its system prompt, with the sentence that offers the hand-off; null is `think` where the training is
-            not known.
+        template: its system prompt, with the sentence that offers the hand-off; `tuned:FILE` is a tuned program; null is
+            `think` where the training is not known.
         wrap: put the last user turn into the template's words; null does not where the training is not known.
         turns: what the models see of a conversation, all of it or the last question; null shows all of it to a model
             whose training is not known.
@@ -273,10 +273,8 @@ def naming(file: Path | None) -> Iterator[None]:
 def build_serve_recipe(values: Mapping[str, Any], *, where: str) -> ServeRecipe:
     """Check plain values, as `load_serve_recipe` does."""
     recipe = build(ServeRecipe, values, where=where)
-    wrong = recipe.prompt.template
-    if wrong is not None and wrong not in TEMPLATES:
-        known = ", ".join(TEMPLATES)
-        raise ConfigError(f"prompt.template: unknown template '{wrong}'{suggest(wrong, TEMPLATES)}; known: {known}")
+    if recipe.prompt.template is not None:
+        find_template(recipe.prompt.template, where="prompt.template")
     if not recipe.modes:
         raise ConfigError(f"modes: the list is empty; name some of {', '.join(MODES)}")
     _check_address(recipe.host, recipe.api_keys)

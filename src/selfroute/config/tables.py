@@ -69,6 +69,7 @@ BACKENDS = Table(
         files="selfroute.backends.embedded:embedded_files",
         task="selfroute.backends.embedded:embedded_task",
         prompt="selfroute.backends.embedded:embedded_prompt",
+        window="selfroute.backends.embedded:embedded_window",
         in_process=True,
     ),
     BackendEntry(
@@ -77,6 +78,7 @@ BACKENDS = Table(
         example="transformers:path/or/repository",
         check="selfroute.backends.transformers:check_folder",
         prompt="selfroute.backends.carried:carried_prompt",
+        window="selfroute.backends.files:folder_window",
         in_process=True,
     ),
     BackendEntry(
@@ -93,6 +95,8 @@ BACKENDS = Table(
         example="llama_cpp:path/to/model.gguf",
         check="selfroute.backends.llama_cpp:check_file",
         prompt="selfroute.backends.carried:carried_prompt",
+        identity="selfroute.backends.llama_cpp:file_identity",
+        window="selfroute.backends.carried:gguf_window",
         extra="llamacpp",
         in_process=True,
     ),
@@ -100,6 +104,8 @@ BACKENDS = Table(
         name="smollm2",
         place="selfroute.backends.llama_cpp:smollm2",
         files="selfroute.backends.llama_cpp:smollm2_files",
+        identity="selfroute.backends.llama_cpp:smollm2_identity",
+        window="selfroute.backends.carried:smollm2_window",
         extra="llamacpp",
         in_process=True,
     ),

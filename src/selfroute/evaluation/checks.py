@@ -62,7 +62,7 @@ def identity_of(bench: Bench, rows: Sequence[Row], *, share: float, seed: int) -
         "task": bench.task.name,
         "rows": provenance.rows_digest(rows),
         "sampling": asdict(bench.sampling),
-        "template": provenance.digest(asdict(bench.template)),
+        "template": provenance.digest(bench.template.facts()),
         "cloud": bench.cloud.name,
         "share": share,
         "seed": seed,
@@ -74,7 +74,7 @@ def _described(entrant: Entrant, bench: Bench) -> str:
     """Class, device, words of its own, and plain options of a strategy."""
     strategy, options = entrant.strategy, {"device": entrant.sides.device.name}
     if entrant.sides.template != bench.template:
-        options["template"] = provenance.digest(asdict(entrant.sides.template))
+        options["template"] = provenance.digest(entrant.sides.template.facts())
     if is_dataclass(strategy):
         values = {f.name: getattr(strategy, f.name) for f in fields(strategy)}
         options |= {k: v for k, v in values.items() if k != "name" and isinstance(v, (bool, int, float, str))}

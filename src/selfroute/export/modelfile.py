@@ -194,6 +194,7 @@ def modelfile(
     *,
     others: Sequence[str] = (),
     system: str = "",
+    shown: Sequence[tuple[str, str]] = (),
     stop: Sequence[str] = (),
     context_tokens: int,
     max_tokens: int,
@@ -207,6 +208,7 @@ def modelfile(
         chat: None leaves it to Ollama to read the chat template in the GGUF file.
         others: further files that could stand in place of `file`.
         system: the system prompt of conversations without one; by default the chat template's own.
+        shown: role and content of turns before every conversation.
         stop: texts that end an answer.
         wrap: as in `Chat.go_template`.
         notes: lines of comment for the end, each beginning with "#".
@@ -218,6 +220,7 @@ def modelfile(
         lines.append(f'TEMPLATE """{chat.go_template(wrap)}"""')
     if said := system or (chat.system if chat else ""):
         lines.append(f'SYSTEM """{said}"""')
+    lines += [f'MESSAGE {role} """{content}"""' for role, content in shown]
     # Greedy, and without the penalty on repetition that Ollama would apply: as it was trained and measured.
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1", f"PARAMETER num_ctx {context_tokens}"]
     lines += [f"PARAMETER num_predict {max_tokens}", *(f'PARAMETER stop "{text}"' for text in stop)]

@@ -249,6 +249,7 @@ def _modelfile(
         chat,
         others=files[1:],
         system=system,
+        shown=[] if prompt is None else [(turn.role, turn.content) for turn in prompt.shown],
         stop=[str(tokenizer.convert_ids_to_tokens(i)) for i in _ends(model, tokenizer)],
         context_tokens=int(model.config.max_position_embeddings),
         max_tokens=max_tokens,

@@ -16,7 +16,7 @@ from selfroute.backends.base import Backend
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price
-from selfroute.prompts import TEMPLATES, TrainedPrompt, share_sentence, write_prompt
+from selfroute.prompts import TrainedPrompt, find_template, share_sentence, write_prompt
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.folder import Progress
@@ -56,7 +56,7 @@ HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
 
 def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
     """Writes the device's messages for a row, with or without the offer to hand off."""
-    template = TEMPLATES[task.template]
+    template = find_template(task.template)
     questions = {row.id: row.question for row in rows}
 
     def write(row_id: str, *, offer_handoff: bool, share: float | None = None) -> list[dict[str, str]]:
@@ -71,7 +71,7 @@ def prompt_of(task: Task, options: GAPGOptions, max_tokens: int) -> TrainedPromp
     """How the policy of a run is asked, as `prompt_writer` does, and is to be asked afterwards."""
     offers = options.method.offer_handoff
     return TrainedPrompt(
-        template=TEMPLATES[task.template],
+        template=find_template(task.template),
         name=task.template,
         offers=offers,
         max_tokens=max_tokens,
@@ -277,7 +277,7 @@ def _cloud_answers(
 ) -> CloudAnswers | None:
     if cloud is None:
         return None
-    template = TEMPLATES[task.template]
+    template = find_template(task.template)
     return CloudAnswers(task, cloud, template, max_tokens=max_tokens, concurrency=concurrency, price=price)
 
 
