@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from selfroute.rewards.group import group_weights
 from selfroute.train.rl.objectives.base import Scored
 
 __all__ = ["Group", "group_advantages", "split_advantages"]
@@ -33,26 +34,16 @@ class Group:
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """The weight of each rollout's score function in the group estimator (arXiv 2509.24050, Prop. 3.1).
-
-    ĝ(x) = 1/(G-1) · Σ_i ∇ log π(y_i | x) · (r_i - r̄), so the weight of rollout i is (r_i - r̄)/(G-1). It equals
-    1/G of the reward minus the mean of the other rewards (leave one out), which is why ĝ is unbiased.
+    """The weight of each rollout's score function; see `selfroute.rewards.group.group_weights`.
 
     Args:
         rewards: shape (prompts, G); NaN marks a rollout that could not be graded.
 
     Returns:
-        Shape (prompts, G). NaN rewards get weight 0 and the rest of their group is treated as a smaller group;
-        a group with fewer than two graded rollouts gets 0 throughout. Every row sums to 0.
+        Shape (prompts, G).
     """
-    graded = ~torch.isnan(rewards)
-    # Weights do not change with a shift. From the lowest reward on, a group of equal rewards is exactly 0 throughout,
-    # where the mean of eight times 0.3 is not 0.3 and its rows would take part in the backward pass for nothing.
-    rewards = rewards - torch.nan_to_num(rewards, nan=torch.inf).amin(dim=1, keepdim=True)
-    count = graded.sum(dim=1, keepdim=True)
-    mean = torch.nan_to_num(rewards).sum(dim=1, keepdim=True) / count.clamp(min=1)
-    weights = (rewards - mean) / (count - 1).clamp(min=1)
-    return torch.where(graded & (count > 1), weights, torch.zeros_like(weights))
+    weights: Tensor = group_weights(rewards, torch)
+    return weights
 
 
 def split_advantages(rewards: Tensor, *, forced: int, weight: float) -> Tensor:
