@@ -1,0 +1,1 @@
+"""Who runs the workers: this process, a simulated clock, or actors of Ray."""
