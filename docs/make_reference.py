@@ -26,6 +26,7 @@ from selfroute.config import (
     POLICIES,
     STRATEGIES,
     TASKS,
+    TUNERS,
     Bounds,
     Choice,
     Entry,
@@ -36,7 +37,9 @@ from selfroute.config import (
     StrategyEntry,
     Table,
     TrainRecipe,
+    TuneRecipe,
     WarmupRecipe,
+    WorkerOptions,
     at,
     to_values,
 )
@@ -136,6 +139,13 @@ def training_page() -> str:
             KEY,
             keys(HeadRecipe),
         ),
+        section(
+            "Tuning",
+            f"Keys of a recipe of `selfroute tune`{REPLACED} The guide: [tuning](tuning.md).",
+            KEY,
+            keys(TuneRecipe),
+        ),
+        section("Workers of a tuning", "Keys of each of its `workers`.", KEY, keys(WorkerOptions)),
     )
 
 
@@ -176,6 +186,7 @@ def names_page() -> str:
         section("Ledgers", "Of [the budget](budget.md).", THING, things(LEDGERS)),
         section("Policies", "Of [several clouds](several-clouds.md).", THING, things(POLICIES)),
         section("Oracles", "Of [attribute control](attribute-control.md).", THING, things(ORACLES)),
+        section("Methods", "Of [tuning](tuning.md).", THING, things(TUNERS)),
         section("Clusters", "Of [placement](placement.md).", THING, things(CLUSTERS)),
         section("Loads", "Of [placement](placement.md).", THING, things(LOADS)),
     )

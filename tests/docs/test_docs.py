@@ -17,7 +17,17 @@ import yaml
 from typer.testing import CliRunner
 
 from selfroute.commands.main import app
-from selfroute.config import ALGORITHMS, EvaluateRecipe, PlaceRecipe, TrainRecipe, algorithm_of, at, build, make_task
+from selfroute.config import (
+    ALGORITHMS,
+    EvaluateRecipe,
+    PlaceRecipe,
+    TrainRecipe,
+    TuneRecipe,
+    algorithm_of,
+    at,
+    build,
+    make_task,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -65,9 +75,11 @@ def shell_lines(page: Path) -> list[list[str]]:
 
 
 def recipe_kind(values: dict[str, object]) -> type:
-    """Training recipes name an algorithm, placements a problem."""
+    """Training recipes name an algorithm, placements a problem, tunings have slots."""
     if "problem" in values:
         return PlaceRecipe
+    if "slots" in values:
+        return TuneRecipe
     kind: type = at(algorithm_of(values).options) if "algorithm" in values else EvaluateRecipe
     return kind
 

@@ -11,6 +11,7 @@ from selfroute.assemble.serving import make_service
 from selfroute.config import (
     EvaluateRecipe,
     PlaceRecipe,
+    TuneRecipe,
     algorithm_of,
     at,
     build,
@@ -46,7 +47,9 @@ def test_a_serving_recipe_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) 
     make_service(load_serve_recipe(path))
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] not in ("serve", "placement")], ids=str)
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.parts[1] not in ("serve", "placement", "tuning")], ids=str
+)
 def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     program, command, named, *overrides = command_of(path)
@@ -66,3 +69,11 @@ def test_the_command_of_a_placement_loads_it(path: Path, monkeypatch: pytest.Mon
     program, command, named, *overrides = command_of(path)
     assert (program, command, Path(named)) == ("selfroute", "place", path)
     assert load_recipe(PlaceRecipe, named, overrides) == load_recipe(PlaceRecipe, named)
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] == "tuning"], ids=str)
+def test_the_command_of_a_tuning_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command = next(line for line in path.read_text(encoding="utf-8").splitlines() if "selfroute tune" in line)
+    assert str(path) in command
+    assert load_recipe(TuneRecipe, path).slots

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from selfroute.commands import begin, export, measure, place, replay, study
+from selfroute.commands import begin, export, measure, place, replay, study, tune
 from selfroute.commands.disk import of_a_disk
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 # Commands that go on where they were, and what to add to the same line for that.
-RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": ""}
+RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": "", "tune": " --resume"}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "scipy", "matplotlib",
              "math-verify", "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray",
              "ortools")  # fmt: skip
@@ -394,6 +394,7 @@ replay.add_to(app)
 study.add_to(app)
 export.add_to(app)
 place.add_to(app)
+tune.add_to(app)
 
 
 # --- Helpers -----------------------------------------------------------------------------------------------------

@@ -8,7 +8,16 @@ key, the value and the next step. What a recipe can name stands in `tables`, an 
 from __future__ import annotations
 
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive
-from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, StrategyEntry, Table, TaskEntry, at
+from selfroute.config.entries import (
+    AlgorithmEntry,
+    BackendEntry,
+    Entry,
+    StrategyEntry,
+    Table,
+    TaskEntry,
+    TunerEntry,
+    at,
+)
 from selfroute.config.kinds import check_kind
 from selfroute.config.names import (
     algorithm_of,
@@ -37,13 +46,28 @@ from selfroute.config.recipes import (
     LoraOptions,
     PlaceRecipe,
     ReportOptions,
+    ShotOptions,
     SlotOptions,
+    StepOptions,
     TraceOptions,
     TrainRecipe,
+    TuneRecipe,
     UsdLimits,
     WarmupRecipe,
+    WorkerOptions,
 )
-from selfroute.config.tables import ALGORITHMS, BACKENDS, CLUSTERS, LEDGERS, LOADS, ORACLES, POLICIES, STRATEGIES, TASKS
+from selfroute.config.tables import (
+    ALGORITHMS,
+    BACKENDS,
+    CLUSTERS,
+    LEDGERS,
+    LOADS,
+    ORACLES,
+    POLICIES,
+    STRATEGIES,
+    TASKS,
+    TUNERS,
+)
 from selfroute.config.values import (
     Spec,
     build,
@@ -65,6 +89,7 @@ __all__ = [
     "POLICIES",
     "STRATEGIES",
     "TASKS",
+    "TUNERS",
     "AlgorithmEntry",
     "AttributeOptions",
     "BackendEntry",
@@ -81,15 +106,20 @@ __all__ = [
     "PlaceRecipe",
     "Positive",
     "ReportOptions",
+    "ShotOptions",
     "SlotOptions",
     "Spec",
+    "StepOptions",
     "StrategyEntry",
     "Table",
     "TaskEntry",
     "TraceOptions",
     "TrainRecipe",
+    "TuneRecipe",
+    "TunerEntry",
     "UsdLimits",
     "WarmupRecipe",
+    "WorkerOptions",
     "algorithm_of",
     "asked_for",
     "at",

@@ -22,6 +22,7 @@ __all__ = [
     "StrategyEntry",
     "Table",
     "TaskEntry",
+    "TunerEntry",
     "at",
     "not_installed",
 ]
@@ -77,6 +78,18 @@ class TaskEntry(Entry):
 
     drawn: bool = False
     writer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunerEntry(Entry):
+    """A way to tune a prompt.
+
+    Attributes:
+        kind: `team`: workers with a consensus; `alone`: a `selfroute.tuning.base.Tuner` over all slots; `texts`: it
+            writes instructions of its own and has no use for slots.
+    """
+
+    kind: Literal["team", "alone", "texts"] = "alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

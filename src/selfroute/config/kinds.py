@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfroute.config.recipes import EvaluateRecipe, HeadRecipe, PlaceRecipe, TrainRecipe, WarmupRecipe
+from selfroute.config.recipes import EvaluateRecipe, HeadRecipe, PlaceRecipe, TrainRecipe, TuneRecipe, WarmupRecipe
 from selfroute.config.serving import ServeRecipe
 from selfroute.config.values import load_values
 from selfroute.errors import ConfigError
@@ -60,6 +60,7 @@ KINDS = (
     Kind("a training recipe", "train", (_shape(TrainRecipe), _shape(WarmupRecipe), _shape(HeadRecipe))),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),
+    Kind("a tuning recipe", "tune", (_shape(TuneRecipe),)),
     Kind("a placement recipe", "place", (_shape(PlaceRecipe),)),
     Kind("a price table", None, (Shape(frozenset({"as_of", "source", "models"}), frozenset({"as_of", "models"})),)),
 )

@@ -46,8 +46,8 @@ class PromptOptions:
     Attributes:
         trained: whose training is followed: a checkpoint, an exported GGUF file or Modelfile, for a device behind a
             server of its own; null takes what the device carries.
-        template: its system prompt, with the sentence that offers the hand-off; `tuned:FILE` is a tuned program; null is
-            `think` where the training is not known.
+        template: its system prompt, with the sentence that offers the hand-off; `tuned:FILE` is a tuned program; null
+            is `think` where the training is not known.
         wrap: put the last user turn into the template's words; null does not where the training is not known.
         turns: what the models see of a conversation, all of it or the last question; null shows all of it to a model
             whose training is not known.

@@ -8,10 +8,30 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from selfroute.config.entries import AlgorithmEntry, BackendEntry, Entry, LedgerEntry, StrategyEntry, Table, TaskEntry
+from selfroute.config.entries import (
+    AlgorithmEntry,
+    BackendEntry,
+    Entry,
+    LedgerEntry,
+    StrategyEntry,
+    Table,
+    TaskEntry,
+    TunerEntry,
+)
 from selfroute.train.rl.options import ALGORITHMS as METHODS
 
-__all__ = ["ALGORITHMS", "BACKENDS", "CLUSTERS", "LEDGERS", "LOADS", "ORACLES", "POLICIES", "STRATEGIES", "TASKS"]
+__all__ = [
+    "ALGORITHMS",
+    "BACKENDS",
+    "CLUSTERS",
+    "LEDGERS",
+    "LOADS",
+    "ORACLES",
+    "POLICIES",
+    "STRATEGIES",
+    "TASKS",
+    "TUNERS",
+]
 
 TASKS = Table(
     "task",
@@ -304,4 +324,28 @@ POLICIES = Table(
     _bandit("thompson"),
     _bandit("gaussian_thompson"),
     _bandit("linucb"),
+)
+
+
+def _tuner(name: str, place: str, **facts: Any) -> TunerEntry:
+    """A way to tune; the program knows the slots' sizes and the seed."""
+    facts = {"given": ("sizes", "seed"), "extra": "tuning"} | facts
+    return TunerEntry(name=name, place=f"selfroute.tuning.{place}", **facts)
+
+
+TUNERS = Table(
+    "method",
+    _tuner(
+        "consensus",
+        "worker:Worker",
+        kind="team",
+        options="selfroute.config.recipes:StepOptions",
+        summary="Two levels over unequal workers; its options are the keys of `step`.",
+    ),
+    _tuner("gradient", "tuners.gradient:Gradient"),
+    _tuner("random_search", "tuners.search:RandomSearch"),
+    _tuner("best_of", "tuners.search:BestOf", example="{best_of: {candidates: 16}}"),
+    _tuner("ridge", "tuners.search:OneHotRidge"),
+    _tuner("tpe", "tuners.tpe:TPE", extra="optuna"),
+    _tuner("gepa", "tuners.texts:Texts", kind="texts", given=("seed",), extra="gepa"),
 )
