@@ -13,7 +13,7 @@ import yaml
 from tests.gateway.live import running
 from typer.testing import CliRunner
 
-from selfroute.assemble.kept import ranked_at
+from selfroute.assemble.kept import point_at, ranked_at, served_values
 from selfroute.assemble.serving import make_gateway
 from selfroute.commands.main import app
 from selfroute.config.serving import load_serve_recipe
@@ -125,6 +125,39 @@ def test_what_is_fitted_over_folds_is_kept_too(there: Path) -> None:
     run("evaluate", "compare.yaml", "folds=4", "out=folded", "strategies=[answer_features]", "policies={}")
     run("calibrate", "folded", "--share", "0.5", "--serve", "folded.yaml")
     assert sum(source == "cloud" for source in sources("folded.yaml").values()) == 20
+
+
+def test_thresholds_inside_an_answer_are_chosen_by_the_clouds_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = {
+        "task": {"chain": {"limit": 3}},
+        "device": "embedded:chain-device",
+        "cloud": "embedded:chain-cloud",
+        "strategies": [],
+        "entrants": {
+            "by probability": {"token_level": {"scorer": "max_probability", "points": [0.95, 1.01], "threshold": 0.5}},
+            "by the cloud": {"token_level": {"scorer": "oracle", "threshold": 0.5}},
+        },
+        "max_tokens": 24,
+        "out": "out",
+    }
+    Path("chain.yaml").write_text(yaml.safe_dump(recipe))
+    run("evaluate", "chain.yaml")
+    wanted = ["calibrate", "out", "--share", "1", "--strategy", "by probability", "--serve", "my.yaml"]
+    assert "run selfroute report out axes=[calls,cloud_tokens]" in run(*wanted, code=2).stderr
+    run("report", "out", "axes=[calls,cloud_tokens]")
+    assert "of the cloud's tokens" in run(*wanted).stdout
+    written = yaml.safe_load(Path("my.yaml").read_text())
+    point = point_at(Path("out"), "by probability", 1.0)
+    assert written["strategy"] == {
+        "token_level": {"scorer": "max_probability", "threshold": point.threshold, "points": [0.95, 1.01]}
+    }
+    load_serve_recipe(Path("my.yaml"))
+    assert "no threshold of 'by probability' spends at most 0 %" in run(*wanted[:3], "0", *wanted[4:6], code=2).stderr
+    with pytest.raises(ConfigError, match="'by the cloud' cannot be served"):
+        served_values(Path("out"), "by the cloud")
 
 
 def test_a_fit_alone_is_served(there: Path) -> None:

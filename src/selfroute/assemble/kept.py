@@ -16,20 +16,24 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import yaml
 
 from selfroute.assemble.prompting import ANSWER_TOKENS, EvaluatedPrompt
-from selfroute.config import STRATEGIES, EvaluateRecipe, to_values
+from selfroute.config import STRATEGIES, EvaluateRecipe, make_strategy, to_values
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
 from selfroute.prompts import TEMPLATES, is_tuned
+from selfroute.strategies.base import Knobbed
 
 if TYPE_CHECKING:
     from selfroute.assemble.baselines import Baseline
 
 __all__ = [
     "KEPT_FILE",
+    "Point",
     "Ranked",
     "Savable",
     "Served",
+    "is_knobbed",
     "keep",
+    "point_at",
     "ranked_at",
     "read_kept",
     "served_values",
@@ -40,6 +44,7 @@ KEPT_FILE = "strategies.json"
 FITTED = "fitted"
 _FORMAT = 1
 _POLICY = "self_route"
+_TOKENS = "cloud_tokens"  # the axis along which thresholds are chosen where one answer has both writers
 
 
 @runtime_checkable
@@ -79,6 +84,18 @@ def keep(
         prompt = asked[f"policies.{name}"]
         told = {} if prompt.told_share is None else {"told_share": prompt.told_share}
         kept[name] = {"strategy": _POLICY, "options": told, "device": spec, "prompt": _prompt(recipe, prompt)}
+    for name, spec in values["entrants"].items():
+        strategy = make_strategy(recipe.entrants[name], where=f"entrants.{name}")
+        if getattr(strategy, "oracle", False):
+            continue  # it decides by what no server knows
+        ((kind, inner),) = spec.items()
+        kept[name] = {
+            "strategy": kind,
+            "options": inner or {},
+            "device": values["device"],
+            "prompt": _prompt(recipe, asked["device"]),
+            "knobbed": isinstance(strategy, Knobbed),
+        }
     whole = {
         "selfroute": _FORMAT,
         "cloud": values["cloud"],
@@ -155,7 +172,7 @@ def ranked_at(folder: Path, share: float, *, seed: int = 0) -> list[Ranked]:
             split.name, float(np.where(split.sent(calls_at(share, len(split))), split.cloud, split.device).mean()), n
         )
         for split in splits
-        if split.name in known and (n := len(split)) and not np.isnan(split.score).all()
+        if split.name in known and split.point is None and (n := len(split)) and not np.isnan(split.score).all()
     ]
     if not found:
         raise ConfigError(
@@ -163,6 +180,57 @@ def ranked_at(folder: Path, share: float, *, seed: int = 0) -> list[Ranked]:
             "policy to its recipe"
         )
     return sorted(found, key=lambda ranked: -ranked.right)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A threshold of a strategy in which both sides write one answer, and what came of it.
+
+    Attributes:
+        share: of the tokens that the cloud writes where it answers alone.
+        right: mean quality of the answers.
+    """
+
+    threshold: float
+    share: float
+    right: float
+
+
+def is_knobbed(folder: Path, name: str) -> bool:
+    """Whether a strategy of an evaluation was run at several thresholds, and can be served at one of them."""
+    if not (folder / KEPT_FILE).is_file():
+        return False
+    return bool(read_kept(folder)["strategies"].get(name, {}).get("knobbed"))
+
+
+def point_at(folder: Path, name: str, share: float) -> Point:
+    """The best of a strategy's points that spend at most a share of the cloud's tokens.
+
+    Raises:
+        ConfigError: the folder does not tell what points spend, or none spends so little.
+    """
+    try:
+        axes = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["axes"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"cannot read '{folder / 'summary.json'}': {error}; run selfroute evaluate again") from None
+    along = next((axis for axis in axes if axis["axis"] == _TOKENS), None)
+    if along is None or not along["cloud_spent"]:
+        mend = f"selfroute report {folder} axes=[calls,{_TOKENS}]"
+        raise ConfigError(f"'{folder}' was not compared along the cloud's tokens; run {mend}")
+    line = next(line for line in along["lines"] if line["name"] == name)
+    points = [
+        Point(one["point"], one["spent"] / along["cloud_spent"], one["accuracy"])
+        for one in line["points"]
+        if one["spent"] is not None
+    ]
+    within = [point for point in points if point.share <= share]
+    if not within:
+        least = min(points, key=lambda point: point.share)
+        raise ConfigError(
+            f"--share: no threshold of '{name}' spends at most {100 * share:g} % of the cloud's tokens; the least is "
+            f"{100 * least.share:.1f} %, at {least.threshold:g}"
+        )
+    return max(within, key=lambda point: (point.right, -point.share))
 
 
 # --- the recipe ----------------------------------------------------------------------------------------------------
@@ -193,7 +261,7 @@ def served_values(
         raise ConfigError(f"--strategy: '{name}' cannot be served from '{folder}'; those that can: {known}")
     one = kept["strategies"][name]
     options = dict(one["options"])
-    if "scorer" in options:
+    if Path(options.get("scorer", "")).parts[:1] == (FITTED,):  # else it is a scorer's name
         options["scorer"] = str(folder / options["scorer"])
     if threshold is not None:
         options["threshold"] = threshold

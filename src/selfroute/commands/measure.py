@@ -81,7 +81,7 @@ def calibrate(
     force: Force = False,
 ) -> None:
     """Find the threshold that gives a wanted call share or cost, and how far to trust it; write it into a recipe."""
-    from selfroute.assemble.kept import KEPT_FILE
+    from selfroute.assemble.kept import KEPT_FILE, is_knobbed
     from selfroute.evaluation.counting.costs import load_prices
     from selfroute.evaluation.counting.scores import read_scores
 
@@ -92,6 +92,9 @@ def calibrate(
     if serve is not None:
         _check_free(serve, force)
     log = results / "records.jsonl" if results.is_dir() else results
+    if strategy is not None and share is not None and is_knobbed(log.parent, strategy):
+        _calibrate_knob(log.parent, strategy, share, serve, force)
+        return
     if strategy is None and share is not None and results.is_dir():
         strategy = _best(results, share)
     if serve is not None and share is not None and strategy is not None and _is_unscored(log, strategy):
@@ -174,6 +177,19 @@ def _is_unscored(log: Path, strategy: str) -> bool:
 
     splits = splits_of(read_columns(log), seed=0, where=str(log)).splits
     return any(split.name == strategy and np.isnan(split.score).all() for split in splits)
+
+
+def _calibrate_knob(folder: Path, strategy: str, share: float, serve: Path | None, force: bool) -> None:
+    """The best threshold within a share of the cloud's tokens, of a strategy in which both sides write one answer."""
+    from selfroute.assemble.kept import point_at
+
+    point = point_at(folder, strategy, share)
+    spent = f"{100 * point.share:.1f} % of the cloud's tokens"
+    say(f"{strategy}: threshold {point.threshold:g}: {100 * point.right:.1f} % right with {spent}")
+    if serve is None:
+        next_step(f"selfroute calibrate {folder} --strategy {shlex.quote(strategy)} --share {share:g} --serve my.yaml")
+        return
+    _write(folder, strategy, serve, f"the cloud writes {spent}", force=force, threshold=point.threshold)
 
 
 def _serve_by_budget(folder: Path, strategy: str, share: float, serve: Path, force: bool) -> None:
