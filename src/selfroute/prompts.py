@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from selfroute.bounds import suggest
+from selfroute.calls import CALL_FORM
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.types import Message
@@ -292,10 +293,11 @@ class TrainedPrompt:
         share: call share that it was trained for; None for none.
         told_shares: those that its prompts named, as `share_sentence` does.
         temperature: at which it is meant to answer; 0 is greedy, as policies are measured.
-        handoff: what it writes to ask for the cloud; empty for a cloud.
         tuned_for: identity of the device that a prompt was tuned for, which lies apart from any weights; empty for one
             that lies with them.
         prompt_tokens: of the longest prompt that it was tuned with; None where nobody counted.
+        handoff: what it writes to ask for the cloud, see `asks`; empty for a cloud. A model that asks for tokens inside
+            its answers has `selfroute.calls.CALL_FORM`, and no offer in its prompt.
     """
 
     template: PromptTemplate
@@ -325,6 +327,16 @@ class TrainedPrompt:
         return self.template.device_messages([], offer_handoff=self.offers)[1:] if self.role == "device" else []
 
     @property
+    def calls(self) -> bool:
+        """Whether it asks for tokens inside its answers."""
+        return self.handoff == CALL_FORM
+
+    @property
+    def asks(self) -> str:
+        """What it writes to ask for the cloud; empty for a model that does not ask."""
+        return self.handoff if self.offers or self.calls else ""
+
+    @property
     def around(self) -> tuple[str, str]:
         """What stands before and after a question."""
         head, _, tail = self.template.user.partition("{question}")
@@ -348,7 +360,9 @@ class TrainedPrompt:
             facts.append(f"at most {self.max_tokens} tokens")
         if shown := self.template.demonstrations:
             facts.append(f"{len(shown)} demonstrations")
-        if self.role == "device" and not self.offers:
+        if self.calls:
+            facts.append("calls for tokens" + (f", share {self.share:g} of them" if self.share is not None else ""))
+        elif self.role == "device" and not self.offers:
             facts.append("no hand-off offered")
         elif self.told_shares:
             facts.append(f"told shares {', '.join(f'{share:g}' for share in self.told_shares)}")

@@ -211,6 +211,7 @@ class Segment:
         score: what the decision at this segment was taken by (higher = send to the cloud), None if nobody scored.
         propensity: probability with which its model was chosen, None where nothing was drawn.
         redacted: as in `Delta`.
+        note: why a "void" one does not stand, where its text does not tell.
     """
 
     source: Source
@@ -224,6 +225,7 @@ class Segment:
     score: float | None = None
     propensity: float | None = None
     redacted: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

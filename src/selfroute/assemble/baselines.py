@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from selfroute.assemble.pieces import first_rows, quiet_libraries
 from selfroute.backends.base import Backend, BatchBackend, complete_all, find_capability
-from selfroute.config import STRATEGIES, Spec, StrategyEntry, asked_for, at, make_strategy
+from selfroute.config import STRATEGIES, Spec, StrategyEntry, asked_for, at, make_strategy, policy_entry
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError
 from selfroute.grading import judge
+from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies.always import AlwaysDevice
 from selfroute.strategies.base import Sides, Strategy
-from selfroute.strategies.self_route import Context, SelfRoute
+from selfroute.strategies.self_route import Context
 from selfroute.tasks.base import Row, Task
 from selfroute.types import Completion, Message, Sampling
 from selfroute.verify.base import right_or_wrong
@@ -78,24 +79,27 @@ class Measured:
 def make_policies(
     policies: Mapping[str, Sides],
     *,
+    asks: Mapping[str, str | None] | None = None,
     alone: bool = False,
     told_shares: Mapping[str, float | None] | None = None,
     context: Context = "prompt",
 ) -> list[Entrant]:
-    """One self-routing strategy per device model, by its name in the report.
+    """The strategy that follows what a device model asks for, by the model's name in the report.
 
     Args:
+        asks: what a policy writes to ask for the cloud; those of which nothing is known hand off.
         alone: add each model once more with the hand-off disabled.
         told_shares: share to name in the prompt of a policy; those that are left out are told none.
         context: as in `SelfRoute`.
     """
     from selfroute.evaluation.bench import Entrant
 
-    told = told_shares or {}
-    made = [
-        Entrant(strategy=SelfRoute(name=name, told_share=told.get(name), context=context), sides=sides)
-        for name, sides in policies.items()
-    ]
+    told, said = told_shares or {}, asks or {}
+    made = []
+    for name, sides in policies.items():
+        factory = at(policy_entry(said.get(name) or HANDOFF_TEXT).place)
+        options = asked_for(factory, {"told_share": told.get(name), "context": context})
+        made.append(Entrant(strategy=_named(factory(**options), name), sides=sides))
     if alone:
         made += [Entrant(strategy=AlwaysDevice(name=f"{name}, alone"), sides=sides) for name, sides in policies.items()]
     return made

@@ -203,6 +203,7 @@ async def open_bench(
         entrants += make_policies(
             {name: asked[f"policies.{name}"].sides(shared, model) for name, model in policies.items()},
             alone=recipe.alone,
+            asks={name: asked[f"policies.{name}"].asks for name in policies},
             told_shares={name: asked[f"policies.{name}"].told_share for name in policies},
             context=recipe.context,
         )

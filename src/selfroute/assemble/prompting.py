@@ -9,6 +9,7 @@ from pathlib import Path
 from selfroute.backends.as_trained import AsTrained
 from selfroute.backends.base import Backend
 from selfroute.backends.carried import carried_prompt
+from selfroute.calls import CALL_FORM
 from selfroute.config import (
     BACKENDS,
     STRATEGIES,
@@ -21,6 +22,7 @@ from selfroute.config import (
     load_values,
     make_task,
     model_value,
+    policy_entry,
     trained_prompt,
     window_of,
 )
@@ -165,6 +167,7 @@ class EvaluatedPrompt:
         template: with the words that its questions are put into.
         max_tokens: most tokens of its answers, if not those of the evaluation.
         told_share: the share to name in its prompt; None names none.
+        asks: what it writes to ask for the cloud, as in `TrainedPrompt`; None if that is not known.
         is_known: whether the template is that of its training.
         line: what was read, for the terminal; empty for a kind of model that carries nothing.
         warnings: options that contradict it.
@@ -173,13 +176,16 @@ class EvaluatedPrompt:
     template: PromptTemplate
     max_tokens: int | None = None
     told_share: float | None = None
+    asks: str | None = None
     is_known: bool = False
     line: str = ""
     warnings: tuple[str, ...] = ()
 
     def sides(self, sides: Sides, device: Backend) -> Sides:
         """The sides of an evaluation with this device, asked so."""
-        asked = device if self.max_tokens is None else AsTrained(device, max_tokens=self.max_tokens)
+        calls = self.asks == CALL_FORM
+        plain = self.max_tokens is None and not calls
+        asked = device if plain else AsTrained(device, max_tokens=self.max_tokens, calls=calls)
         return replace(sides, device=asked, template=self.template)
 
 
@@ -204,6 +210,7 @@ def evaluated_prompt(recipe: EvaluateRecipe, spec: Spec, where: str, template: P
         template=words if given is None else template,
         max_tokens=known.max_tokens if recipe.max_tokens is None else None,
         told_share=recipe.share if recipe.tell_share is None and known.told_shares else told,
+        asks=known.asks,
         is_known=given is None,
         line=found.line,
         warnings=(*found.warnings, *_evaluated_otherwise(recipe, spec, where, known, words, template)),
@@ -270,6 +277,7 @@ class ServedPrompt:
         strip_cloud_tags: whether the cloud's text is shown as the device's, without tags.
         max_tokens: most tokens of the device; None for what requests say.
         temperature: of the device where nobody says; None leaves it to its server.
+        calls: whether the device calls for tokens inside its answers.
         told_share: the share to name in the prompt; None names none.
         lines: what was read, for the terminal.
         warnings: options that contradict it.
@@ -282,6 +290,7 @@ class ServedPrompt:
     strip_cloud_tags: bool
     max_tokens: int | None = None
     temperature: float | None = None
+    calls: bool = False
     told_share: float | None = None
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -293,7 +302,9 @@ class ServedPrompt:
 
     def device(self, model: Backend | Callable[[], Backend]) -> Backend | Callable[[], Backend]:
         """The device, asked so, also one that is loaded later."""
-        return self._asked(model, max_tokens=self.max_tokens, temperature=self.temperature, last=self.device_last)
+        return self._asked(
+            model, max_tokens=self.max_tokens, temperature=self.temperature, last=self.device_last, calls=self.calls
+        )
 
     def cloud(self, model: Backend | Callable[[], Backend]) -> Backend | Callable[[], Backend]:
         """The cloud, likewise."""
@@ -306,13 +317,14 @@ class ServedPrompt:
         max_tokens: int | None,
         temperature: float | None,
         last: bool,
+        calls: bool = False,
     ) -> Backend | Callable[[], Backend]:
         alone = last and not self.last_turn  # else the gateway has cut the conversation for both
-        if max_tokens is None and temperature is None and not alone:
+        if max_tokens is None and temperature is None and not (alone or calls):
             return model
 
         def asked(backend: Backend) -> Backend:
-            return AsTrained(backend, max_tokens=max_tokens, temperature=temperature, last_turn=alone)
+            return AsTrained(backend, max_tokens=max_tokens, temperature=temperature, last_turn=alone, calls=calls)
 
         return asked(model) if isinstance(model, Backend) else lambda: asked(model())
 
@@ -341,6 +353,7 @@ def served_prompt(recipe: ServeRecipe, *, wraps: bool = False) -> ServedPrompt:
         strip_cloud_tags=(options.cloud_tags or ("strip" if plain else "keep")) == "strip",
         max_tokens=options.max_tokens or (None if known is None else known.max_tokens),
         temperature=None if known is None else known.temperature,
+        calls=known is not None and known.calls,
         told_share=None if known is None else _told_share(recipe, known),
         lines=_lines(device, clouds, options.template or "think"),
         warnings=() if known is None else (*device.warnings, *_contradictions(recipe, known)),
@@ -412,8 +425,13 @@ def _contradictions(recipe: ServeRecipe, known: TrainedPrompt) -> Iterator[str]:
                 f"{key}: {value} contradicts the training of device {shown_name(recipe.device)}, which had {was}; "
                 "leave it out to serve the model as it was trained"
             )
-    if entry is not None and entry.policy and not known.offers:
+    if entry is not None and entry.policy and not known.asks:
         yield (
             f"strategy: {recipe.strategy.name} offers a hand-off, and device {shown_name(recipe.device)} was trained "
             "without; take a router, a cascade or always_device"
+        )
+    elif entry is not None and entry.policy and known.asks != entry.handoff:
+        yield (
+            f"strategy: {recipe.strategy.name} listens for {entry.handoff}, and device {shown_name(recipe.device)} was "
+            f"trained to ask with {known.asks}; take {policy_entry(known.asks).name}"
         )

@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from selfroute.backends.base import Backend, BatchBackend, as_backend, capability, find_capability
+from selfroute.backends.flight import closing
+from selfroute.calls import CallText
 from selfroute.prompts import last_question
 from selfroute.types import Completion, Delta, Message, Sampling
 
@@ -25,6 +27,8 @@ class AsTrained(Backend):
         max_tokens: most tokens of an answer, also where a request allows more; None sets no limit.
         temperature: of requests that leave it to the model's server; None leaves it there.
         last_turn: show it the last question of a conversation alone.
+        calls: it was trained to call for tokens inside its answers, see `selfroute.calls`: where it answers alone,
+            nobody follows these calls, and they are left out of its text.
     """
 
     inner: Backend
@@ -36,12 +40,14 @@ class AsTrained(Backend):
         max_tokens: int | None = None,
         temperature: float | None = None,
         last_turn: bool = False,
+        calls: bool = False,
     ) -> None:
         self.inner = as_backend(backend)
         self.name = backend.name
         self.max_tokens = max_tokens
         self.temperature = temperature
         self.last_turn = last_turn
+        self.calls = calls
 
     def offer(self, kind: type[T]) -> T | None:
         """As any backend; batches only over one that has them."""
@@ -51,7 +57,8 @@ class AsTrained(Backend):
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; the model's own stream, so that a piece costs nothing."""
-        return self.inner.stream(self._turns(messages), self._sampling(sampling))
+        stream = self.inner.stream(self._turns(messages), self._sampling(sampling))
+        return _without_calls(stream) if self.calls else stream
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
         """Answer every prompt, in order.
@@ -60,7 +67,8 @@ class AsTrained(Backend):
             UnsupportedByBackend: the model has no batches.
         """
         batches = capability(self.inner, BatchBackend)
-        return batches.generate_batch([self._turns(messages) for messages in prompts], self._sampling(sampling))
+        answers = batches.generate_batch([self._turns(messages) for messages in prompts], self._sampling(sampling))
+        return [replace(answer, text=CallText.of(answer.text)) for answer in answers] if self.calls else answers
 
     def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
         return last_question(messages) if self.last_turn else messages
@@ -96,3 +104,14 @@ class Reworded(AsTrained):
 
     def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
         return self.words[tuple((turn.role, turn.content) for turn in messages)]
+
+
+async def _without_calls(stream: AsyncIterator[Delta]) -> AsyncIterator[Delta]:
+    """The stream without the text of calls; what may still become one is held back."""
+    text = CallText()
+    async with closing(stream) as deltas:
+        async for delta in deltas:
+            said = text.feed(delta.text)
+            if delta.finish_reason is not None:
+                said += text.close()
+            yield replace(delta, text=said)

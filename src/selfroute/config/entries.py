@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from selfroute.bounds import suggest
 from selfroute.errors import ConfigError
+from selfroute.handoff import HANDOFF_TEXT
 
 __all__ = [
     "AlgorithmEntry",
@@ -136,6 +137,7 @@ class StrategyEntry(Entry):
         pretrained: the score loads a model of transformers.
         asks_again: the device is asked several times for one request.
         policy: the device model itself decides; an evaluation names it under `policies`.
+        handoff: what a policy of its kind writes to ask for the cloud; see `selfroute.prompts.TrainedPrompt`.
         without_cloud: the strategy that takes its place where there is no cloud; None if that is an error.
         several: the policy of several clouds decides, and the device is one more of its arms; only a gateway has such.
     """
@@ -147,6 +149,7 @@ class StrategyEntry(Entry):
     pretrained: bool = False
     asks_again: bool = False
     policy: bool = False
+    handoff: str = HANDOFF_TEXT
     without_cloud: str | None = None
     several: bool = False
 

@@ -15,7 +15,7 @@ from selfroute.budget.controller import CompetingBudget, ShareController
 from selfroute.budget.journal import Journal
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
-from selfroute.config.entries import AlgorithmEntry, Entry, at, not_installed
+from selfroute.config.entries import AlgorithmEntry, Entry, StrategyEntry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
 from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, ORACLES, POLICIES, STRATEGIES, TASKS
@@ -44,6 +44,7 @@ __all__ = [
     "make_strategy",
     "make_task",
     "model_value",
+    "policy_entry",
     "prepare_backend",
     "trained_prompt",
     "window_of",
@@ -57,6 +58,11 @@ def algorithm_of(values: Mapping[str, Any]) -> AlgorithmEntry:
     """
     first = next(iter(ALGORITHMS.values()))
     return ALGORITHMS.get(str(values.get("algorithm")), first)
+
+
+def policy_entry(asks: str) -> StrategyEntry:
+    """The strategy that follows what a policy writes to ask for the cloud."""
+    return next(entry for entry in STRATEGIES.values() if entry.policy and entry.handoff == asks)
 
 
 def make_task(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from selfroute.calls import CALL_FORM
 from selfroute.config.entries import (
     AlgorithmEntry,
     BackendEntry,
@@ -219,6 +220,14 @@ STRATEGIES = Table(
         name="speculative",
         place="selfroute.strategies.inside.speculative:Speculative",
         example="{speculative: {block: 4}}",
+    ),
+    StrategyEntry(
+        name="relay",
+        place="selfroute.strategies.inside.catalogue:relay",
+        example="{relay: {max_cloud_tokens: 64}}",
+        policy=True,
+        handoff=CALL_FORM,
+        without_cloud="always_device",
     ),
     StrategyEntry(
         name="self_route",

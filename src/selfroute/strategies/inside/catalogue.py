@@ -12,10 +12,11 @@ from selfroute.errors import ConfigError
 from selfroute.scores.steps import FirstEntropy, MinProbability, RandomDoubt, Tags
 from selfroute.scores.tokens import Entropy, HeadKind, MaxProbability, RandomScore, TokenHead, TokenScorer
 from selfroute.strategies.inside.checkers import ByCloud, ByForesight, ByReward, ByTag, ByView, Checker
+from selfroute.strategies.inside.relay import MOST_TOKENS, LimitedRelay, Relay
 from selfroute.strategies.inside.step_level import Mode, StepLevel
 from selfroute.strategies.inside.token_level import Foresight, TokenLevel
 
-__all__ = ["CHECKERS", "HEADS", "SCORERS", "step_level", "token_level"]
+__all__ = ["CHECKERS", "HEADS", "SCORERS", "relay", "step_level", "token_level"]
 
 # What needs no training, by name, from a seed.
 SCORERS: Mapping[str, Callable[[int], TokenScorer | Foresight]] = {
@@ -185,3 +186,24 @@ def step_level(
         max_cloud_tokens=max_cloud_tokens,
     )
     return given if points is None else replace(given, points=points)
+
+
+# --- calls ---------------------------------------------------------------------------------------------------------
+
+
+def relay(
+    *,
+    most_tokens: Count = MOST_TOKENS,
+    max_cloud_tokens: Whole | None = None,
+    points: tuple[float, ...] | None = None,
+) -> Relay:
+    """The device asks for tokens itself, with a count, and the cloud writes as many (arXiv 2601.05167).
+
+    Args:
+        most_tokens: that one call may ask for; others are passed over.
+        max_cloud_tokens: most that the cloud writes of an answer; null for all.
+        points: such limits, for an evaluation at several of them.
+    """
+    if points is None:
+        return Relay(most_tokens=most_tokens, max_cloud_tokens=max_cloud_tokens)
+    return LimitedRelay(most_tokens=most_tokens, max_cloud_tokens=max_cloud_tokens, points=points)

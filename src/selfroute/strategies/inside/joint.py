@@ -88,6 +88,7 @@ class Joint:
         sampling: Sampling,
         *,
         strategy: str,
+        reason: Reason,
         look: Look,
         luck: int | None,
         max_cloud_tokens: int | None,
@@ -96,6 +97,7 @@ class Joint:
     ) -> None:
         self._sides, self._messages, self._sampling = sides, messages, sampling
         self._strategy, self._luck, self._reads, self._beside = strategy, luck, reads, beside
+        self._asked: Reason = reason
         self._most = sampling.max_tokens if max_cloud_tokens is None else min(max_cloud_tokens, sampling.max_tokens)
         prompt = sides.template.device_messages(messages, offer_handoff=False)
         self.device = _open(sides.device, prompt, *muzzled(sampling), look=look, luck=luck)
@@ -104,6 +106,7 @@ class Joint:
         self._cloud: Session | None = None
         self._lease: Lease | None = None
         self._ids: list[int] = []
+        self._hidden = 0  # tokens that the device has before it and the answer does not hold
         self._sent = 0  # of the ids, those that the cloud has
         self._segments: list[Segment] = []
         self._booked: dict[Source, Usage] = {"device": Usage(), "cloud": Usage()}
@@ -135,7 +138,7 @@ class Joint:
     @property
     def left(self) -> int:
         """How many more tokens the answer may have."""
-        return self._sampling.max_tokens - len(self._ids)
+        return self._sampling.max_tokens - len(self._ids) - self._hidden
 
     @property
     def cloud_left(self) -> int:
@@ -154,7 +157,7 @@ class Joint:
         """Let the device write on; nothing of it is settled yet.
 
         Args:
-            until: as in `Session.write`.
+            until, judge: as in `selfroute.backends.sessions.Session.write`.
             shown: come back in time for the reader: soon at first, then less and less often, as each time takes it
                 out of its batch.
 
@@ -221,7 +224,7 @@ class Joint:
         except (BudgetExceeded, BudgetUnavailable, BackendError, UnsupportedByBackend) as error:
             self._note_failure(error)
             return None
-        self._started, self._reason = True, "judged"
+        self._started, self._reason = True, self._asked
         return answer
 
     async def beside(
@@ -312,14 +315,20 @@ class Joint:
             pieces += self._parser.close()
         return self._deltas(source, pieces)
 
-    def throw(self, source: Source, written: Sequence[Written]) -> None:
-        """Note tokens that were written for nothing."""
+    def throw(self, source: Source, written: Sequence[Written], *, note: str = "", hidden: bool = False) -> None:
+        """Note tokens that are no part of the answer.
+
+        Args:
+            note: as in `Segment`.
+            hidden: whether the device still has them before it, so that they count to its length.
+        """
         if written:
+            self._hidden += len(written) if hidden else 0
             speller = capability(self._sides.device, Sessions).speller()
             for token in written:
                 speller.push(token.token_id)
             speller.finish()
-            self._append(source, "void", speller.take(last=True)[0], None)
+            self._append(source, "void", speller.take(last=True)[0], None, note=note)
 
     def _note(self, source: Source, text: str, written: Sequence[Written]) -> None:
         scores = [token.score for token in written if token.score is not None]
@@ -334,7 +343,14 @@ class Joint:
             self._append(source, "answer", text, doubt)
 
     def _append(
-        self, source: Source, part: Part, text: str, score: float | None, *, before: Segment | None = None
+        self,
+        source: Source,
+        part: Part,
+        text: str,
+        score: float | None,
+        *,
+        before: Segment | None = None,
+        note: str = "",
     ) -> None:
         used, seconds = self._take(source)
         if before is not None:
@@ -351,6 +367,7 @@ class Joint:
             cost_usd=self._price(source).cost_usd(used),
             finish_reason=ends,
             score=score,
+            note=note,
         )
         self._segments.append(segment)
 
@@ -429,6 +446,7 @@ async def joint(
     sampling: Sampling,
     *,
     strategy: str,
+    reason: Reason = "judged",
     look: Look = NO_LOOK,
     luck: int | None = None,
     max_cloud_tokens: int | None = None,
@@ -439,6 +457,7 @@ async def joint(
 
     Args:
         strategy: name, for the trace.
+        reason: why the cloud has a part in it, once it has.
         look: what the device's views show.
         luck: as in `Sessions.session`, for both sides.
         max_cloud_tokens: most that the cloud may write of the answer; None for all.
@@ -454,6 +473,7 @@ async def joint(
         messages,
         sampling,
         strategy=strategy,
+        reason=reason,
         look=look,
         luck=luck,
         max_cloud_tokens=max_cloud_tokens,
