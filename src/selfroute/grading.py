@@ -32,6 +32,7 @@ class Outcome:
         correct: likewise of the answer that was served.
         device_tokens: completion tokens the device wrote.
         cloud_tokens: completion tokens the cloud wrote.
+        cloud_share: part of the answer's tokens that the cloud wrote, where both wrote it.
         cut_off: whether the device's text ends at the token limit and not by itself, where that is known.
         leakage: what the message for the cloud tells of the row's private values; None without a message, or for a row
             that names none.
@@ -47,6 +48,7 @@ class Outcome:
     correct: float | None = None
     device_tokens: int = 0
     cloud_tokens: int = 0
+    cloud_share: float = 0.0
     cut_off: bool = False
     leakage: Leakage | None = None
     violations: Mapping[str, float] = field(default_factory=dict)

@@ -55,7 +55,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     rows = _rows(task, notes)
     price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
-    cloud = _cloud(recipe.cloud, notes) if recipe.method.offer_handoff else "none, the algorithm does not ask"
+    cloud = _cloud(recipe.cloud, notes) if recipe.asks else "none, the algorithm does not ask"
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
     from selfroute.train.rl.run import rows_asked_meanwhile, rows_held_out

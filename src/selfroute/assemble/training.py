@@ -165,7 +165,7 @@ def train_recipe(
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
     attributes = attributes_of(recipe)
-    needs_cloud = recipe.method.offer_handoff
+    needs_cloud = recipe.asks
     if recipe.ask_ahead and recipe.writes_question:
         raise ConfigError("ask_ahead: with context=message nobody knows ahead what the device will ask; leave it out")
     if needs_cloud:
@@ -294,12 +294,12 @@ def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None 
     start = None if recipe.start is None else model_files(recipe.start).model
     if start is not None and is_gguf(start):
         raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
-    other = {"device": "shown_rate", "cloud": "told_rate"}[recipe.role]
-    if value := getattr(recipe.traces, other):
-        owner = "cloud" if recipe.role == "device" else "device"
-        raise ConfigError(
-            f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
-        )
+    for other in {"device": ("shown_rate",), "cloud": ("told_rate", "call_rate")}[recipe.role]:
+        if value := getattr(recipe.traces, other):
+            owner = "cloud" if recipe.role == "device" else "device"
+            raise ConfigError(
+                f"traces.{other}: {value} does nothing with role={recipe.role}; take role={owner} or leave it out"
+            )
 
     from selfroute.train.imitation.tokenizer import build_tokenizer, task_tokenizer
     from selfroute.train.imitation.warmup import warm_up

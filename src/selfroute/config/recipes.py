@@ -274,6 +274,8 @@ class TraceOptions:
     largest: Count = 100
     told_rate: Rate = 0.0
     told: Literal["each", "last"] = "last"
+    call_rate: Rate = 0.0
+    call_tokens: Count = 9
     shown_rate: Rate = 0.0
     shown: Literal["continue", "ignore"] = "continue"
     leak_rate: Rate = 0.0

@@ -97,7 +97,7 @@ def test_a_checkpoint_has_the_parts_of_version_0_1(straight: tuple[Path, dict[st
     """Its runs go on: a part under another name would be refused."""
     state = json.loads((straight[0] / "checkpoints" / "checkpoint-4" / STATE_FILE).read_text())
     assert set(state) == {"targets", "alarms", "clouds"}
-    assert set(state["targets"][0]) == {"share", "filter_carry", "multiplier"}
+    assert set(state["targets"][0]) == {"share", "filter_carry", "multiplier", "usual"}
     assert set(state["alarms"]) == {"messages", "steps"}
     assert set(state["clouds"][0]) == {"calls", "failures", "usd", "known"}
 

@@ -19,7 +19,7 @@ from selfroute.train.imitation.writers import Example, Role, TraceStyle
 
 __all__ = ["Calculations"]
 
-USED = ("handoff_rate", "final_handoff_rate")
+USED = ("handoff_rate", "final_handoff_rate", "call_rate", "call_tokens")
 
 
 class Calculations:

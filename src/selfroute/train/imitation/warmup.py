@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
+from selfroute.calls import CALL_FORM, call_text
 from selfroute.environment import has_fast_bf16
 from selfroute.prompts import TEMPLATES, TrainedPrompt, with_attempt, write_prompt
 from selfroute.train import folder
@@ -94,6 +95,9 @@ class TraceBatches(IterableDataset[Batch]):
         self._offered = {o: self._render(template.device_messages(asked, offer_handoff=o)) for o in (False, True)}
         self._told = {s: self._render(template.device_messages(asked, share=s)) for s in TOLD_SHARES}
         self._plain, self._shown = self._render(asked), self._render(with_attempt(asked, ATTEMPT))
+        style = writer.style
+        calls = range(1, style.call_tokens + 1) if style.call_rate and writer.role == "device" else ()
+        self._calls = self._encode([call_text(count) for count in calls]) if calls else []
 
     def _render(self, messages: Sequence[Message]) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -116,6 +120,8 @@ class TraceBatches(IterableDataset[Batch]):
         pairs = [self._texts(rng) for _ in range(self.chunk)]
         end = [self.tokenizer.eos_token_id]
         prompts, completions = self._encode([p for p, _ in pairs]), self._encode([c for _, c in pairs])
+        if self._calls:
+            completions = [self._calling(completion, rng) for completion in completions]
         rows = sorted(
             zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1])
         )
@@ -127,6 +133,15 @@ class TraceBatches(IterableDataset[Batch]):
             del rows[-count:]
         rng.shuffle(batches)
         return batches
+
+    def _calling(self, completion: Sequence[int], rng: random.Random) -> list[int]:
+        """A completion with calls in it, between tokens of its own."""
+        written: list[int] = []
+        for token_id in completion:
+            if rng.random() < self.writer.style.call_rate:
+                written += rng.choice(self._calls)
+            written.append(token_id)
+        return written
 
     def _pad(self, rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
         width = -(-max(len(p) + len(c) for p, c in rows) // 8) * 8
@@ -152,6 +167,8 @@ def prompt_of(writer: Writer) -> TrainedPrompt:
     template = TEMPLATES[writer.template]
     if writer.role == "cloud":
         return TrainedPrompt(template=template, name=writer.template, role="cloud", offers=False, handoff="")
+    if writer.style.call_rate:
+        return TrainedPrompt(template=template, name=writer.template, offers=False, handoff=CALL_FORM)
     return TrainedPrompt(template=template, name=writer.template)
 
 

@@ -29,6 +29,9 @@ class TraceStyle:
             know.
         told: what comes at that rate: "each" hand-off, before an attempt or after the search, or the "last" alone.
             From the last alone a small model does not learn to read: it is one decision of a hundred tokens.
+        call_rate: probability that a device's completion calls for tokens of the cloud before each of its own, as
+            `selfroute.calls` has it: it learns how a call is written, and not when. What follows is its own text.
+        call_tokens: most tokens that such a call asks for.
         shown_rate: probability that a cloud's prompt shows what a device tried, as `context: attempt` does.
         shown: what the cloud does with it: "continue" the search behind its last line, or "ignore" it.
         leak_rate: probability that a message for the cloud tells private values that nobody needs.
@@ -41,6 +44,8 @@ class TraceStyle:
     largest: int = 100
     told_rate: float = 0.0
     told: Literal["each", "last"] = "last"
+    call_rate: float = 0.0
+    call_tokens: int = 9
     shown_rate: float = 0.0
     shown: Literal["continue", "ignore"] = "continue"
     leak_rate: float = 0.0

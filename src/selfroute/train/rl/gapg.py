@@ -30,7 +30,7 @@ from selfroute.train.rl.objectives.base import Objective, Scored
 from selfroute.train.rl.objectives.group import Group
 from selfroute.train.rl.objectives.trl import TRLAdvantages
 from selfroute.train.rl.options import GAPGOptions
-from selfroute.train.rl.outcomes import AnswersOfAll, CloudAnswers
+from selfroute.train.rl.outcomes import AnswersOfAll, Counted
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_trainer import Grader, PolicyTrainer, Row
 from selfroute.train.rl.rollout_metrics import step_metrics
@@ -97,8 +97,9 @@ class GAPGTrainer(PolicyTrainer):
         cloud = getattr(grader, "cloud", None)
         self._may_ask, self._clouds = cloud is not None, None
         self.parts |= {"targets": self.targets, "alarms": self.alarms}
-        if isinstance(cloud, CloudAnswers):
-            self._clouds = AnswersOfAll(cloud, gather_object, counts=self.accelerator.is_main_process)
+        counted = next((c for c in (cloud, getattr(self.rollout, "cloud", None)) if isinstance(c, Counted)), None)
+        if counted is not None:
+            self._clouds = AnswersOfAll(counted, gather_object, counts=self.accelerator.is_main_process)
             self.parts["clouds"] = self._clouds
 
     # --- the rollouts of a step ----------------------------------------------------------------------------------
@@ -140,15 +141,15 @@ class GAPGTrainer(PolicyTrainer):
         return [graded[i] for i in range(len(texts))]
 
     def pay(self, outcome: Outcome, row: Row) -> float | None:
-        """The reward, less the price of a hand-off under the share that is wanted of the row."""
+        """The reward, less the price of what it took of the cloud under the share that is wanted of the row."""
         if outcome.cut_off and self.options.cut_off == "left_out":
             return None
-        if not outcome.wants_cloud:
-            return self.reward(outcome)
-        if not row["offered"]:  # one that asks all the same is a wrong answer
+        kind, share = self.options.kind, row["share"]
+        if outcome.wants_cloud and not row["offered"]:  # one that asks all the same is a wrong answer
             return self.reward(replace(outcome, wants_cloud=False, device_correct=False))
-        paid = self.reward(outcome)
-        return None if paid is None else paid - self.targets.of[row["share"]].price
+        paid = kind.paid(self.reward, outcome)
+        taken = kind.takes(outcome)
+        return paid if paid is None or not taken else paid - self.targets.of[share].cost(taken)
 
     # --- the update ----------------------------------------------------------------------------------------------
 

@@ -2,15 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import RepeatSampler
 
-__all__ = ["EpochSampler", "quick_on_cpu"]
+from selfroute.backends.torch.sampler import Step
+from selfroute.backends.torch.tokens import TokenTexts, decode
+
+__all__ = ["EpochSampler", "Until", "cut", "quick_on_cpu"]
 
 EPOCH_STRIDE = 1_000_003  # keeps the orders of neighbouring seeds apart
+_MARK_TOKENS = 32  # most of a mark
+
+
+class Until:
+    """Ends a row of `sample` with the token that completes a mark in its text.
+
+    Args:
+        marks: not empty.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, marks: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._marks = tuple(marks)
+        self._texts = TokenTexts(tokenizer)
+        self._lasts = {mark[-1] for mark in marks}
+        self._rows: dict[int, list[int]] = defaultdict(list)
+
+    def __call__(self, step: Step) -> list[int]:
+        """The rows that end with this step."""
+        for row, token_id in zip(step.rows, step.token_ids, strict=True):
+            self._rows[row].append(token_id)
+        return [row for row in step.rows if self.ends(self._rows[row])]
+
+    def ends(self, token_ids: Sequence[int]) -> bool:
+        """Whether the last token completes a mark; only the last tokens are looked at."""
+        last = self._texts[token_ids[-1]]
+        if self._lasts.isdisjoint(last):
+            return False
+        text = decode(self._tokenizer, token_ids[-_MARK_TOKENS:])
+        return any(mark in text[-len(mark) - len(last) + 1 :] for mark in self._marks)
+
+
+def cut(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], marks: Sequence[str]) -> int:
+    """How many tokens there are up to the first that completes a mark."""
+    until = Until(tokenizer, marks)
+    return next((n for n in range(1, len(token_ids)) if until.ends(token_ids[:n])), len(token_ids))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive, Share, Whole, check_fields
 from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
+from selfroute.train.rl.rollouts.kinds import KINDS, Kind
 
 __all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "Method"]
 
@@ -27,7 +28,8 @@ class Method:
         summary: what it is, in a sentence.
         objective: "group" is the paper's estimator, "trl" leaves TRL's advantages and loss alone.
         prompt_filter: whether prompts are filtered by the share, unless the recipe says otherwise.
-        offer_handoff: whether the device may ask.
+        offer_handoff: whether the prompt offers the device to ask.
+        rollout: how attempts are made, a name of `selfroute.train.rl.rollouts.kinds.KINDS`.
         trl: settings of TRL's config that belong to it.
     """
 
@@ -35,6 +37,7 @@ class Method:
     objective: Literal["group", "trl"]
     prompt_filter: bool = False
     offer_handoff: bool = True
+    rollout: str = "single"
     trl: Mapping[str, str]
 
 
@@ -59,6 +62,14 @@ ALGORITHMS: dict[str, Method] = {
         objective="trl",
         offer_handoff=False,
         trl=GRPO,
+    ),
+    "relay": Method(
+        summary="The device learns to ask for tokens inside its answer, at a price that meets a wanted share of them.",
+        objective="group",
+        prompt_filter=True,
+        offer_handoff=False,
+        rollout="relay",
+        trl=DR_GRPO,
     ),
 }
 # Names of version 0.1 that said the filter too: algorithm and prompt_filter.
@@ -109,7 +120,8 @@ class GAPGOptions:
         algorithm: how to train, a name of `selfroute algorithms`; version 0.1's names that said the filter are read.
         prompt_filter: whether prompts are filtered by the share; None leaves it to the algorithm.
         context: what the cloud is shown of a hand-off: the prompt, or the message that the device wrote behind it.
-        share: wanted call share; the method's cloud-device ratio is share / (1 - share).
+        share: wanted call share; the method's cloud-device ratio is share / (1 - share). With `relay` it is the wanted
+            part of all answers' tokens that the cloud writes, which always has a price that moves.
         reward: α_a, α_c and α_f, and the price of a hand-off's tokens.
         handoff_reward: `fixed` pays reward.cloud; `dual` takes a price off it that moves until the share is met.
         multiplier_rate: step size of that price.
@@ -154,8 +166,9 @@ class GAPGOptions:
     def _check_handoffs(self) -> None:
         """Refuse options about hand-offs that an algorithm would pass over in silence."""
         idle = {
-            "handoff_reward=dual": self.is_dual,
             "context=message": self.writes_question,
+            "handoff_reward=dual": self.handoff_reward == "dual" and not self.kind.inside,
+            "forced_attempts": self.forced_attempts > 0 and self.kind.inside,
             "told_shares": bool(self.told_shares),
             "reward.token_price": self.reward.token_price > 0,
         }
@@ -195,9 +208,19 @@ class GAPGOptions:
         return found if filtered is None else replace(found, prompt_filter=filtered)
 
     @property
+    def kind(self) -> Kind:
+        """How attempts are made and counted."""
+        return KINDS[self.method.rollout]
+
+    @property
+    def asks(self) -> bool:
+        """Whether the cloud has a part in training."""
+        return self.method.offer_handoff or self.kind.inside
+
+    @property
     def is_dual(self) -> bool:
-        """Whether a hand-off has a price that moves."""
-        return self.handoff_reward == "dual"
+        """Whether what the cloud gives has a price that moves."""
+        return self.handoff_reward == "dual" or self.kind.inside
 
     @property
     def writes_question(self) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from selfroute.backends.base import Backend, complete_all, run_sync
 from selfroute.errors import SelfRouteError
@@ -17,7 +18,18 @@ from selfroute.scores.oracles import Judged
 from selfroute.tasks.base import Row, Task, digest_of
 from selfroute.types import Message, Sampling
 
-__all__ = ["AnswersOfAll", "CloudAnswers", "OutcomeGrader"]
+__all__ = ["AnswersOfAll", "CloudAnswers", "Counted", "OutcomeGrader", "credited"]
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """What a cloud did for one process of a run, and how a resumed run counts on."""
+
+    def metrics(self) -> dict[str, float]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, states: Iterable[Mapping[str, Any]], *, count: bool = True) -> None: ...
 
 
 class CloudAnswers:
@@ -107,14 +119,14 @@ class CloudAnswers:
 
 
 class AnswersOfAll:
-    """The answers that every process has got, as one part of a checkpoint.
+    """What every process has got of the cloud, as one part of a checkpoint.
 
     Args:
         gather: joins a list of every process.
         counts: whether this process takes over what was counted; one of them does.
     """
 
-    def __init__(self, answers: CloudAnswers, gather: Callable[[list[Any]], list[Any]], *, counts: bool) -> None:
+    def __init__(self, answers: Counted, gather: Callable[[list[Any]], list[Any]], *, counts: bool) -> None:
         self.answers = answers
         self.gather = gather
         self.counts = counts
@@ -183,3 +195,27 @@ class OutcomeGrader:
             told = None if values is None else leakage(said.message, values)
             found = Outcome(wants_cloud=True, device_correct=False, formatted=False, leakage=told)
         return replace(found, violations=violations) if violations else found
+
+
+def credited(outcomes: Sequence[Outcome], facts: Mapping[str, Sequence[float]]) -> list[Outcome]:
+    """Outcomes of attempts that the cloud may have had a part in, put down to the device alone where it had none.
+
+    Args:
+        outcomes: of the texts, as though all of them were the device's.
+        facts: as in `Attempts`; without `cloud_tokens` nothing changes. An attempt in which the cloud failed was not
+            graded.
+    """
+    if "cloud_tokens" not in facts:
+        return list(outcomes)
+    parts = zip(outcomes, facts["cloud_tokens"], facts["cloud_share"], strict=True)
+    return [_credited(outcome, tokens, share) for outcome, tokens, share in parts]
+
+
+def _credited(outcome: Outcome, tokens: float, share: float) -> Outcome:
+    if math.isnan(tokens):
+        return replace(outcome, wants_cloud=True, device_correct=None, cloud_correct=None, correct=None)
+    correct = outcome.device_correct
+    if not tokens:
+        return replace(outcome, wants_cloud=False, correct=correct)
+    together = replace(outcome, wants_cloud=True, device_correct=None, cloud_correct=correct, correct=correct)
+    return replace(together, cloud_tokens=int(tokens), cloud_share=share)

@@ -34,13 +34,15 @@ from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
 from selfroute.backends.torch.sampler import sample
+from selfroute.backends.torch.tokens import RowText
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.base import Moving, Reward
 from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
 from selfroute.train.rl.constraints.base import Constraint, Watching
-from selfroute.train.rl.generation import EpochSampler, quick_on_cpu
+from selfroute.train.rl.generation import EpochSampler, Until, cut, quick_on_cpu
 from selfroute.train.rl.objectives.base import NEEDS, Objective, Scored
+from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig, check_sums
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
@@ -144,15 +146,15 @@ class PolicyTrainer(GRPOTrainer):
         """Look at a step's rollouts, of all processes; the prompts that take part in its update."""
         return range(len(step.rewards))
 
-    def attempt(self, prompts: Sequence[Prompt]) -> list[str]:
-        """One attempt at each prompt of this process, in one turn, apart from the rollouts that are learned from."""
-        prompt_ids, *_ = self._tokenize_prompts(list(prompts))
+    def attempt(self, prompts: Sequence[Prompt]) -> tuple[Sequence[str], Mapping[str, Sequence[float]]]:
+        """Texts and facts of one attempt at each prompt of this process, apart from those that are learned from."""
+        sampler = _Sampler(self, group=1)
         self._purpose = "held_out"
         try:
-            completions, _ = self._generate_single_turn(prompt_ids, None, {}, 1)
+            made = self.rollout.generate(prompts, sampler)
         finally:
             self._purpose = "rollouts"
-        return cast(list[str], self._tokenizer.batch_decode(completions, skip_special_tokens=True))
+        return sampler.decode(made.completions) if made.texts is None else made.texts, made.facts
 
     @property
     def group_size(self) -> int:
@@ -175,7 +177,7 @@ class PolicyTrainer(GRPOTrainer):
     # --- rollouts ------------------------------------------------------------------------------------------------
 
     def _roll_out(self, prompts: list[Prompt], _: GRPOTrainer) -> dict[str, Any]:
-        self._attempts = made = self.rollout.generate(prompts, _Sampler(self))
+        self._attempts = made = self.rollout.generate(prompts, _Sampler(self, group=self.group_size))
         found: dict[str, Any] = {"prompt_ids": made.prompts, "completion_ids": made.completions}
         own = {} if made.own is None else {"env_mask": made.own}
         return {**found, "logprobs": made.logprobs, **own}
@@ -194,18 +196,25 @@ class PolicyTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
             return result
+        return self._write(prompt_ids), None
+
+    def _write(
+        self, prompt_ids: Ids, *, until: Sequence[str] = (), limits: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """Completions by our sampler; see `Sampler.write`."""
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, quick_on_cpu(model):
             sampled = sample(
                 model,
                 prompt_ids,
-                max_new_tokens=cast(int, self.max_completion_length),
+                max_new_tokens=cast(int, self.max_completion_length) if limits is None else limits,
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
                 top_p=self.top_p,
                 seed=self._seed(),
+                on_step=Until(self._tokenizer, until) if until else None,
             )
-        return [row[0].token_ids for row in sampled], None
+        return [row[0].token_ids for row in sampled]
 
     def _seed(self) -> int:
         """Of the next completions, from the step and the process alone, so that a resumed run draws the same."""
@@ -220,10 +229,12 @@ class PolicyTrainer(GRPOTrainer):
 
     def _pay(self, completions: Sequence[Any], completion_ids: Ids, **_: Any) -> list[float | None]:
         """The reward function that TRL calls."""
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-        own = self._attempts.own if self._attempts is not None else None
+        made = self._attempts
+        texts: Sequence[str] = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        texts = texts if made is None or made.texts is None else made.texts
+        own = None if made is None else made.own
         tokens = [len(ids) for ids in completion_ids] if own is None else [sum(mask) for mask in own]
-        graded = self.grade(self._rows, texts)
+        graded = credited(self.grade(self._rows, texts), {} if made is None else made.facts)
         self._outcomes = [
             replace(outcome, device_tokens=n, cut_off=self._is_cut_off(ids))
             for outcome, n, ids in zip(graded, tokens, completion_ids, strict=True)
@@ -437,8 +448,10 @@ def _about_none() -> Iterator[None]:
 class _Sampler:
     """The policy of a trainer, for its rollouts."""
 
-    def __init__(self, trainer: PolicyTrainer) -> None:
-        self.group = trainer.group_size
+    def __init__(self, trainer: PolicyTrainer, *, group: int) -> None:
+        self.group = group
+        self.limit = cast(int, trainer.max_completion_length)
+        self.ends = frozenset(trainer.eos_token_ids)
         self._trainer = trainer
         self._images: tuple[Any, Any] = (None, {})
 
@@ -449,8 +462,21 @@ class _Sampler:
     def decode(self, ids: Ids) -> list[str]:
         return cast(list[str], self._trainer._tokenizer.batch_decode(ids, skip_special_tokens=True))
 
-    def write(self, prompts: Ids, *, group: int = 1) -> tuple[list[list[int]], list[list[float]] | None]:
-        return self._trainer._generate_single_turn([list(ids) for ids in prompts], *self._images, group)
+    def speller(self) -> RowText:
+        return RowText(self._trainer._tokenizer)
+
+    def write(
+        self, prompts: Ids, *, group: int = 1, until: Sequence[str] = (), limits: Sequence[int] | None = None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        trainer, ids = self._trainer, [list(row) for row in prompts]
+        if trainer.args.fast_sampler and not trainer.use_vllm and self._images[0] is None:
+            return trainer._write(ids, until=until, limits=limits), None
+        written, logprobs = trainer._generate_single_turn(ids, *self._images, group)
+        most = limits or [self.limit] * len(ids)
+        # What was written beyond is thrown away: what stands is drawn as though nothing had come behind it.
+        ends = [cut(trainer._tokenizer, row[:n], until) for row, n in zip(written, most, strict=True)]
+        kept = None if logprobs is None else [row[:n] for row, n in zip(logprobs, ends, strict=True)]
+        return [row[:n] for row, n in zip(written, ends, strict=True)], kept
 
 
 def _whole(batch: Batch) -> tuple[Tensor, Tensor]:

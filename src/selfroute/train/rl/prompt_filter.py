@@ -7,6 +7,7 @@ without it, early batches full of unsolved prompts reinforce asking until nothin
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class PromptFilter:
     that the cap holds on average and not only where ρ|D1| is whole.
 
     Attributes:
-        ratio: ρ.
+        ratio: ρ; infinite lets all of D2 in, so that only prompts which nobody solved stay out.
         carry: fraction of a D2 prompt left over from earlier steps, in [0, 1).
     """
 
@@ -69,6 +70,8 @@ class PromptFilter:
         kinds = [classify(group) for group in groups]
         device = [i for i, kind in enumerate(kinds) if kind == "device"]
         cloud = [i for i, kind in enumerate(kinds) if kind == "cloud"]
+        if math.isinf(self.ratio):
+            return Selection(device, cloud, len(cloud))
         allowed = self.ratio * len(device) + self.carry
         whole = int(allowed + 1e-9)
         self.carry = max(0.0, allowed - whole)

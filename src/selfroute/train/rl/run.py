@@ -13,8 +13,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfroute.backends.base import Backend
+from selfroute.backends.sessions import fingerprint
 from selfroute.errors import ConfigError
-from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price
 from selfroute.prompts import TrainedPrompt, find_template, share_sentence, write_prompt
 from selfroute.tasks.base import Row, Task
@@ -47,6 +47,7 @@ from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse, try_device
 from selfroute.train.rl.prompt_filter import ratio_from_share
 from selfroute.train.rl.rollouts.base import Prompt
+from selfroute.train.rl.rollouts.relay import CloudTurns
 
 __all__ = ["build_dataset", "prompt_of", "rows_held_out", "train"]
 
@@ -75,9 +76,9 @@ def prompt_of(task: Task, options: GAPGOptions, max_tokens: int) -> TrainedPromp
         name=task.template,
         offers=offers,
         max_tokens=max_tokens,
-        share=options.share if offers else None,
+        share=options.share if options.asks else None,
         told_shares=options.told_shares,
-        handoff=HANDOFF_TEXT,
+        handoff=options.kind.handoff,
     )
 
 
@@ -171,10 +172,8 @@ def train(
         ConfigError: before any work, for an option that cannot be; or if `resume` finds nothing to do.
     """
     offer_handoff, out = options.method.offer_handoff, loop.out
-    if offer_handoff and open_cloud is None:
-        raise ConfigError(
-            f"algorithm '{options.algorithm}' offers the hand-off and needs a cloud; name one with cloud=…"
-        )
+    if options.asks and open_cloud is None:
+        raise ConfigError(f"algorithm '{options.algorithm}' needs a cloud, which it asks; name one with cloud=…")
     arguments = _arguments(options, loop)
     checkpoint = folder.start_from(out, loop.steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
@@ -197,8 +196,13 @@ def train(
     # In bfloat16 on a CPU the plain products take 0.6 of the fused kernel's time, most of it saved going backward.
     network = _network(model, lora, loop.seed, attention="eager" if loop.bf16 and arguments.use_cpu else None)
     try_device(network, words, longest)
-    cloud = open_cloud() if offer_handoff and open_cloud is not None else None
-    answers = _cloud_answers(task, cloud, max(512, loop.max_new_tokens), concurrency, cloud_price)
+    cloud = open_cloud() if options.asks and open_cloud is not None else None
+    answers, turns = None, None
+    if cloud is not None and options.kind.inside:
+        turns = CloudTurns(cloud, price=cloud_price, concurrency=concurrency)
+        turns.check(fingerprint(words.convert_ids_to_tokens(list(range(len(words))))))
+    elif cloud is not None:
+        answers = _cloud_answers(task, cloud, max(512, loop.max_new_tokens), concurrency, cloud_price)
     known = {row.id: row for row in (*rows, *held_out, *asked_meanwhile)}
     controlled = dict(attributes or {})
     judged = {name: attribute.judged for name, attribute in controlled.items()}
@@ -216,6 +220,7 @@ def train(
         held_out=[row.id for row in held_out],
         reward=penalised(options.reward, controlled),
         constraints=pulls,
+        rollout=options.kind.make() if turns is None else options.kind.make(cloud=turns),
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
         eval_dataset=build_dataset(asked_meanwhile, task, offer_handoff=offer_handoff) if asked_meanwhile else None,
     )
@@ -241,7 +246,7 @@ def train(
         "rows": len(rows),
         "wall_s": round(watcher.wall_s, 1),
         "resumed_from": None if checkpoint is None else Path(checkpoint).name,
-        **_cloud_facts(answers),
+        **_cloud_facts(answers or turns),
         "warnings": trainer.alarms.messages,
     }
     return folder.finish(out, facts, origin)
@@ -256,11 +261,11 @@ def _arguments(options: GAPGOptions, loop: LoopOptions) -> PolicyConfig:
     return arguments
 
 
-def _cloud_facts(answers: CloudAnswers | None) -> dict[str, Any]:
-    if answers is None:
+def _cloud_facts(asked: CloudAnswers | CloudTurns | None) -> dict[str, Any]:
+    if asked is None:
         return {"cloud_calls": 0, "cloud_failures": 0, "cloud_usd": None}
-    usd = None if answers.price is None else answers.usd
-    return {"cloud_calls": answers.calls, "cloud_failures": answers.failures, "cloud_usd": usd}
+    usd = None if asked.price is None else asked.usd
+    return {"cloud_calls": asked.calls, "cloud_failures": asked.failures, "cloud_usd": usd}
 
 
 def _network(model: str, lora: Mapping[str, Any] | None, seed: int, *, attention: str | None) -> Any:
@@ -272,11 +277,7 @@ def _network(model: str, lora: Mapping[str, Any] | None, seed: int, *, attention
     return add_adapter(network, lora)
 
 
-def _cloud_answers(
-    task: Task, cloud: Backend | None, max_tokens: int, concurrency: int, price: Price | None
-) -> CloudAnswers | None:
-    if cloud is None:
-        return None
+def _cloud_answers(task: Task, cloud: Backend, max_tokens: int, concurrency: int, price: Price | None) -> CloudAnswers:
     template = find_template(task.template)
     return CloudAnswers(task, cloud, template, max_tokens=max_tokens, concurrency=concurrency, price=price)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from selfroute.errors import ConfigError
@@ -11,6 +11,7 @@ from selfroute.grading import Outcome
 from selfroute.train.rl.constraints.dual import Multiplier
 from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.prompt_filter import PromptFilter, Selection, ratio_from_share
+from selfroute.train.rl.rollouts.kinds import KINDS
 
 __all__ = ["ShareTarget", "ShareTargets", "targets_of"]
 
@@ -20,26 +21,51 @@ class ShareTarget:
 
     Args:
         multiplier: None where hand-offs are paid at a fixed rate.
+        ratio: ρ of the prompt filter; None takes that of the share.
+
+    Attributes:
+        usual: what attempts took of the cloud that took any, on average, as last measured: one that takes as much
+            pays the whole price, whatever the wanted share. Where a hand-off takes all of it, 1.
     """
 
-    def __init__(self, share: float, multiplier: Multiplier | None) -> None:
+    def __init__(self, share: float, multiplier: Multiplier | None, *, ratio: float | None = None) -> None:
         self.share = share
-        self.filter = PromptFilter(ratio_from_share(share))
+        self.filter = PromptFilter(ratio_from_share(share) if ratio is None else ratio)
         self.multiplier = multiplier
+        self.usual = 1.0
 
     @property
     def price(self) -> float:
         """What a hand-off costs beside its reward."""
         return 0.0 if self.multiplier is None else self.multiplier.price
 
+    def cost(self, taken: float) -> float:
+        """What an attempt pays for what it took of the cloud."""
+        return self.price * taken / self.usual
+
+    def update(self, groups: Sequence[Sequence[float]]) -> float:
+        """Move the price by what the attempts of groups took; returns the mean."""
+        assert self.multiplier is not None
+        means = [sum(group) / len(group) for group in groups]
+        self.multiplier.update(means)
+        some = [taken for group in groups for taken in group if taken]
+        self.usual = sum(some) / len(some) if some else self.usual
+        return sum(means) / len(means)
+
     def state(self) -> dict[str, Any]:
         """Ready for JSON."""
         multiplier = None if self.multiplier is None else self.multiplier.state()
-        return {"share": self.share, "filter_carry": self.filter.carry, "multiplier": multiplier}
+        return {
+            "share": self.share,
+            "filter_carry": self.filter.carry,
+            "multiplier": multiplier,
+            "usual": self.usual,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.filter.carry = float(state["filter_carry"])
+        self.usual = float(state.get("usual", 1.0))
         if self.multiplier is not None and state["multiplier"] is not None:
             self.multiplier.restore(state["multiplier"])
 
@@ -51,11 +77,15 @@ class ShareTargets:
 
     Args:
         targets: at least one, of different shares.
+        takes: what an attempt takes of the cloud, in [0, 1]; by default one that asks takes all of it.
     """
 
-    def __init__(self, targets: Sequence[ShareTarget], *, seed: int) -> None:
+    def __init__(
+        self, targets: Sequence[ShareTarget], *, seed: int, takes: Callable[[Outcome], float] = KINDS["single"].takes
+    ) -> None:
         self.of = {target.share: target for target in targets}
         self.seed = seed
+        self.takes = takes
 
     @property
     def shares(self) -> list[float]:
@@ -90,16 +120,15 @@ class ShareTargets:
         return chosen, selections
 
     def update(self, groups: Sequence[Sequence[Outcome]], shares: Sequence[float]) -> dict[str, float]:
-        """Move each price by how often the groups of its share asked; returns metrics."""
+        """Move each price by how much the groups of its share took of the cloud; returns metrics."""
         found: dict[str, float] = {}
         for share, target in self.of.items():
             mine = [group for group, wanted in zip(groups, shares, strict=True) if wanted == share]
             if target.multiplier is None or not mine:
                 continue
-            asked = [sum(outcome.wants_cloud for outcome in group) / len(group) for group in mine]
-            target.multiplier.update(asked)
+            taken = target.update([[self.takes(outcome) for outcome in group] for group in mine])
             name = "handoff" if len(self.of) == 1 else f"handoff/{share:g}"
-            found |= {f"{name}/price": target.price, f"{name}/gap": sum(asked) / len(asked) - share}
+            found |= {f"{name}/price": target.price, f"{name}/gap": taken - share}
         return found
 
     def state(self) -> list[dict[str, Any]]:
@@ -121,16 +150,15 @@ class ShareTargets:
 
 def targets_of(options: GAPGOptions, *, seed: int) -> ShareTargets:
     """Those of a run."""
-    return ShareTargets([_target(share, options) for share in options.shares], seed=seed)
+    targets = [_target(share, options) for share in options.shares]
+    return ShareTargets(targets, seed=seed, takes=options.kind.takes)
 
 
 def _target(share: float, options: GAPGOptions) -> ShareTarget:
+    ratio = options.kind.ratio(share)
     if not options.is_dual:
-        return ShareTarget(share, None)
-    # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
-    # asking has to pay as much as an answer known to be right.
-    local, cloud = options.reward.local, options.reward.cloud
+        return ShareTarget(share, None, ratio=ratio)
+    lowest, highest = options.kind.bounds(options.reward)
     rate, damping = options.multiplier_rate, options.multiplier_damping
-    return ShareTarget(
-        share, Multiplier(share, rate=rate, damping=damping, lowest=cloud - 2 * local, highest=cloud + local)
-    )
+    price = Multiplier(share, rate=rate, damping=damping, lowest=lowest, highest=highest)
+    return ShareTarget(share, price, ratio=ratio)

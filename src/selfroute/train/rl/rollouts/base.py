@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from selfroute.backends.sessions import Speller
+
 __all__ = ["Attempts", "Prompt", "Rollout", "Sampler"]
 
 Prompt = list[dict[str, Any]]  # messages, as TRL has them
@@ -22,14 +24,16 @@ class Attempts:
         own: for each completion token 1 if the policy wrote it, 0 if it was read from elsewhere (a tool, a cloud) and
             carries no gradient; None if all are the policy's.
         logprobs: log-probability of each completion token under the policy that wrote it; None if not known.
+        texts: what each attempt says, for its grader; None where that is its decoded completion.
         facts: numbers of each attempt for the objective, by name: a tree's leaf `weight`, its `parent` and `fork`, a
-            `cost`.
+            `cost`. `cloud_tokens` and `cloud_share` say what the cloud wrote of it, see `Outcome`; NaN where it failed.
     """
 
     prompts: Ids
     completions: Ids
     own: Ids | None = None
     logprobs: Sequence[Sequence[float]] | None = None
+    texts: Sequence[str] | None = None
     facts: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
@@ -38,9 +42,13 @@ class Sampler(Protocol):
 
     Attributes:
         group: G, how many neighbours in the prompts of a rollout ask for attempts at the same problem.
+        limit: most tokens of an attempt.
+        ends: tokens that end one.
     """
 
     group: int
+    limit: int
+    ends: frozenset[int]
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Conversations through the chat template, up to where the policy writes."""
@@ -50,11 +58,19 @@ class Sampler(Protocol):
         """Texts without special tokens."""
         ...
 
-    def write(self, prompts: Ids, *, group: int = 1) -> tuple[list[list[int]], list[list[float]] | None]:
+    def speller(self) -> Speller:
+        """Spells token ids; one for each text."""
+        ...
+
+    def write(
+        self, prompts: Ids, *, group: int = 1, until: Sequence[str] = (), limits: Sequence[int] | None = None
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
         """One completion for each prompt, at the temperature of the run, and what its tokens' log-probabilities were.
 
         Args:
             group: how many neighbours have the same prompt, which a server then reads once.
+            until: a completion ends with the token that completes one of these marks.
+            limits: most tokens of each completion; None allows those of a whole attempt.
         """
         ...
 
