@@ -185,21 +185,42 @@ def _check(recipe: TuneRecipe, entry: TunerEntry, base: PromptTemplate, teams: S
         raise ConfigError(f"engine: ray runs workers, which {recipe.method.name} has none of; use engine=local")
     if recipe.cloud is not None:
         prepare_backend(recipe.cloud, where="cloud")
+    _check_method(recipe, entry)
     _check_slots(recipe, entry, base, teams)
     for team in teams:
         prepare_backend(team.device, where="device")
         _check_window(recipe, team, program_of(recipe, base, team.given, where=team.name, whole=False))
 
 
+def _check_method(recipe: TuneRecipe, entry: TunerEntry) -> None:
+    """Make the tuner once, of two choices, so that its options and its library are known to be right."""
+    if entry.kind == "team":
+        if recipe.method.options:
+            raise ConfigError(f"method.{entry.name}: its options are the keys of step; write step: {{…}}")
+    else:
+        _tuner(recipe, entry, sizes=[2])
+    if entry.kind == "texts" and recipe.cloud is None:
+        raise ConfigError(f"method: {entry.name} reflects with the cloud; add cloud: …")
+
+
+def _tuner(recipe: TuneRecipe, entry: TunerEntry, *, sizes: Sequence[int]) -> Any:
+    given = {name: value for name, value in (("sizes", sizes), ("seed", recipe.seed)) if name in entry.given}
+    options = dict(recipe.method.options)
+    return construct(TUNERS.resolve(entry.name, where="method"), options, f"method.{entry.name}", entry, given=given)
+
+
 def _check_slots(recipe: TuneRecipe, entry: TunerEntry, base: PromptTemplate, teams: Sequence[Team]) -> None:
     from selfroute.tuning.mining import check_pools
+    from selfroute.tuning.program import probabilities_in
 
     if entry.kind != "texts" and not (recipe.slots or recipe.offer or recipe.shots):
         raise ConfigError("slots: there is nothing to choose; add slots: {manner: ['', 'Be brief.']}, offer or shots")
     for team in teams:
         given = {kind: pool for kind, pool in team.given.items() if kind in recipe.shots}
         check_pools(given, list(given), where=_pool_key(recipe, team))
-    program_of(recipe, base, teams[0].given, where=teams[0].name, whole=False)
+    known = replace(program_of(recipe, base, {}, where=teams[0].name, whole=False), shots=())
+    if recipe.start is not None:
+        probabilities_in(recipe.start, known, where="start", whole=False)
 
 
 def _pool_key(recipe: TuneRecipe, team: Team) -> str:
@@ -463,12 +484,7 @@ class _Run:
 
         name, program, rows = self._merged(programs)
         objective = self._objective(name, program, rows, self.graded[name])
-        given = {"sizes": program.sizes, "seed": self.recipe.seed}
-        options = dict(self.recipe.method.options)
-        tuner = construct(
-            TUNERS.resolve(self.recipe.method.name, where="method"), options, f"method.{self.recipe.method.name}",
-            self.entry, given=given,
-        )  # fmt: skip
+        tuner = _tuner(self.recipe, self.entry, sizes=program.sizes)
         rounds = Rounds()
         self._remember(saved, {"tuner": tuner, "rounds": rounds})
 
@@ -486,14 +502,9 @@ class _Run:
         name, program, rows = self._merged(programs)
         graded = self.graded[name]
         objective = self._objective(name, program, rows, graded)
-        if graded.cloud is None:
-            raise ConfigError(f"method: {self.recipe.method.name} reflects with the cloud; add cloud: …")
+        assert graded.cloud is not None
         cloud = graded.cloud
-        factory = TUNERS.resolve(self.recipe.method.name, where="method")
-        tuner = construct(
-            factory, dict(self.recipe.method.options), f"method.{self.recipe.method.name}", self.entry,
-            given={"seed": self.recipe.seed},
-        )  # fmt: skip
+        tuner = _tuner(self.recipe, self.entry, sizes=[])
 
         async def reflect(prompt: str) -> str:
             from selfroute.types import Message

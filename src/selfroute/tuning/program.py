@@ -126,8 +126,11 @@ def written(
     return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
 
 
-def probabilities_in(file: Path, program: Program, *, where: str) -> Distributions:
+def probabilities_in(file: Path, program: Program, *, where: str, whole: bool = True) -> Distributions:
     """The probabilities that a `program.json` holds, to tune on from.
+
+    Args:
+        whole: it must have no further slots.
 
     Raises:
         ConfigError: it cannot be read, or is one of other slots.
@@ -144,7 +147,7 @@ def probabilities_in(file: Path, program: Program, *, where: str) -> Distributio
             f"{where}: '{file}' is no program ({reason}); name a program.json that tuning wrote"
         ) from None
     wanted = [(slot.name, [_shown(choice) for choice in slot.choices]) for slot in program.slots]
-    if held != wanted:
+    if held[: None if whole else len(wanted)] != wanted:
         other = next((f"'{a[0]}'" for a, b in zip(wanted, held, strict=False) if a != b), f"{len(held)} slots")
         raise ConfigError(
             f"{where}: '{file}' is a program of other slots: {other} differs; give the recipe the same slots, pools "
