@@ -4,7 +4,7 @@
     python benchmarks/tuning/real.py --inputs              # only the problems and the recorded cloud
     python benchmarks/tuning/real.py --write               # only the page, from what is there
 
-Every method gets as many calls of the device, counted where they are made. Demonstrations are mined from the same 80
+Every method gets as many calls of the device, counted where they are made. Demonstrations are mined from the same 40
 attempts for all, which the first run makes and the cache answers from then on; they are not in the count.
 
 Then the held-out rows are answered once, each by one of the devices with its program, and cut at a 30 % share by the
@@ -63,11 +63,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--calls", type=int, default=240)
+    parser.add_argument("--rows", type=int, default=HELD_OUT, help="held-out rows that are judged, the first ones")
     options = parser.parse_args()
     if not options.write:
         write_inputs()
     if not (options.inputs or options.write):
-        asyncio.run(run(options.seeds, options.methods, options.calls))
+        asyncio.run(run(options.seeds, options.methods, options.calls, options.rows))
     if not options.inputs:
         print(page(OUT / "held_out.json"))
 
@@ -101,7 +102,7 @@ def lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
-async def run(seeds: Sequence[int], methods: Sequence[str], calls: int) -> None:
+async def run(seeds: Sequence[int], methods: Sequence[str], calls: int, count: int) -> None:
     """Tune what is missing, and judge it on the held-out rows."""
     held = OUT / "held_out.json"
     found: dict[str, Any] = json.loads(held.read_text(encoding="utf-8")) if held.exists() else {}
@@ -114,7 +115,7 @@ async def run(seeds: Sequence[int], methods: Sequence[str], calls: int) -> None:
         if key in found:
             continue
         programs, counted = await made(method, seed, calls, base)
-        found[key] = {"calls": counted, "commit": commit(), "held_out": await judged(programs)}
+        found[key] = {"calls": counted, "commit": commit(), "held_out": await judged(programs, count)}
         held.write_text(json.dumps(found), encoding="utf-8")
         print(key, counted, summary(found[key]), flush=True)
 
@@ -147,7 +148,7 @@ async def tuned(
 # --- held-out rows -------------------------------------------------------------------------------------------------
 
 
-async def judged(programs: Sequence[str | PromptTemplate]) -> dict[str, list[Any]]:
+async def judged(programs: Sequence[str | PromptTemplate], count: int) -> dict[str, list[Any]]:
     """Row by row: whether the device asks, with what probability, and who would be right.
 
     Rows are dealt to the devices in turn, each with its own program.
@@ -155,7 +156,7 @@ async def judged(programs: Sequence[str | PromptTemplate]) -> dict[str, list[Any
     templates = [one if isinstance(one, PromptTemplate) else find_template(one) for one in programs]
     recipe = load_recipe(TuneRecipe, RECIPE)
     task = make_task(recipe.task)
-    rows = list(task.rows("test"))
+    rows = list(task.rows("test"))[:count]
     asked = Sampling(max_tokens=recipe.max_tokens, top_logprobs=5)
     device = cached(make_backend(recipe.device), AnswerCache(OUT / "answers.sqlite"))
     assert recipe.cloud is not None

@@ -509,7 +509,8 @@ class TuneRecipe:
         max_calls: most calls of the device; what the cache answers is none.
         max_cloud_calls: most calls of the cloud; null sets no limit.
         max_usd: most USD on both; needs prices.
-        updates: most updates of the consensus, or rounds of another method; null lets the budget end it.
+        updates: most updates of the consensus, or rounds of another method; null lets the budget end it, and 0 takes
+            the first draw.
         max_tokens: most tokens of one answer.
         context_tokens: what the device holds of prompt and answer; null takes what is known of it.
         engine: this process, or actors of Ray.
@@ -546,7 +547,7 @@ class TuneRecipe:
     max_calls: Count = 2000
     max_cloud_calls: Whole | None = None
     max_usd: Positive | None = None
-    updates: Count | None = None
+    updates: Whole | None = None
     max_tokens: Count = 64
     context_tokens: Count | None = None
     engine: Literal["local", "ray"] = "local"

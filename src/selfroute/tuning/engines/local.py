@@ -10,9 +10,9 @@ from selfroute.errors import BackendError, BudgetExceeded
 from selfroute.tuning.consensus import Consensus, Order, Orders, Report
 from selfroute.tuning.worker import Worker
 
-__all__ = ["End", "OnUpdate", "run_local"]
+__all__ = ["MOST_FAILURES", "End", "OnUpdate", "run_local"]
 
-_MOST_FAILURES = 8  # of a worker, after which it stays away
+MOST_FAILURES = 8  # of a worker, after which it stays away
 End = Literal["enough", "budget", "nobody"]
 OnUpdate = Callable[[], bool]
 
@@ -78,7 +78,7 @@ class _Team:
             return [], True
         except BackendError:
             self.failures[name] = self.failures.get(name, 0) + 1
-            if self.failures[name] <= _MOST_FAILURES:
+            if self.failures[name] <= MOST_FAILURES:
                 self._begin(name, self._return(name))
             return self.server.drop(name), False
 
