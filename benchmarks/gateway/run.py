@@ -14,28 +14,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
+from servers import HERE, STUB, WORDS, Server, ask, ours, process
 
-HERE = Path(__file__).resolve().parent
 LITELLM = "litellm[proxy]==1.106.2"
-WORDS = {"plain": 1, "stream": 33}
-_number = itertools.count()
 
 
 @dataclass
@@ -81,25 +75,15 @@ def main() -> None:
 
 
 def measure(folder: Path, seconds: float, litellm: Path | None, memory: int) -> tuple[list[Row], list[float]]:
-    command = [sys.executable, "-m", "uvicorn", "upstream:app", "--no-access-log", "--log-level", "warning"]
-    with process("direct", lambda port: [*command, "--port", str(port)], cwd=HERE) as (stub, upstream):
-        rows = [asyncio.run(load(stub, upstream, seconds))]
-        with process("selfroute", lambda port: ours(folder, upstream, port)) as (row, url):
-            rows.append(asyncio.run(load(row, url, seconds)))
-            grown = asyncio.run(grow(url, memory, row.process)) if memory else []
+    with process(lambda port: [*STUB, str(port)], cwd=HERE) as stub:
+        rows = [asyncio.run(load("direct", stub, seconds))]
+        with process(lambda port: ours(folder, stub.url, port)) as gateway:
+            rows.append(asyncio.run(load("selfroute", gateway, seconds)))
+            grown = asyncio.run(grow(gateway, memory)) if memory else []
         if litellm is not None:
-            with process("LiteLLM", lambda port: theirs(folder, litellm, upstream, port)) as (row, url):
-                rows.append(asyncio.run(load(row, url, seconds)))
+            with process(lambda port: theirs(folder, litellm, stub.url, port)) as proxy:
+                rows.append(asyncio.run(load("LiteLLM", proxy, seconds)))
     return rows, grown
-
-
-def ours(folder: Path, upstream: str, port: int) -> list[str]:
-    side = {"openai": {"base_url": f"{upstream}/v1", "model": "stub", "api_key_env": None, "concurrency": 256}}
-    recipe: dict[str, Any] = {"device": side, "cloud": side, "strategy": "always_cloud", "port": port}
-    recipe["prices"] = {"cloud": {"prompt_usd": 1, "completion_usd": 2}}
-    recipe["budget"] = {"calls": {"total": 10**9}, "ledger": {"sqlite": str(folder / "budget.sqlite")}}
-    (folder / "serve.yaml").write_text(json.dumps(recipe))
-    return [sys.executable, "-m", "selfroute.commands.main", "serve", str(folder / "serve.yaml")]
 
 
 def theirs(folder: Path, venv: Path, upstream: str, port: int) -> list[str]:
@@ -122,62 +106,8 @@ def install_litellm(venv: Path) -> Path:
     return venv
 
 
-@contextmanager
-def process(name: str, command: Callable[[int], list[str]], cwd: Path | None = None) -> Iterator[tuple[Any, str]]:
-    """A server on a free port: its row, with the time it took to answer, and its address."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    began = time.perf_counter()
-    log = tempfile.TemporaryFile()  # noqa: SIM115
-    running = subprocess.Popen(
-        command(port), cwd=cwd, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    row: Any = Row(name)
-    row.process = psutil.Process(running.pid)
-    try:
-        asyncio.run(until_it_answers(url, running, log))
-        row.start_s = time.perf_counter() - began
-        yield row, url
-    finally:
-        running.terminate()
-        try:
-            running.wait(15)
-        except subprocess.TimeoutExpired:
-            running.kill()
-
-
-async def until_it_answers(url: str, running: subprocess.Popen[bytes], log: Any) -> None:
-    async with aiohttp.ClientSession() as session:
-        for _ in range(6000):
-            if running.poll() is not None:
-                log.seek(0)
-                raise SystemExit(f"a server ended before it answered:\n{log.read().decode()[-2000:]}")
-            try:
-                if await ask(session, url, "plain"):
-                    return
-            except (aiohttp.ClientError, OSError):
-                pass
-            await asyncio.sleep(0.02)
-    raise SystemExit("a server did not answer in time")
-
-
-async def ask(session: aiohttp.ClientSession, url: str, kind: str) -> tuple[float, float] | None:
-    """One request; seconds to the first bytes and to the end, None if it was refused."""
-    body = {"model": "stub", "max_tokens": WORDS[kind], "stream": kind == "stream",
-            "messages": [{"role": "user", "content": f"question {next(_number)} of the benchmark"}]}  # fmt: skip
-    began = time.perf_counter()
-    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
-        if response.status != 200:
-            return None
-        await response.content.readany()
-        first = time.perf_counter() - began
-        await response.content.read()
-    return first, time.perf_counter() - began
-
-
-async def load(row: Any, url: str, seconds: float) -> Row:
+async def load(name: str, server: Server, seconds: float) -> Row:
+    row, url = Row(name, start_s=server.start_s), server.url
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         for kind in WORDS:  # warm up
@@ -190,7 +120,7 @@ async def load(row: Any, url: str, seconds: float) -> Row:
         row.stream_p50_ms = 1000 * statistics.median(end for _, end in streams)
         row.first_p50_ms = 1000 * statistics.median(first for first, _ in streams)
         row.streams_per_s = len(await phase(session, url, "stream", 16, seconds)) / seconds
-    row.memory_mb = resident_mb(row.process)
+    row.memory_mb = resident_mb(server.process)
     return row
 
 
@@ -210,19 +140,19 @@ async def phase(session: aiohttp.ClientSession, url: str, kind: str, at_once: in
     return times
 
 
-async def grow(url: str, requests: int, running: psutil.Process) -> list[float]:
+async def grow(server: Server, requests: int) -> list[float]:
     """Resident memory after each tenth of so many requests, half of them streams."""
     async with aiohttp.ClientSession() as session:
-        seen = [resident_mb(running)]
+        seen = [resident_mb(server.process)]
         for _ in range(10):
             kinds = iter(["plain", "stream"] * (requests // 20))
 
             async def client(kinds: Iterator[str] = kinds) -> None:
                 for kind in kinds:
-                    await ask(session, url, kind)
+                    await ask(session, server.url, kind)
 
             await asyncio.gather(*(client() for _ in range(16)))
-            seen.append(resident_mb(running))
+            seen.append(resident_mb(server.process))
     return seen
 
 
