@@ -151,11 +151,9 @@ def test_thresholds_inside_an_answer_are_chosen_by_the_clouds_tokens(
     assert "of the cloud's tokens" in run(*wanted).stdout
     written = yaml.safe_load(Path("my.yaml").read_text())
     point = point_at(Path("out"), "by probability", 1.0)
-    assert written["strategy"] == {
-        "token_level": {"scorer": "max_probability", "threshold": point.threshold, "points": [0.95, 1.01]}
-    }
+    assert written["strategy"] == {"token_level": {"scorer": "max_probability", "threshold": point.value}}
     load_serve_recipe(Path("my.yaml"))
-    assert "no threshold of 'by probability' spends at most 0 %" in run(*wanted[:3], "0", *wanted[4:6], code=2).stderr
+    assert "no point of 'by probability' spends at most 0 %" in run(*wanted[:3], "0", *wanted[4:6], code=2).stderr
     with pytest.raises(ConfigError, match="'by the cloud' cannot be served"):
         served_values(Path("out"), "by the cloud")
 

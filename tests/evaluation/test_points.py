@@ -108,6 +108,7 @@ async def test_a_strategy_that_chooses_may_have_a_knob(tmp_path: Path) -> None:
     class Threshold:
         name: str = "threshold"
         points: tuple[float, ...] = (4, 2)
+        knob: str = "point"
 
         @property
         def needs(self) -> object:

@@ -143,6 +143,7 @@ class Dial(Together):
     """The same with a knob: how many of the prompts both write."""
 
     points: tuple[float, ...] = (0.0, 10.0, 20.0)
+    knob: str = "below"
 
     def at(self, point: float) -> Strategy:
         return Together(self.name, below=point)

@@ -94,7 +94,7 @@ def keep(
             "options": inner or {},
             "device": values["device"],
             "prompt": _prompt(recipe, asked["device"]),
-            "knobbed": isinstance(strategy, Knobbed),
+            "knob": strategy.knob if isinstance(strategy, Knobbed) else None,
         }
     whole = {
         "selfroute": _FORMAT,
@@ -184,23 +184,24 @@ def ranked_at(folder: Path, share: float, *, seed: int = 0) -> list[Ranked]:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A threshold of a strategy in which both sides write one answer, and what came of it.
+    """A point of a strategy in which both sides write one answer, and what came of it.
 
     Attributes:
+        value: where its knob stands.
         share: of the tokens that the cloud writes where it answers alone.
         right: mean quality of the answers.
     """
 
-    threshold: float
+    value: float
     share: float
     right: float
 
 
 def is_knobbed(folder: Path, name: str) -> bool:
-    """Whether a strategy of an evaluation was run at several thresholds, and can be served at one of them."""
+    """Whether a strategy of an evaluation was run at several points, and can be served at one of them."""
     if not (folder / KEPT_FILE).is_file():
         return False
-    return bool(read_kept(folder)["strategies"].get(name, {}).get("knobbed"))
+    return bool(read_kept(folder)["strategies"].get(name, {}).get("knob"))
 
 
 def point_at(folder: Path, name: str, share: float) -> Point:
@@ -227,8 +228,8 @@ def point_at(folder: Path, name: str, share: float) -> Point:
     if not within:
         least = min(points, key=lambda point: point.share)
         raise ConfigError(
-            f"--share: no threshold of '{name}' spends at most {100 * share:g} % of the cloud's tokens; the least is "
-            f"{100 * least.share:.1f} %, at {least.threshold:g}"
+            f"--share: no point of '{name}' spends at most {100 * share:g} % of the cloud's tokens; the least is "
+            f"{100 * least.share:.1f} %, at {least.value:g}"
         )
     return max(within, key=lambda point: (point.right, -point.share))
 
@@ -245,12 +246,13 @@ class Served:
 
 
 def served_values(
-    folder: Path, name: str, *, threshold: float | None = None, share: float | None = None
+    folder: Path, name: str, *, threshold: float | None = None, share: float | None = None, point: float | None = None
 ) -> dict[str, Any]:
     """The keys of a serving recipe that does what a strategy did.
 
     Args:
         threshold: least score that is sent; None for a policy without scores, which is held to `share` by a budget.
+        point: where the knob of a strategy that has one stands.
 
     Raises:
         ConfigError: there is no such strategy, or neither threshold nor share can hold it.
@@ -265,9 +267,12 @@ def served_values(
         options["scorer"] = str(folder / options["scorer"])
     if threshold is not None:
         options["threshold"] = threshold
+    if point is not None:
+        options.pop("points", None)
+        options[one["knob"]] = int(point) if point.is_integer() else point
     values: dict[str, Any] = {"device": one["device"], "cloud": kept["cloud"]}
     values["strategy"] = {one["strategy"]: options} if options else one["strategy"]
-    if threshold is None and STRATEGIES[one["strategy"]].policy:
+    if threshold is None and point is None and STRATEGIES[one["strategy"]].policy:
         if share is None:
             raise ConfigError(f"--serve: '{name}' has no scores, so only --share can hold it, by a budget; give one")
         values["budget"] = {"share": share}

@@ -180,16 +180,16 @@ def _is_unscored(log: Path, strategy: str) -> bool:
 
 
 def _calibrate_knob(folder: Path, strategy: str, share: float, serve: Path | None, force: bool) -> None:
-    """The best threshold within a share of the cloud's tokens, of a strategy in which both sides write one answer."""
+    """The best point within a share of the cloud's tokens, of a strategy in which both sides write one answer."""
     from selfroute.assemble.kept import point_at
 
     point = point_at(folder, strategy, share)
     spent = f"{100 * point.share:.1f} % of the cloud's tokens"
-    say(f"{strategy}: threshold {point.threshold:g}: {100 * point.right:.1f} % right with {spent}")
+    say(f"{strategy}: at {point.value:g}: {100 * point.right:.1f} % right with {spent}")
     if serve is None:
         next_step(f"selfroute calibrate {folder} --strategy {shlex.quote(strategy)} --share {share:g} --serve my.yaml")
         return
-    _write(folder, strategy, serve, f"the cloud writes {spent}", force=force, threshold=point.threshold)
+    _write(folder, strategy, serve, f"the cloud writes {spent}", force=force, point=point.value)
 
 
 def _serve_by_budget(folder: Path, strategy: str, share: float, serve: Path, force: bool) -> None:
@@ -206,11 +206,12 @@ def _write(
     force: bool,
     threshold: float | None = None,
     share: float | None = None,
+    point: float | None = None,
 ) -> None:
     """Write the serving recipe of a strategy, and say what to type next."""
     from selfroute.assemble.kept import Served, served_values, write_serving
 
-    values = served_values(folder, strategy, threshold=threshold, share=share)
+    values = served_values(folder, strategy, threshold=threshold, share=share, point=point)
     lines = (f"{strategy} of {folder}: {about}.", "Its paths are those of the folder in which it was written.")
     write_serving(serve, Served(values, lines), force=force)
     say(f"written: {serve}")

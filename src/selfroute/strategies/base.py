@@ -106,8 +106,12 @@ class Knobbed(Protocol):
     """Optional: a strategy with a knob is evaluated at each of its points, as one strategy.
 
     Attributes:
+        knob: the option that a point sets.
         points: where its knob is to stand, finite and different.
     """
+
+    @property
+    def knob(self) -> str: ...
 
     @property
     def points(self) -> Sequence[float]: ...

@@ -137,6 +137,11 @@ class LimitedRelay(Relay):
 
     points: Sequence[float] = field(default=(0.0, 2.0, 4.0, 8.0, 16.0))
 
+    @property
+    def knob(self) -> str:
+        """See `selfroute.strategies.base.Knobbed`."""
+        return "max_cloud_tokens"
+
     def at(self, point: float) -> LimitedRelay:
         """See `selfroute.strategies.base.Knobbed`."""
         return replace(self, max_cloud_tokens=int(point))

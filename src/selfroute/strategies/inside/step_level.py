@@ -74,6 +74,11 @@ class StepLevel:
             raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
 
     @property
+    def knob(self) -> str:
+        """See `selfroute.strategies.base.Knobbed`."""
+        return "threshold"
+
+    @property
     def needs(self) -> Needs:
         return Needs(device=(Sessions,), cloud=None if self.mode == "reflection" else (Sessions,))
 

@@ -64,6 +64,11 @@ class TokenLevel:
             raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
 
     @property
+    def knob(self) -> str:
+        """See `selfroute.strategies.base.Knobbed`."""
+        return "threshold"
+
+    @property
     def needs(self) -> Needs:
         return Needs(device=(Sessions,), cloud=(Sessions,))
 
