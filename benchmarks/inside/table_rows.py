@@ -48,6 +48,21 @@ def head(
     )
 
 
+HANDOFFS = ("traces.call_rate=0", "traces.handoff_rate=0.03", "traces.final_handoff_rate=0.3")
+
+
+def policy(name: str, recipe: str, *told: str, form: str, form_told: Sequence[str] = ()) -> Row:
+    """A device that asks by itself, with the short warm-up that teaches it how."""
+    words = [f"recipes/chain/{recipe}.yaml", f"model={{{form}}}/checkpoint", *told]
+    trained = {form: ["recipes/chain/relay_form.yaml", *form_told], slug(name): words}
+    return Row({"policies": {name: f"transformers:{{{slug(name)}}}/checkpoint"}}, trained)
+
+
+def slug(name: str) -> str:
+    """Of what is trained for a row."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
 # The first one holds both ends. Query level, then tokens.
 ROWS: dict[str, Row] = {
     "ends": strategies("always_device", "always_cloud", "random_offload"),
@@ -62,6 +77,10 @@ ROWS: dict[str, Row] = {
     "prompt_router": strategies("prompt_router"),
     "answer_features": strategies("answer_features"),
     "self_verification": strategies("self_verification"),
+    "relay, 2 % wanted": policy("relay, 2 % wanted", "relay", "share=0.02", form="relay-form"),
+    "relay, 5 % wanted": policy("relay, 5 % wanted", "relay", "share=0.05", form="relay-form"),
+    "relay, 10 % wanted": policy("relay, 10 % wanted", "relay", "share=0.1", form="relay-form"),
+    "self_route": policy("self_route", "gapg", form="handoff-form", form_told=HANDOFFS),
     "reward head, pair": head("reward head, pair", "pair", FEW_POINTS),
     "reward head, prob": head("reward head, prob", "prob", FEW_POINTS),
     "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),

@@ -12,13 +12,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from selfroute.assemble.baselines import make_policies
 from selfroute.assemble.prompting import ServedPrompt, evaluated_prompt, served_prompt
 from selfroute.assemble.serving import make_service, prompt_lines
+from selfroute.backends.as_trained import AsTrained
+from selfroute.backends.function import FunctionBackend
+from selfroute.calls import CALL_FORM
 from selfroute.commands.main import app
 from selfroute.config import EvaluateRecipe, Spec, build
 from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
 from selfroute.prompts import TEMPLATES, Demonstration, TrainedPrompt, write_prompt
+from selfroute.strategies.base import Sides
+from selfroute.strategies.inside.relay import Relay
 from selfroute.strategies.self_route import SelfRoute
 
 PROMPT = TrainedPrompt(template=TEMPLATES["steps"], name="steps", max_tokens=64, share=0.2)
@@ -95,6 +101,34 @@ def test_a_policy_that_never_learned_to_ask_is_not_asked_to(place: Place) -> Non
     device = place(replace(PROMPT, offers=False, share=None))
     assert "was trained without" in served(device).warnings[0]
     assert served(device, strategy="always_device").warnings == ()
+
+
+DEVICE = FunctionBackend("device", lambda messages, sampling: "1")
+CALLING = replace(PROMPT, offers=False, handoff=CALL_FORM)
+
+
+def test_a_policy_that_calls_for_tokens_is_served_by_what_follows_calls(place: Place) -> None:
+    device = place(CALLING)
+    assert "calls for tokens, share 0.2 of them" in served(device).lines[0]
+    assert served(device, strategy="relay").warnings == ()
+    assert "take relay" in served(device, strategy="self_route").warnings[0]
+    assert served(device).calls
+    assert served(device, strategy="always_device").warnings == ()
+
+
+def test_a_policy_that_hands_off_is_no_relay(place: Place) -> None:
+    assert "take self_route" in served(place(), strategy="relay").warnings[0]
+
+
+def test_an_evaluation_follows_a_policy_as_it_asks(place: Place) -> None:
+    spec = Spec("transformers", place(CALLING).partition(":")[2])
+    found = evaluated_prompt(recipe(), spec, "policies.mine", TEMPLATES["think"])
+    sides = found.sides(Sides(device=DEVICE), DEVICE)
+    (entrant,) = make_policies({"mine": sides}, asks={"mine": found.asks})
+    assert isinstance(entrant.strategy, Relay) and entrant.strategy.name == "mine"
+    assert isinstance(sides.device, AsTrained) and sides.device.calls
+    (other,) = make_policies({"mine": sides})
+    assert isinstance(other.strategy, SelfRoute)
 
 
 def test_a_policy_that_was_told_shares_is_told_one(place: Place) -> None:

@@ -68,3 +68,12 @@ async def test_a_batch_goes_the_same_way() -> None:
     batches.generate_batch([CONVERSATION], Sampling())
     ((turns, sampling),) = model.asked
     assert (turns, sampling.max_tokens) == (["Be brief.", "2"], 3)
+
+
+CALLED = "1+<call>3</call>1=<call>x</call>2"
+
+
+async def test_calls_that_nobody_follows_are_left_out() -> None:
+    model = FunctionBackend("calling", lambda messages, sampling: CALLED)
+    assert (await complete(AsTrained(model, calls=True), CONVERSATION, Sampling())).text == "1+1=x2"
+    assert (await complete(AsTrained(model), CONVERSATION, Sampling())).text == CALLED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +14,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfroute.calls import CallText
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.prompts import TEMPLATES, share_sentence, with_attempt
 from selfroute.tasks.countdown import Countdown, Problem, question, split_of
 from selfroute.train.imitation.searches import Searches
 from selfroute.train.imitation.tokenizer import build_tokenizer
-from selfroute.train.imitation.warmup import IGNORED, QUESTION, TraceBatches, build_model, warm_up
+from selfroute.train.imitation.warmup import IGNORED, QUESTION, TraceBatches, build_model, prompt_of, warm_up
 from selfroute.train.imitation.writers import TOLD_SHARES, Role, TraceStyle
 
 TOKENIZER = build_tokenizer()
@@ -144,6 +146,20 @@ def test_a_cloud_is_shown_attempts_as_a_hand_off_shows_them() -> None:
         messages = with_attempt(TEMPLATES["think"].conversation(asked[0]), tried[1])
         turns = [{"role": message.role, "content": message.content} for message in messages]
         assert prompt == TOKENIZER.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def test_a_device_learns_how_a_call_is_written_and_not_when() -> None:
+    """Calls stand anywhere, with any count, and without them the completion is as it was."""
+    plain, calling = batches(), batches(style=TraceStyle(call_rate=0.05, call_tokens=3))
+    ids = plain._encode([plain._texts(random.Random(i))[1] for i in range(200)])
+    rng, counts = random.Random(0), Counter[str]()
+    for completion in ids:
+        text = TOKENIZER.decode(calling._calling(completion, rng))
+        counts.update(re.findall(r"<call>(\d)</call>", text))
+        assert CallText.of(text) == TOKENIZER.decode(completion)
+    assert set(counts) == {"1", "2", "3"}
+    assert counts.total() == pytest.approx(0.05 * sum(map(len, ids)), rel=0.2)
+    assert prompt_of(calling.writer).calls and not prompt_of(plain.writer).calls
 
 
 def test_sizes_are_those_documented() -> None:
