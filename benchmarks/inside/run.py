@@ -7,7 +7,8 @@
 
 Each row of `table_rows.py` is trained and evaluated by itself, once for each seed, on the same test problems. Writes
 `docs/results/inside.md`: mean and standard deviation over seeds, which draw other problems and train anew; the pair
-stays the same. Stopped and started again it goes on where it was.
+stays the same. Stopped and started again it goes on where it was; the page has the
+rows that have finished on every seed.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ def main() -> None:
     for name in [] if "--write" in sys.argv else names:
         for seed in own.get("seeds", [1, 2, 3]):
             run(out / f"seed-{seed}", name, seed, others)
-    joined = [join(folder) for folder in sorted(out.glob("seed-*")) if (folder / slug(ENDS)).is_dir()]
-    if not joined:
+    places = [place for place in sorted(out.glob("seed-*")) if has_run(place, ENDS)]
+    if not places:
         raise SystemExit(f"nothing has finished in {out}")
+    done = [name for name in ROWS if all(has_run(place, name) for place in places)]
+    joined = [join(place, done) for place in places]
     target = ROOT / str(own.get("page", "docs/results/inside.md"))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page(joined), encoding="utf-8")
@@ -59,7 +62,7 @@ def run(place: Path, name: str, seed: int, others: Sequence[str]) -> None:
         place: of everything of the seed.
     """
     folder, row = place / slug(name), ROWS[name]
-    if (folder / "summary.json").is_file():
+    if has_run(place, name):
         return
     recipe = {
         "task": "chain",
@@ -101,11 +104,15 @@ def filled(value: Any, folders: Mapping[str, str]) -> Any:
     return [filled(each, folders) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def join(place: Path) -> Path:
-    """The rows of a seed that have finished as one evaluation, counted together; its folder."""
+def has_run(place: Path, name: str) -> bool:
+    return (place / slug(name) / "summary.json").is_file()
+
+
+def join(place: Path, names: Sequence[str]) -> Path:
+    """Rows of a seed as one evaluation, counted together; its folder."""
     joined = place / "joined"
     joined.mkdir(exist_ok=True)
-    folders = [place / slug(name) for name in ROWS if (place / slug(name) / "summary.json").is_file()]
+    folders = [place / slug(name) for name in names]
     abouts = {folder.name: json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in folders}
     if len({about["identity"]["rows"] for about in abouts.values()}) > 1:
         raise SystemExit(f"{place}: rows were run on different problems; delete the folders of those that differ")

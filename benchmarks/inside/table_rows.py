@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["ROWS", "Row"]
 
 HEAD_POINTS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-FEW_POINTS = (0.5, 0.8, 0.95)
+FEW_POINTS = (0.8, 0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +69,20 @@ ROWS: dict[str, Row] = {
     "min_logprob": strategies("min_logprob"),
     "reward head, rel": head("reward head, rel", "rel"),
     "max probability": tokens("max probability", "max_probability", (0.5, 0.8, 0.95, 0.99, 0.997, 0.9995)),
-    "entropy": tokens("entropy", "entropy", (0.5, 0.8, 0.95, 0.99, 0.997, 0.9995)),
-    "random tokens": tokens("random tokens", "random", (0.05, 0.1, 0.2, 0.5, 0.8)),
-    "oracle tokens": tokens("oracle tokens", "oracle", (0.1, 0.5)),
+    "oracle tokens": tokens("oracle tokens", "oracle", (0.5,)),
     "speculative": entrant("speculative", "speculative", block=4),
-    "reward head, 4 at a time": head("reward head, 4 at a time", "rel", (0.6, 0.8, 0.95, 0.99), tokens=4),
-    "prompt_router": strategies("prompt_router"),
+    "random tokens": tokens("random tokens", "random", (0.1, 0.3, 0.7)),
+    "entropy": tokens("entropy", "entropy", (0.8, 0.97, 0.999)),
     "answer_features": strategies("answer_features"),
-    "self_verification": strategies("self_verification"),
+    "prompt_router": strategies("prompt_router"),
+    "reward head, 4 at a time": head("reward head, 4 at a time", "rel", (0.8, 0.95), tokens=4),
     "relay, 2 % wanted": policy("relay, 2 % wanted", "relay", "share=0.02", form="relay-form"),
     "relay, 5 % wanted": policy("relay, 5 % wanted", "relay", "share=0.05", form="relay-form"),
     "relay, 10 % wanted": policy("relay, 10 % wanted", "relay", "share=0.1", form="relay-form"),
     "self_route": policy("self_route", "gapg", form="handoff-form", form_told=HANDOFFS),
-    "reward head, pair": head("reward head, pair", "pair", FEW_POINTS),
-    "reward head, prob": head("reward head, prob", "prob", FEW_POINTS),
-    "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),
-    "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
     "CITER": head("CITER", "citer", FEW_POINTS, scorer="citer"),
+    "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
+    "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),
+    "reward head, prob": head("reward head, prob", "prob", FEW_POINTS),
+    "reward head, pair": head("reward head, pair", "pair", FEW_POINTS),
 }
