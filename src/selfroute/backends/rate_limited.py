@@ -6,17 +6,23 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar, cast
 
+from selfroute.backends.around import SessionsAround
 from selfroute.backends.base import Backend, as_backend, refuse_fields
 from selfroute.backends.flight import closing
+from selfroute.backends.sessions import Sessions
 from selfroute.errors import ConfigError
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["RateLimited"]
 
+T = TypeVar("T")
+
 
 class RateLimited(Backend):
-    """A backend that starts no more than so many requests a minute, evenly spaced.
+    """A backend that starts no more than so many requests a minute, evenly spaced; each call of a session is one.
 
     Put it inside a cache, so that answers that are known do not wait.
 
@@ -40,6 +46,12 @@ class RateLimited(Backend):
         self._next_s = 0.0
         self._lock = threading.Lock()
 
+    def offer(self, kind: type[T]) -> T | None:
+        """As any backend; what a session asks waits for its turn as well."""
+        if kind is not Sessions or (inner := self.inner.offer(Sessions)) is None:
+            return super().offer(kind)
+        return cast(T, SessionsAround(inner, lambda answered: self._waiting()))
+
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; waits for its turn first."""
         refuse_fields(self.inner, messages, sampling)
@@ -49,6 +61,11 @@ class RateLimited(Backend):
         async with closing(self.inner.stream(messages, sampling)) as deltas:
             async for delta in deltas:
                 yield delta
+
+    @asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[None]:
+        await asyncio.sleep(self._turn())
+        yield
 
     def _turn(self) -> float:
         """Seconds until the next free place, which is taken."""

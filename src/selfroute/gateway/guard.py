@@ -6,17 +6,21 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from selfroute.backends.around import SessionsAround
 from selfroute.backends.base import Asked, Backend, as_backend, capability, is_refusal
 from selfroute.backends.flight import closing
+from selfroute.backends.sessions import Sessions
 from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable, PrivacyRefused
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = ["Guard", "Health"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Health:
     Attributes:
         state: "loading"; "ready"; "failing", the last request failed; "resting", the circuit breaker is open.
         error: message of the last failure, None once it answers again.
-        answered, failed: requests since the start.
+        answered, failed: requests since the start; of a session every failed call, and its first answer.
         in_flight: requests now.
         first_token_s: time to the first piece, averaged with more weight on the last ones; None before the first.
         idle_s: seconds since the last answer, None before the first.
@@ -52,7 +56,8 @@ class Guard(Backend):
         backend: the model, or a function that loads it in a worker thread once `load` is called.
         failures: in a row, that open the breaker.
         rest_s: how long it stays open.
-        first_token_s: most seconds until the first piece; None leaves it to the backend's own limit.
+        first_token_s: most seconds until the first piece, and until each answer of a session; None leaves it to the
+            backend's own limit.
         load_wait_s: how long a request waits for a model that is loading.
         on_failure: called with each failure, e.g. to count it.
     """
@@ -133,10 +138,8 @@ class Guard(Backend):
             BackendUnavailable: the breaker is open, or the model is not loaded in time.
             BackendTimeout: no piece within `first_token_s`.
         """
-        probes = self._admit()
-        self._in_flight += 1
-        began = time.monotonic()
-        try:
+        async with self._watching():
+            began = time.monotonic()
             model = await self.ready()
             async with closing(model.stream(messages, sampling)) as stream:
                 patience_s = None if model.announces else self.first_token_s  # a turn in our own queue is no failure
@@ -149,13 +152,6 @@ class Guard(Backend):
                     yield delta
                     delta = await anext(stream, None)
             self._note_answer()
-        except BackendError as failure:
-            self._note_failure(failure)
-            raise
-        finally:
-            self._in_flight -= 1
-            if probes:
-                self._probing = False
 
     async def ask(self, address: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """See `selfroute.backends.base.Asked`; health and breaker are those of `stream`.
@@ -164,14 +160,44 @@ class Guard(Backend):
             UnsupportedByBackend: the model is no server that can be asked for this.
             BackendUnavailable: as in `stream`.
         """
-        probes = self._admit()
-        self._in_flight += 1
-        try:
+        async with self._watching():
             server = capability(await self.ready(), Asked)
             async with closing(server.ask(address, body)) as answer:
                 async for each in answer:
                     yield each
             self._note_answer()
+
+    def offer(self, kind: type[T]) -> T | None:
+        """As any backend; what a session asks has its health and breaker as well."""
+        if kind is not Sessions or self.inner is None or (inner := self.inner.offer(Sessions)) is None:
+            return super().offer(kind)
+        return cast(T, SessionsAround(inner, self._asking))
+
+    @asynccontextmanager
+    async def _asking(self, answered: bool) -> AsyncIterator[None]:
+        """Around one call of a session.
+
+        Args:
+            answered: whether the session was before, and so counts already.
+        """
+        async with self._watching():
+            model, began = await self.ready(), time.monotonic()
+            try:
+                async with asyncio.timeout(None if model.announces else self.first_token_s):
+                    yield
+            except TimeoutError:
+                raise self._late() from None
+            if not answered:
+                self._note_first(time.monotonic() - began)
+            self._note_answer(counts=not answered)
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Around one request: the breaker, and its failure if it has one."""
+        probes = self._admit()
+        self._in_flight += 1
+        try:
+            yield
         except BackendError as failure:
             self._note_failure(failure)
             raise
@@ -187,9 +213,12 @@ class Guard(Backend):
             async with asyncio.timeout(patience_s):
                 return await anext(stream, None)
         except TimeoutError:
-            raise BackendTimeout(
-                f"{self.name}: nothing within {patience_s:g} s; raise first_token_s", backend=self.name
-            ) from None
+            raise self._late() from None
+
+    def _late(self) -> BackendTimeout:
+        return BackendTimeout(
+            f"{self.name}: nothing within {self.first_token_s:g} s; raise first_token_s", backend=self.name
+        )
 
     def resting(self) -> str | None:
         """Why a request would fail at once, None if it may be asked."""
@@ -213,8 +242,8 @@ class Guard(Backend):
         before = self._first_token_s
         self._first_token_s = seconds if before is None else before + 0.2 * (seconds - before)
 
-    def _note_answer(self) -> None:
-        self._answered += 1
+    def _note_answer(self, *, counts: bool = True) -> None:
+        self._answered += counts
         self._in_a_row, self._error, self._last_answer = 0, None, time.monotonic()
 
     def _note_failure(self, failure: BackendError) -> None:
