@@ -121,6 +121,30 @@ class TestSocket:
         await answers._close(next(iter(answers._open)))
         await nothing_is_held(cloud)
 
+    async def test_closing_ends_the_call_under_way_and_is_no_failure(self, cloud: Any, server: Live) -> None:
+        def failed() -> int:
+            return sum(guard.health().failed for _, guard in server.app.service.guards())
+
+        before = failed()
+        async with aiohttp.ClientSession() as http:
+
+            async def call(**fields: Any) -> tuple[int, Any]:
+                async with http.post(f"{server.url}/v1/completions", json=fields) as response:
+                    return response.status, await response.json()
+
+            turns = [{"role": "user", "content": question(1)[0].content}]
+            begun = {"messages": turns, "luck_tokens": 200}
+            _, said = await call(model="cloud", prompt=[], max_tokens=1, temperature=1.0, seed=3, selfroute=begun)
+            held_open = {"session": said["selfroute"]["session"]}
+            long = asyncio.create_task(call(model="cloud", prompt=[], max_tokens=200, selfroute=held_open))
+            await asyncio.sleep(0.02)
+            await call(model="cloud", prompt=[], max_tokens=0, selfroute=held_open | {"close": True})
+            async with asyncio.timeout(2):
+                status, _ = await long
+        assert status in (200, 404)  # it had ended before, or was let go of
+        await nothing_is_held(cloud)
+        assert failed() == before
+
     async def test_a_server_that_is_down_leaves_the_device(self, device: Any) -> None:
         far = OpenAICompatibleBackend(
             "cloud", "http://127.0.0.1:9/v1", "cloud", api_key_env=None, max_retries=0, sessions="selfroute"

@@ -114,6 +114,7 @@ class _Asking:
         self._server, self._sampling, self._look, self._luck = server, sampling, look, luck
         self._ids: list[int] = []
         self._usage = Usage()
+        self._closed = False
 
     @property
     def ids(self) -> Sequence[int]:
@@ -130,6 +131,11 @@ class _Asking:
         if not 0 <= count <= len(self._ids):
             raise ValueError(f"cannot drop {count} tokens of an answer of {len(self._ids)}")
         del self._ids[len(self._ids) - count :]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            name = self._server.name
+            raise BackendError(f"{name}: the session is closed; open a new one", backend=name)
 
     async def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
         body = {"model": self._server.model, "temperature": self._sampling.temperature, "stream": False, **body}
@@ -227,6 +233,7 @@ class Kept(_Asking):
 
     async def close(self) -> None:
         """See `Session`; a server that cannot be told forgets it by itself."""
+        self._closed = True
         held, self._id = self._id, None
         if held is not None:
             with suppress(BackendError):
@@ -234,6 +241,7 @@ class Kept(_Asking):
 
     async def _call(self, limit: int, *, every: int | None = None, until: Sequence[str] = ()) -> dict[str, Any]:
         """Send what is new, and ask for so many tokens; a session that the server has forgotten begins anew."""
+        self._check_open()
         try:
             answer = await self._send(limit, every, until)
         except BackendStatusError as error:
@@ -299,6 +307,7 @@ class _Resent(_Asking):
             raise UnsupportedByBackend(f"{self._server.name}: it scores tokens as a greedy model alone; temperature: 0")
         top = max(1, self._look.top)
         body = {"prompt": [*self._prompt, *self._ids], "max_tokens": 1, "prompt_logprobs": top, "logprobs": top}
+        self._check_open()
         answer = await self._ask({**body, "return_token_ids": True})
         self._count(answer)
         [after] = self._written(answer, 1)
@@ -323,6 +332,7 @@ class _Resent(_Asking):
         body: dict[str, Any] = {"prompt": [*self._prompt, *self._ids], "max_tokens": limit, "return_token_ids": True}
         if any(until):
             body |= {"stop": [mark for mark in until if mark], "include_stop_str_in_output": True}
+        self._check_open()
         answer = await self._ask(body)
         self._count(answer)
         written = self._written(answer, limit)
@@ -331,6 +341,7 @@ class _Resent(_Asking):
 
     async def close(self) -> None:
         """See `Session`; nothing is kept."""
+        self._closed = True
 
 
 def _id(value: Any) -> int:

@@ -154,6 +154,7 @@ class _LinkedSession:
         self._sent = 0  # of the ids, those that the far end has
         self._drop = 0
         self._used = Usage()
+        self._closed = False
 
     @property
     def vocabulary(self) -> str:
@@ -196,9 +197,13 @@ class _LinkedSession:
         self._sent = min(self._sent, len(self._ids))
 
     async def close(self) -> None:
+        self._closed = True
         await self._backend.endpoint.close(self._number)
 
     async def _exchange(self, limit: int, *, every: bool = False, until: tuple[str, ...] = ()) -> Reply:
+        if self._closed:
+            name = self._backend.name
+            raise BackendError(f"{name}: the session is closed; open a new one", backend=name)
         ask = Ask(self._number, self._drop, tuple(self._ids[self._sent :]), limit, every, self._opening, until)
         try:
             up = encode_ask(ask)

@@ -18,7 +18,7 @@ from selfroute.backends.base import Backend, find_capability
 from selfroute.backends.sessions import Look, Session, Sessions, View, Written
 from selfroute.gateway.errors import ApiError, bad_request
 from selfroute.gateway.request import Limits
-from selfroute.types import Message, Sampling, Usage
+from selfroute.types import Message, Sampling
 
 __all__ = ["OpenAnswers"]
 
@@ -28,12 +28,20 @@ _IDLE_S = 300.0
 
 @dataclass(eq=False)
 class _Open:
-    """One of them."""
+    """One of them.
+
+    Attributes:
+        work: what is done for the call under way, None before the first.
+        read, wrote: tokens that its client has been told of. Forgetting what nobody has read takes back some that were
+            told of; they are told of once.
+    """
 
     session: Session
     touched: float = field(default_factory=time.monotonic)
-    used: Usage = field(default_factory=Usage)
+    read: int = 0
+    wrote: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    work: asyncio.Task[dict[str, Any]] | None = None
 
 
 class OpenAnswers:
@@ -76,11 +84,18 @@ class OpenAnswers:
             await self._close(name)
             return self._said(name, opened, [], None)
         async with opened.turn:
+            if name not in self._open:
+                raise _unknown()
             opened.touched = time.monotonic()
+            limit = min(limit, self._limits.max_tokens)
+            opened.work = asyncio.create_task(self._work(name, opened, prompt, limit, about))
             try:
-                return await self._work(name, opened, prompt, min(limit, self._limits.max_tokens), about)
-            except BaseException:
+                return await opened.work
+            except BaseException as error:
+                let_go = name not in self._open
                 await asyncio.shield(self._close(name))  # nobody knows how far it came
+                if let_go and isinstance(error, asyncio.CancelledError):
+                    raise _unknown() from None  # its client closed it meanwhile, and has gone
                 raise
 
     async def _work(
@@ -107,7 +122,7 @@ class OpenAnswers:
         if name is None:
             return self._begin(model, body, about)
         if not isinstance(name, str) or name not in self._open:
-            raise ApiError("session_unknown", "there is no such session, or no longer; send the conversation again")
+            raise _unknown()
         return name, self._open[name]
 
     def _begin(self, model: Backend, body: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[str, _Open]:
@@ -141,12 +156,13 @@ class OpenAnswers:
         return messages
 
     def _said(self, name: str, opened: _Open, written: Sequence[Written], views: list[View] | None) -> dict[str, Any]:
-        used, before = opened.session.used, opened.used
-        opened.used = used
+        used = opened.session.used
+        read = max(0, used.prompt_tokens - opened.read)
+        wrote = max(0, used.completion_tokens - opened.wrote)
+        opened.read, opened.wrote = opened.read + read, opened.wrote + wrote
         about: dict[str, Any] = {"session": name, "vocabulary": opened.session.vocabulary}
         if views is not None:
             about["views"] = [_shown(view) for view in views]
-        read, wrote = used.prompt_tokens - before.prompt_tokens, used.completion_tokens - before.completion_tokens
         choice = {
             "index": 0,
             "text": "",
@@ -165,6 +181,8 @@ class OpenAnswers:
 
     async def _close(self, name: str) -> None:
         if (opened := self._open.pop(name, None)) is not None:
+            if opened.work is not None:
+                opened.work.cancel()
             await opened.session.close()
 
     async def _forget(self) -> None:
@@ -173,6 +191,10 @@ class OpenAnswers:
         for name, opened in list(self._open.items()):
             if opened.touched < due and not opened.turn.locked():
                 await self._close(name)
+
+
+def _unknown() -> ApiError:
+    return ApiError("session_unknown", "there is no such session, or no longer; send the conversation again")
 
 
 def _shown(view: View) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 ::
 
-    from selfroute.testing import check_backend, check_strategy, check_task
+    from selfroute.testing import check_backend, check_sessions, check_strategy, check_task
 
     async def test_my_backend():
         await check_backend(MyBackend)
+
+    async def test_the_sessions_of_my_backend():
+        await check_sessions(MyBackend)
 
     def test_my_task():
         check_task(MyTask())
@@ -19,6 +22,7 @@ What fails is an `AssertionError` that says in words what the contract is. No te
 from __future__ import annotations
 
 from selfroute.testing.backends import BACKEND_CASES, CONVERSATIONS, EMPTY, SHORT, check_backend
+from selfroute.testing.sessions import SESSION_CASES, check_sessions
 from selfroute.testing.strategies import STRATEGY_CASES, Pair, RecordingBudget, check_strategy
 from selfroute.testing.tasks import check_task
 
@@ -26,11 +30,13 @@ __all__ = [
     "BACKEND_CASES",
     "CONVERSATIONS",
     "EMPTY",
+    "SESSION_CASES",
     "SHORT",
     "STRATEGY_CASES",
     "Pair",
     "RecordingBudget",
     "check_backend",
+    "check_sessions",
     "check_strategy",
     "check_task",
 ]

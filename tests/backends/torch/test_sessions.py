@@ -267,6 +267,15 @@ class TestSession:
         with pytest.raises(BackendError, match="closed"):
             await session.write(1)
 
+    async def test_a_call_whose_session_is_closed_meanwhile_ends(self, tiny: TransformersBackend) -> None:
+        session = tiny.session(ask("hello"), Sampling())
+        writing = asyncio.create_task(session.write(200))
+        await asyncio.sleep(0.01)
+        await session.close()
+        async with asyncio.timeout(2):
+            with pytest.raises(BackendError, match="closed"):
+                await writing
+
 
 class TestMemory:
     async def test_a_session_takes_little_more_than_its_tokens(self, tiny: TransformersBackend) -> None:

@@ -145,7 +145,7 @@ class Engine:
         active: list[Job] = []
         with torch.inference_mode():
             while self._take(active):
-                active = self._cycle([job for job in active if not (job.cancelled or job.line.closed)])
+                active = self._cycle([job for job in active if self._is_wanted(job)])
                 self._publish()
         self._publish()
 
@@ -180,6 +180,12 @@ class Engine:
             self._wake.wait_for(is_due)
         if any(not job.line.row.tokens for job in self._jobs):
             self._wake.wait_for(lambda: self._closed, _GATHER_S)
+
+    def _is_wanted(self, job: Job) -> bool:
+        """Whether somebody still waits for it; who closed its answer meanwhile is told so."""
+        if job.line.closed and not job.cancelled:
+            job.done(BackendError(f"{self.name}: the session was closed meanwhile", backend=self.name))
+        return not (job.cancelled or job.line.closed)
 
     def _cycle(self, jobs: list[Job]) -> list[Job]:
         """Draw for all that can, read for all that must; the jobs that are not over."""
