@@ -13,6 +13,7 @@ from selfroute.errors import BackendError, UnsupportedByBackend
 from selfroute.prompts import PromptTemplate
 from selfroute.scores.tokens import MaxProbability
 from selfroute.strategies.base import Sides, answer, check_sides
+from selfroute.strategies.inside.speculative import Speculative
 from selfroute.strategies.inside.token_level import TokenLevel
 from selfroute.types import Message, Sampling
 
@@ -62,6 +63,30 @@ async def test_a_mark_ends_what_is_written(smollm2: Any) -> None:
     assert [token.token_id for token in await session.write(2)] == whole[4:6]
 
 
+async def test_given_tokens_are_scored_whatever_their_rank(smollm2: Any) -> None:
+    sessions = capability(smollm2, Sessions)
+    writing = sessions.session(ASK, SAMPLING, look=Look(top=2))
+    written = await writing.write(3)
+    session, ids = sessions.session(ASK, SAMPLING, look=Look(top=2)), [token.token_id for token in written]
+    views = await session.read([*ids[:2], 1234], every=True)
+    assert [view.drawn for view in views[:3]] == ids
+    for view, token in zip(views[:2], written, strict=False):
+        assert view.given == pytest.approx(token.logprob, abs=1e-3) and token.view is not None
+        assert [*view.top] == [*token.view.top]
+    assert views[2].given is not None and views[2].given < min(views[2].top.values())
+    assert views[3].given is None and session.used.completion_tokens == 0
+    after = await session.write(1)
+    assert [token.token_id for token in after] == [views[3].drawn]
+
+
+async def test_the_cloud_s_own_answer_from_drafts(smollm2: Any) -> None:
+    plain = PromptTemplate("", "Be brief.", "{question}")
+    sides = Sides(device=smollm2, cloud=smollm2, template=plain)
+    check_sides(Speculative(), sides)
+    trace = await answer(Speculative(), sides, ASK, SAMPLING)
+    assert (trace.error, trace.text) == (None, (await complete(smollm2, ASK, SAMPLING)).text)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.01])
 async def test_both_ends_are_the_model_alone(smollm2: Any, threshold: float) -> None:
     plain = PromptTemplate("", "", "{question}")
@@ -78,7 +103,8 @@ async def test_what_it_cannot_do_is_told(smollm2: Any) -> None:
     sessions = capability(smollm2, Sessions)
     with pytest.raises(UnsupportedByBackend, match="no hidden"):
         sessions.session(ASK, SAMPLING, look=Look(hidden=True))
-    with pytest.raises(UnsupportedByBackend, match="cannot score"):
-        await sessions.session(ASK, SAMPLING).read([1], every=True)
+    warm = sessions.session(ASK, Sampling(temperature=1.0, seed=1))
+    with pytest.raises(UnsupportedByBackend, match="as a greedy model alone"):
+        await warm.read([1], every=True)
     with pytest.raises(BackendError, match="outside its vocabulary of 49152"):
         await sessions.session(ASK, SAMPLING).read([99999])

@@ -81,12 +81,13 @@ async def test_sessions_keep_their_contract(make: Make, case: str) -> None:
     await held(make(), SESSION_CASES[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SESSION_CASES)
 async def test_sessions_of_llama_cpp_keep_their_contract(smollm2: Any, case: str) -> None:
     await SESSION_CASES[case](smollm2)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_alternations_are_answers_written_anew(make: Make, steps: list[tuple[str, int]]) -> None:
     asyncio.run(held(make(), lambda backend: alternate(backend, steps)))

@@ -1,8 +1,9 @@
 """Sessions over llama.cpp's own `/completion`, which takes and returns ids and keeps what a slot has read.
 
-It gives the likeliest tokens, no hidden states, no entropy of the whole distribution, and cannot score given tokens
-(llama.cpp#27174). A judge is asked, and a mark looked for, here, after a few tokens were written: those behind one that
-is turned down, or behind the mark, were written for nothing, and the slot forgets them with the next call.
+It gives the likeliest tokens, no hidden states and no entropy of the whole distribution. It scores no given tokens in
+one pass (llama.cpp#27174), but one with each call: right, and no faster than writing. A judge is asked, and a mark
+looked for, here, after a few tokens were written: those behind one that is turned down, or behind the mark, were
+written for nothing, and the slot forgets them with the next call.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ __all__ = ["LlamaSession", "LlamaSessions"]
 # Tokens that are written before they are judged, or before the caller hears of them.
 _STRETCH = 8
 _PATIENCE_S = 60.0
+# Added to the logit of a token that shall be drawn.
+_FORCE = 1000.0
 
 
 class LlamaSessions:
@@ -37,7 +40,7 @@ class LlamaSessions:
         path: the GGUF file, which holds the vocabulary.
     """
 
-    gives = frozenset({"ids", "top", "judge", "keeps", "spell", "until"})
+    gives = frozenset({"ids", "every", "top", "judge", "keeps", "spell", "until"})
 
     def __init__(self, server: Asked, address: str, path: Path) -> None:
         self.name = server.name
@@ -57,7 +60,7 @@ class LlamaSessions:
         return vocabulary_of(self._path)
 
     @cached_property
-    def _end(self) -> int:
+    def end(self) -> int:
         """The token that ends an answer, which no text spells."""
         with build_opener(ProxyHandler({})).open(f"{self._address}/props", timeout=_PATIENCE_S) as response:
             text = json.load(response).get("eos_token") or ""
@@ -95,7 +98,7 @@ class LlamaSessions:
 
     def decode(self, token_ids: Sequence[int], **options: Any) -> str:
         """Text of ids, as a tokenizer of transformers gives it."""
-        spelt = [i for i in token_ids if i != self._end]
+        spelt = [i for i in token_ids if i != self.end]
         return str(self.post("detokenize", {"tokens": spelt}).get("content", "")) if spelt else ""
 
     def post(self, address: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,15 +147,39 @@ class LlamaSession:
         return self._usage
 
     async def read(self, ids: Sequence[int], *, every: bool = False) -> list[View]:
-        """See `Session`; llama.cpp scores no given tokens."""
-        if every:
-            raise UnsupportedByBackend(f"{self._server.name}: llama.cpp cannot score given tokens")
+        """See `Session`; views take a call for each token, and are those of a greedy model."""
         self._check()
+        if every and self._sampling.temperature:
+            name = self._server.name
+            raise UnsupportedByBackend(f"{name}: llama.cpp scores tokens as a greedy model alone; temperature: 0")
         if wrong := [i for i in ids if not 0 <= i < self._size]:
             name = self._server.name
             raise BackendError(f"{name}: token {wrong[0]} is outside its vocabulary of {self._size}", backend=name)
-        self._ids += ids
-        return []
+        if not every:
+            self._ids += ids
+            return []
+        views: list[View] = []
+        for token_id in ids:
+            views.append(await self._view(token_id))
+            self._ids.append(token_id)
+        return [*views, await self._view(None)]
+
+    async def _view(self, given: int | None) -> View:
+        """Of the next place, with the log-probability of the token that is given there."""
+        # Forced to be drawn, it is reported with the model's own probability, however small.
+        answer = await self._complete(1, **({} if given is None else {"logit_bias": [[given, _FORCE]]}))
+        try:
+            place = answer["completion_probabilities"][0]
+            (drawn, logprob), *_ = top = [(int(e["id"]), float(e["logprob"])) for e in place["top_logprobs"]]
+            own = None if given is None else float(place["logprob"])
+            if given not in (None, int(place["id"])):
+                raise ValueError(given)
+            self._usage += Usage(int(answer["timings"]["prompt_n"]))
+        except (LookupError, TypeError, ValueError):
+            name = self._server.name
+            raise BackendUnavailable(f"{name}: no probabilities came of a given token", backend=name) from None
+        shown = dict(top) if self._look.top else {}
+        return View(drawn, logprob, shown, given=own, ends=drawn == self._decoder.end)
 
     async def write(
         self, limit: int, *, until: Sequence[str] = (), judge: Judge | None = None, within_s: float | None = None
@@ -193,7 +220,7 @@ class LlamaSession:
         """See `Session`; the slot is free for others anyway."""
         self._closed = True
 
-    async def _write(self, limit: int) -> list[Written]:
+    async def _complete(self, limit: int, **more: Any) -> dict[str, Any]:
         body: dict[str, Any] = {
             "prompt": [*self._prompt, *self._ids],
             "n_predict": limit,
@@ -203,6 +230,7 @@ class LlamaSession:
             "return_tokens": True,
             "cache_prompt": True,
             "n_probs": max(1, self._look.top),
+            **more,
         }
         if self._seed is not None:
             body["seed"] = (self._seed + len(self._ids)) % 2**32
@@ -210,6 +238,10 @@ class LlamaSession:
         async with closing(self._server.ask("../completion", body)) as objects:
             async for each in objects:
                 answer = answer or each
+        return answer
+
+    async def _write(self, limit: int) -> list[Written]:
+        answer = await self._complete(limit)
         try:
             places = answer["completion_probabilities"]
             written = [self._token(i, place) for i, place in zip(answer["tokens"], places, strict=True)]
