@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,7 @@ def controlled(**options: Any) -> Callable[[argparse.Namespace, int, Counted], P
 
     def run(arguments: argparse.Namespace, seed: int, oracle: Counted) -> Path:
         out = arguments.out / f"{'-'.join(f'{k}={v}' for k, v in options.items()) or 'plain'}-{seed}"
+        shutil.rmtree(out, ignore_errors=True)  # of a cell that was stopped
         attribute = Attribute(judged=Judged(oracle), **options)
         train(
             task=Tickets(limit=4000, seed=seed),
@@ -108,10 +110,12 @@ def imitated(leak_rate: float) -> Callable[[argparse.Namespace, int, Counted], P
     """More imitation, of messages that leak as before or of none that does."""
 
     def run(arguments: argparse.Namespace, seed: int, oracle: Counted) -> Path:
+        out = arguments.out / f"imitated-{leak_rate}-{seed}"
+        shutil.rmtree(out, ignore_errors=True)
         return warm_up_recipe(
             WarmupRecipe(
                 task=Spec("tickets"), start=str(arguments.base), steps=arguments.more, batch_tokens=2048, seed=seed,
-                learning_rate=1e-3, optimizer="muon", out=arguments.out / f"imitated-{leak_rate}-{seed}",
+                learning_rate=1e-3, optimizer="muon", out=out,
                 traces=TraceOptions(final_handoff_rate=0.8, leak_rate=leak_rate),
             )
         )  # fmt: skip
