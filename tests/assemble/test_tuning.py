@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -17,17 +18,26 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from selfroute.assemble.serving import make_service
 from selfroute.assemble.tuning import tune_recipe
 from selfroute.backends.function import FunctionBackend
 from selfroute.commands.main import app
-from selfroute.config import BACKENDS, BackendEntry, TuneRecipe, build
+from selfroute.config import BACKENDS, BackendEntry, TuneRecipe, build, make_task
+from selfroute.config.serving import build_serve_recipe
 from selfroute.errors import ConfigError
 from selfroute.prompts import find_template, read_tuned
+from selfroute.strategies.base import Sides, answer
+from selfroute.train.rl.options import GAPGOptions
+from selfroute.train.rl.run import prompt_of, prompt_writer
 from selfroute.types import Message, Sampling
 
 ASK = "I need external assistance."
 ROOT = Path(__file__).resolve().parents[2]
 asked: list[Sequence[Message]] = []
+
+
+def ask(question: str) -> list[Message]:
+    return [Message("user", question)]
 
 
 def number_in(messages: Sequence[Message]) -> int:
@@ -160,6 +170,42 @@ async def test_a_program_is_tuned_on_from() -> None:
     await tune_recipe(recipe(updates=30))
     summary = await tune_recipe(recipe(updates=1, start="out/program.json", out="on"))
     assert slot("on/program.json", "care")["choices"][1]["probability"] > 0.8 and summary["updates"] == 1
+
+
+# --- where a program is used ---------------------------------------------------------------------------------------
+
+
+def test_a_program_is_asked_and_trained_with() -> None:
+    summary = asyncio.run(tune_recipe(recipe()))
+    (file,) = summary["programs"].values()
+    name = f"tuned:{file}"
+    asked.clear()
+    said = CliRunner().invoke(app, ["ask", "--device", "pupil", "--cloud", "teacher", "--template", name, "7 + 1? (x)"])
+    assert said.exit_code == 0 and "8" in said.stdout, said.output
+    (told,) = asked
+    shown = [message.content for message in told if message.role == "assistant"]
+    assert ASK in shown and told[-1].content == "7 + 1? (x)"
+
+    trained = make_task(recipe().task, template=name)
+    write = prompt_writer(trained.rows("train"), trained)
+    row = next(iter(trained.rows("train")))
+    turns = write(row.id, offer_handoff=True)
+    assert [turn["content"] for turn in turns if turn["role"] == "assistant"] == shown
+    assert prompt_of(trained, GAPGOptions(), 8).template == find_template(name)
+
+
+async def test_as_many_rows_are_handed_off_behind_the_gateway_as_in_the_tuning() -> None:
+    """The share of a program as it runs, beside the wanted one."""
+    await tune_recipe(recipe(share=1 / 3, updates=60))
+    values = {"device": "pupil", "cloud": "teacher", "prompt": {"template": "tuned:out/program.json"}}
+    service = make_service(build_serve_recipe(values, where="x"))
+    for _, guard in service.guards():
+        await guard.load()
+    sides = Sides(device=service.device, cloud=service.cloud, template=service.template)
+    asked.clear()
+    traces = [await answer(service.strategy, sides, ask(f"{n} + 1?"), Sampling(max_tokens=8)) for n in range(9)]
+    assert sum(trace.wants_cloud for trace in traces) == 3, (asked[7], traces[7])
+    assert [trace.text for trace in traces] == [str(n + 1) for n in range(9)]
 
 
 # --- what it counts ------------------------------------------------------------------------------------------------

@@ -57,6 +57,15 @@ async def test_it_sees_the_last_question_alone() -> None:
     assert model.asked[0][0] == ["Be brief.", "2"]
 
 
+async def test_demonstrations_are_no_part_of_the_conversation_and_stay() -> None:
+    model = Noting()
+    shown = [Message("user", "1 + 1?"), Message("assistant", "2!")]
+    await complete(
+        AsTrained(model, last_turn=True, shown=shown), [CONVERSATION[0], *shown, *CONVERSATION[1:]], Sampling()
+    )
+    assert model.asked[0][0] == ["Be brief.", "1 + 1?", "2!", "2"]
+
+
 async def test_a_batch_goes_the_same_way() -> None:
     model = Noting()
     kept = AsTrained(model, max_tokens=3, last_turn=True)

@@ -324,7 +324,14 @@ class ServedPrompt:
             return model
 
         def asked(backend: Backend) -> Backend:
-            return AsTrained(backend, max_tokens=max_tokens, temperature=temperature, last_turn=alone, calls=calls)
+            return AsTrained(
+                backend,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                last_turn=alone,
+                shown=self.template.device_messages([])[1:],
+                calls=calls,
+            )
 
         return asked(model) if isinstance(model, Backend) else lambda: asked(model())
 

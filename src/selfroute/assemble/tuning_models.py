@@ -202,7 +202,6 @@ def write_program(
         name="tuned",
         max_tokens=recipe.max_tokens,
         share=recipe.share,
-        handoff=recipe.handoff_reply,
         tuned_for=identity_of(team.device, where="device"),
         prompt_tokens=None if models is None else models.longest,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import TypeVar
 
 from selfroute.backends.base import Backend, BatchBackend, as_backend, capability, find_capability
@@ -27,6 +28,7 @@ class AsTrained(Backend):
         max_tokens: most tokens of an answer, also where a request allows more; None sets no limit.
         temperature: of requests that leave it to the model's server; None leaves it there.
         last_turn: show it the last question of a conversation alone.
+        shown: turns of demonstrations, which are no part of the conversation and stay.
         calls: it was trained to call for tokens inside its answers, see `selfroute.calls`: where it answers alone,
             nobody follows these calls, and they are left out of its text.
     """
@@ -40,13 +42,14 @@ class AsTrained(Backend):
         max_tokens: int | None = None,
         temperature: float | None = None,
         last_turn: bool = False,
+        shown: Sequence[Message] = (),
         calls: bool = False,
     ) -> None:
         self.inner = as_backend(backend)
         self.name = backend.name
         self.max_tokens = max_tokens
         self.temperature = temperature
-        self.last_turn = last_turn
+        self.last_turn, self.shown = last_turn, frozenset(shown)
         self.calls = calls
 
     def offer(self, kind: type[T]) -> T | None:
@@ -71,7 +74,11 @@ class AsTrained(Backend):
         return [replace(answer, text=CallText.of(answer.text)) for answer in answers] if self.calls else answers
 
     def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
-        return last_question(messages) if self.last_turn else messages
+        if not self.last_turn:
+            return messages
+        own = takewhile(lambda turn: turn.role in ("system", "developer") or turn in self.shown, messages)
+        begun = len(list(own))
+        return [*messages[:begun], *last_question(messages[begun:])]
 
     def _sampling(self, sampling: Sampling) -> Sampling:
         extra = dict(sampling.extra)

@@ -35,7 +35,7 @@ __all__ = ["app", "main"]
 RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": "", "tune": " --resume"}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "scipy", "matplotlib",
              "math-verify", "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray",
-             "ortools")  # fmt: skip
+             "ortools", "optuna", "gepa")  # fmt: skip
 
 
 UsageError: Any = typer.BadParameter.__base__  # of click's, which typer brings along under changing names
