@@ -10,17 +10,17 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfroute.calls import CALL_FORM, call_text
-from selfroute.environment import has_fast_bf16
-from selfroute.prompts import TEMPLATES, TrainedPrompt, with_attempt, write_prompt
+from selfroute.prompts import TEMPLATES, TrainedPrompt, with_attempt
 from selfroute.train import folder
-from selfroute.train.imitation.optimizer import MuonAdamW
+from selfroute.train.imitation.batches import IGNORED, Batch, cut
+from selfroute.train.imitation.supervised import Optimizer, tune
 from selfroute.train.imitation.writers import TOLD_SHARES
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TraceBatches", "build_model", "warm_up"]
 
-Batch = dict[str, torch.Tensor]
-IGNORED = -100  # label that the cross-entropy leaves out
 QUESTION, ATTEMPT = "\0", "\1"  # stand for them in a rendered prompt
 
 
@@ -122,17 +120,9 @@ class TraceBatches(IterableDataset[Batch]):
         prompts, completions = self._encode([p for p, _ in pairs]), self._encode([c for _, c in pairs])
         if self._calls:
             completions = [self._calling(completion, rng) for completion in completions]
-        rows = sorted(
-            zip(prompts, (c + end for c in completions), strict=True), key=lambda row: len(row[0]) + len(row[1])
-        )
-        batches: list[Batch] = []
-        while rows:
-            # The longest row sets the width; take from the long end so that every batch is full.
-            count = max(1, self.batch_tokens // sum(map(len, rows[-1])))
-            batches.append(self._pad(rows[-count:]))
-            del rows[-count:]
-        rng.shuffle(batches)
-        return batches
+        rows = [(p + c + end, [IGNORED] * len(p) + c + end) for p, c in zip(prompts, completions, strict=True)]
+        pad_id = int(self.tokenizer.pad_token_id or 0)
+        return cut(rows, batch_tokens=self.batch_tokens, pad_id=pad_id, rng=rng)
 
     def _calling(self, completion: Sequence[int], rng: random.Random) -> list[int]:
         """A completion with calls in it, between tokens of its own."""
@@ -142,17 +132,6 @@ class TraceBatches(IterableDataset[Batch]):
                 written += rng.choice(self._calls)
             written.append(token_id)
         return written
-
-    def _pad(self, rows: Sequence[tuple[list[int], list[int]]]) -> Batch:
-        width = -(-max(len(p) + len(c) for p, c in rows) // 8) * 8
-        ids = torch.full((len(rows), width), int(self.tokenizer.pad_token_id or 0))
-        labels = torch.full((len(rows), width), IGNORED)
-        for index, (prompt, completion) in enumerate(rows):
-            length = len(prompt) + len(completion)
-            ids[index, :length] = torch.tensor(prompt + completion)
-            labels[index, len(prompt) : length] = torch.tensor(completion)
-        # Padding stands on the right of a causal model and carries no label: no attention mask is needed.
-        return {"input_ids": ids, "labels": labels}
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
@@ -183,7 +162,7 @@ def warm_up(
     batch_tokens: int,
     learning_rate: float,
     seed: int,
-    optimizer: Literal["adamw", "muon"] = "adamw",
+    optimizer: Optimizer = "adamw",
     start: str | None = None,
     workers: int = 1,
     resume: bool = False,
@@ -217,41 +196,22 @@ def warm_up(
         model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
     else:
         model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
-    cuda = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(out / folder.CHECKPOINTS),
-        max_steps=steps,
-        per_device_train_batch_size=1,  # a batch comes ready made
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, steps // 50),
-        adam_beta2=0.98,
-        weight_decay=0.01,
-        max_grad_norm=1.0,
-        bf16=has_fast_bf16(),
-        use_cpu=not cuda,
-        logging_steps=max(1, steps // 100),
-        save_steps=max(1, steps // 10),
-        save_total_limit=1,
-        seed=seed,
-        dataloader_num_workers=workers,
-        dataloader_prefetch_factor=8 if workers else None,
-        remove_unused_columns=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
     data = TraceBatches(tokenizer, writer, seed=seed, batch_tokens=batch_tokens)
     origin = folder.begin(out, config or {}, checkpoint)
-    own = MuonAdamW(model, lr=learning_rate, weight_decay=0.01, betas=(0.9, 0.98)) if optimizer == "muon" else None
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=_unwrap, optimizers=(own, None))
-    watcher = folder.Watcher(out / "metrics.jsonl", steps, on_progress)
-    watcher.attach(trainer)
-    prompt = prompt_of(writer)
-    trainer.add_callback(folder.PromptWriter(prompt))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model(str(out / "checkpoint"))
-    tokenizer.save_pretrained(str(out / "checkpoint"))
-    write_prompt(out / "checkpoint", prompt)
+    wall_s = tune(
+        model,
+        tokenizer,
+        data,
+        out=out,
+        steps=steps,
+        learning_rate=learning_rate,
+        optimizer=optimizer,
+        seed=seed,
+        prompt=prompt_of(writer),
+        workers=workers,
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
     return folder.finish(
         out,
         {
@@ -267,11 +227,7 @@ def warm_up(
             "layers": model.config.num_hidden_layers,
             "start": start,
             "traces": asdict(writer.style),
-            "wall_s": round(watcher.wall_s, 1),
+            "wall_s": round(wall_s, 1),
         },
         origin,
     )
-
-
-def _unwrap(batches: list[Batch]) -> dict[str, Any]:
-    return dict(batches[0])
