@@ -25,6 +25,7 @@ from yarl import URL
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.chunks import ChunkReader, whole_object
 from selfroute.backends.completions import CompletionSessions, Server
+from selfroute.backends.continuing import Continued, Continues, Way
 from selfroute.backends.sessions import Sessions
 from selfroute.backends.sse import DONE, EventReader, Malformed, error_message
 from selfroute.errors import (
@@ -83,6 +84,9 @@ class OpenAICompatibleBackend(Backend):
         sessions: how its `/v1/completions` takes and returns token ids, for answers that two models write: `selfroute`
             for a `selfroute cloud`, `vllm`; None if it does not. See docs/inside.md.
         tokenizer: folder or repository of the model's tokenizer, which `vllm` needs.
+        continues: how its chat goes on with an assistant's turn that others began, for steps that two models write:
+            `vllm` (also SGLang), `prefix` for a field of the message (Mistral, DeepSeek), `plain` for a server that
+            does so by itself (llama.cpp); None if it does not.
 
     Raises:
         ConfigError: if an argument is wrong.
@@ -109,6 +113,7 @@ class OpenAICompatibleBackend(Backend):
         lacks: Sequence[str] = (),
         sessions: Server | None = None,
         tokenizer: str | None = None,
+        continues: Way | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -127,11 +132,14 @@ class OpenAICompatibleBackend(Backend):
         self._url = _endpoint(base_url)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._sessions = None if sessions is None else CompletionSessions(self, sessions, tokenizer, self._about)
+        self._continued = None if continues is None else Continued(self, continues)
 
     def offer(self, kind: type[T]) -> T | None:
         """See `Backend.offer`; answers stay open where the server's `/v1/completions` takes and returns ids."""
         if kind is Sessions:
             return cast(T | None, self._sessions)
+        if kind is Continues:
+            return cast(T | None, self._continued)
         return super().offer(kind)
 
     def _about(self) -> dict[str, Any] | None:

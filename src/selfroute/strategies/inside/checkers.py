@@ -55,7 +55,7 @@ class Checker(Protocol):
     Attributes:
         look: what the device's views must show.
         before: judges a step by its first token, before it is written.
-        device, cloud: what the sides' sessions must give.
+        cloud: what its sessions must give.
         asks: asks the cloud itself.
         oracle: as in `selfroute.strategies.base.Oracle`.
     """
@@ -64,8 +64,6 @@ class Checker(Protocol):
     def look(self) -> Look: ...
     @property
     def before(self) -> bool: ...
-    @property
-    def device(self) -> frozenset[str]: ...
     @property
     def cloud(self) -> frozenset[str]: ...
     @property
@@ -86,7 +84,6 @@ class Checker(Protocol):
 class _Checker:
     look: Look = NO_LOOK
     before: bool = False
-    device: frozenset[str] = frozenset()
     cloud: frozenset[str] = frozenset()
     asks: bool = False
     oracle: bool = False

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from selfroute.backends.base import capability, find_capability
+from selfroute.backends.base import Backend, capability, find_capability
 from selfroute.backends.sessions import Encodes, Session, Sessions, Written
+from selfroute.backends.translated import Translated, can_translate
 from selfroute.errors import BackendError, ConfigError
 from selfroute.scores.steps import Tags, tag_of
 from selfroute.strategies.base import Needs, Sides
@@ -80,7 +81,7 @@ class StepLevel:
 
     @property
     def needs(self) -> Needs:
-        return Needs(device=(Sessions,), cloud=None if self.mode == "reflection" else (Sessions,))
+        return Needs(device=(Sessions,), cloud=None if self.mode == "reflection" else ())
 
     @property
     def oracle(self) -> bool:
@@ -98,10 +99,12 @@ class StepLevel:
             ConfigError: the sides' sessions lack something, the device cannot write the mark, or the tags are another
                 device's.
         """
-        device = _DEVICE | self.checker.look.gives | self.checker.device
+        device = _DEVICE | self.checker.look.gives
         if sides.cloud is None:
             _check_device(self.name, sides, device)
         else:
+            sides = translated(sides)
+            check_sessions(self.name, sides.cloud)
             check_pair(self.name, sides, device=device, cloud=_CLOUD | self.checker.cloud)
         if find_capability(sides.device, Encodes) is not None:
             _check_mark(sides, self.step_end)
@@ -111,6 +114,7 @@ class StepLevel:
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
+        sides = translated(sides)
         async with joint(
             sides,
             messages,
@@ -248,6 +252,31 @@ def _scored(written: Sequence[Written], doubt: float | None) -> list[Written]:
     if doubt is None or not written:
         return list(written)
     return [replace(written[0], score=1 - doubt), *written[1:]]
+
+
+def translated(sides: Sides) -> Sides:
+    """The sides, with texts going between where they have no vocabulary in common."""
+    cloud = sides.cloud
+    if cloud is None or not can_translate(cloud, sides.device):
+        return sides
+    sessions = find_capability(cloud, Sessions)
+    ours = capability(sides.device, Sessions).vocabulary
+    if sessions is not None and "ids" in sessions.gives and sessions.vocabulary in ("", ours):
+        return sides  # one that cannot be reached yet is compared with its first answer
+    return replace(sides, cloud=Translated(cloud, sides.device))
+
+
+def check_sessions(strategy: str, cloud: Backend | None) -> None:
+    """See that a cloud can go on with what others wrote.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if cloud is not None and find_capability(cloud, Sessions) is None:
+        raise ConfigError(
+            f"strategy: '{strategy}' needs a cloud with Sessions, and {cloud.name} has none; name another model, or in "
+            "continues the way in which the chat endpoint goes on with an assistant's turn"
+        )
 
 
 def _tag_ids(tags: Tags, sides: Sides) -> tuple[int, int]:
