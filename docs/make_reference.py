@@ -27,6 +27,7 @@ from selfroute.config import (
     STRATEGIES,
     TASKS,
     TUNERS,
+    AdaSwitchRecipe,
     Bounds,
     Choice,
     Entry,
@@ -138,6 +139,12 @@ def training_page() -> str:
             "Keys of a recipe with `algorithm: reward_head`; the scores are used by `token_level`.",
             KEY,
             keys(HeadRecipe),
+        ),
+        section(
+            "Steps",
+            "Keys of a recipe with `algorithm: adaswitch`; see [steps](step-level.md).",
+            KEY,
+            keys(AdaSwitchRecipe),
         ),
         section(
             "Tuning",

@@ -39,6 +39,7 @@ from selfroute.config.names import (
     window_of,
 )
 from selfroute.config.recipes import (
+    AdaSwitchRecipe,
     AttributeOptions,
     BudgetOptions,
     CountLimits,
@@ -91,6 +92,7 @@ __all__ = [
     "STRATEGIES",
     "TASKS",
     "TUNERS",
+    "AdaSwitchRecipe",
     "AlgorithmEntry",
     "AttributeOptions",
     "BackendEntry",

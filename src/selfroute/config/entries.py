@@ -75,10 +75,12 @@ class TaskEntry(Entry):
             rows, which must not change between training and evaluation.
         writer: place of what writes completions to imitate, from the task, a `TraceStyle` and a role; None if nothing
             does.
+        stepwise: its tasks judge steps; see `selfroute.tasks.base.Stepwise`.
     """
 
     drawn: bool = False
     writer: str | None = None
+    stepwise: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,15 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
-from selfroute.config.recipes import EvaluateRecipe, HeadRecipe, PlaceRecipe, TrainRecipe, TuneRecipe, WarmupRecipe
+from selfroute.config.recipes import (
+    AdaSwitchRecipe,
+    EvaluateRecipe,
+    HeadRecipe,
+    PlaceRecipe,
+    TrainRecipe,
+    TuneRecipe,
+    WarmupRecipe,
+)
 from selfroute.config.serving import ServeRecipe
 from selfroute.config.values import load_values
 from selfroute.errors import ConfigError
@@ -57,7 +65,7 @@ def _shape(options: type) -> Shape:
 
 
 KINDS = (
-    Kind("a training recipe", "train", (_shape(TrainRecipe), _shape(WarmupRecipe), _shape(HeadRecipe))),
+    Kind("a training recipe", "train", tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe)))),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),
     Kind("a tuning recipe", "tune", (_shape(TuneRecipe),)),

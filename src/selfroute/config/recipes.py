@@ -15,6 +15,7 @@ from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 
 __all__ = [
+    "AdaSwitchRecipe",
     "AttributeOptions",
     "BudgetOptions",
     "CountLimits",
@@ -354,6 +355,63 @@ class HeadRecipe:
     temperature: NotNegative = 0.0
     seed: int = 0
     out: Path = Path("out/head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaSwitchRecipe:
+    """What `selfroute train` needs to teach a device to tag its own steps (`algorithm: adaswitch`).
+
+    Attributes:
+        task: one that judges steps.
+        model: device model to train, as for other algorithms.
+        cloud: writes the steps that are wrong in the exam; one vocabulary with the device.
+        gold_only: the control: learn from the right steps of the same answers, without tags.
+        right, wrong: the tags; one token of the device each.
+        practice_rows: train problems whose gold answers are imitated in stage 1.
+        practice_steps: optimiser steps of stage 1; 0 leaves it out, for a device that has practised.
+        practice_rate: peak learning rate of stage 1.
+        exam_rows: train problems of the exam.
+        samples: answers to each; the first is greedy.
+        temperature: of the further ones.
+        clean_share: part of the examined answers from which wrong steps are left out, drawn for each pass.
+        mended: learn the cloud's steps too; off, the device learns where it is wrong, and not what would be right.
+        steps: optimiser steps of stage 3.
+        batch_tokens: padded tokens per step.
+        learning_rate: peak of the cosine schedule of stage 3.
+        optimizer: `muon` for matrices learns from fewer steps; the rest stays with AdamW.
+        validation_rows: problems on whose steps the trained device's doubts are judged.
+        max_tokens: most tokens of one answer.
+        max_step_tokens: most tokens of one step.
+        concurrency: answers under way.
+        resume: go on from where an interrupted run came to.
+    """
+
+    task: Spec
+    algorithm: Literal["adaswitch"] = "adaswitch"
+    model: str = "embedded:device"
+    cloud: Spec = EMBEDDED_CLOUD
+    gold_only: bool = False
+    right: str = "y"
+    wrong: str = "n"
+    practice_rows: Count = 1000
+    practice_steps: Whole = 200
+    practice_rate: Positive = 1e-4
+    exam_rows: Count = 1000
+    samples: Count = 2
+    temperature: Positive = 0.7
+    clean_share: Rate = 0.5
+    mended: bool = True
+    steps: Count = 300
+    batch_tokens: Count = 4096
+    learning_rate: Positive = 3e-5
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    validation_rows: Count = 200
+    max_tokens: Count = 256
+    max_step_tokens: Count = 64
+    concurrency: Count = 64
+    seed: int = 0
+    out: Path = Path("out/adaswitch")
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

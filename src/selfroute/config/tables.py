@@ -47,6 +47,7 @@ TASKS = Table(
         place="selfroute.tasks.chain:Chain",
         drawn=True,
         writer="selfroute.train.imitation.calculations:Calculations",
+        stepwise=True,
     ),
     TaskEntry(
         name="tickets",
@@ -256,6 +257,14 @@ ALGORITHMS = Table(
         summary="Fit a head that says which of the device's tokens the cloud would let stand.",
         options="selfroute.config.recipes:HeadRecipe",
         no_dry_run="a head takes seconds once its pair is loaded",
+    ),
+    AlgorithmEntry(
+        name="adaswitch",
+        place="selfroute.assemble.adaswitch:adaswitch_recipe",
+        summary="Teach a device to tag its own steps as right or wrong, and to mend the wrong ones.",
+        options="selfroute.config.recipes:AdaSwitchRecipe",
+        offers_handoff=False,
+        no_dry_run="how much there is to learn is known after its exam",
     ),
 )
 

@@ -143,7 +143,7 @@ def can_resume(out: Path, *, marker: str = TRAINER_STATE) -> bool:
     return last_checkpoint(out / CHECKPOINTS, marker) is not None
 
 
-def last_checkpoint(folder: Path, marker: str) -> Path | None:
+def last_checkpoint(folder: Path, marker: str = TRAINER_STATE) -> Path | None:
     """The newest complete checkpoint."""
     found = [path.parent for path in folder.glob(f"checkpoint-*/{marker}")]
     return max(found, key=step_of_folder, default=None)
