@@ -3,6 +3,7 @@
     python benchmarks/inside/speed.py                      # all parts, embedded pair
     python benchmarks/inside/speed.py ends --n 500         # threshold 0 and above 1 against each side alone
     python benchmarks/inside/speed.py ends --n 60 --pair smollm2    # one pretrained model as both sides
+    python benchmarks/inside/speed.py ends --n 60 --pair llama_cpp  # the same on llama.cpp
 
 Every ratio is of two measures of one run, taken in turns: medians of `--rounds` rounds, with the least and the largest
 of the rounds' ratios. torch has one thread. `batch` and `together` count CPU seconds of the process, which others at
@@ -27,9 +28,10 @@ from typing import Any
 import psutil
 import torch
 
-from selfroute.backends.base import complete
+from selfroute.backends.base import complete, complete_all
 from selfroute.backends.embedded import embedded
 from selfroute.backends.torch.sampler import sample
+from selfroute.errors import SelfRouteError
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prompts import TEMPLATES
 from selfroute.scores.tokens import MaxProbability
@@ -37,7 +39,7 @@ from selfroute.strategies.base import Sides, answer
 from selfroute.strategies.inside.speculative import Speculative
 from selfroute.strategies.inside.token_level import TokenLevel
 from selfroute.tasks.countdown import Countdown
-from selfroute.types import Message, Sampling
+from selfroute.types import Completion, Message, Sampling
 
 TEMPLATE = TEMPLATES["think"]
 SAMPLING = Sampling(max_tokens=160)
@@ -49,12 +51,19 @@ class Pair:
     """Two models of one vocabulary, and questions for them."""
 
     def __init__(self, name: str, count: int, seed: int) -> None:
+        self.name = name
         if name == "smollm2":
             from selfroute.backends.llama_cpp import find_smollm2
             from selfroute.backends.transformers import TransformersBackend
 
             self.device: Any = TransformersBackend.load(find_smollm2(), name="device", dtype="float32", device="cpu")
             self.cloud: Any = self.device
+            self.sampling = Sampling(max_tokens=24)
+        elif name == "llama_cpp":
+            from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
+
+            self.device = LlamaCppBackend(find_smollm2(), name="device", slots=8, context_tokens=1024, threads=1)
+            self.cloud = self.device
             self.sampling = Sampling(max_tokens=24)
         else:
             self.device, self.cloud = embedded("device"), embedded("cloud", samples=1)
@@ -69,7 +78,8 @@ class Pair:
 
     @property
     def muzzled(self) -> Sampling:
-        return replace(self.sampling, forbid=(HANDOFF_TEXT,))
+        """As the device is asked; llama.cpp can be forbidden nothing."""
+        return self.sampling if self.name == "llama_cpp" else replace(self.sampling, forbid=(HANDOFF_TEXT,))
 
 
 def spread(ratios: Sequence[float]) -> dict[str, float]:
@@ -278,11 +288,17 @@ async def _ten_thousand(pair: Pair, part: int) -> float:
     return round(psutil.Process(os.getpid()).memory_info().rss / 2**20, 1)
 
 
+def as_text(answer: Completion | SelfRouteError) -> str:
+    if isinstance(answer, SelfRouteError):
+        raise answer
+    return answer.text
+
+
 async def ends(pair: Pair, rounds: int) -> dict[str, Any]:
     """Answers that are each side's alone, token for token: all at once, and some one by one."""
     found: dict[str, Any] = {"n": len(pair.questions)}
-    device = [a.text for a in pair.device.generate_batch(pair.prompts(), pair.muzzled)]
-    cloud = [a.text for a in pair.cloud.generate_batch(pair.questions, pair.sampling)]
+    device = [as_text(a) for a in await complete_all(pair.device, pair.prompts(), pair.muzzled)]
+    cloud = [as_text(a) for a in await complete_all(pair.cloud, pair.questions, pair.sampling)]
     strategies: list[tuple[str, Any, list[str]]] = [
         ("threshold 0", TokenLevel(scorer=MaxProbability(), threshold=0.0), device),
         ("threshold 1.01", TokenLevel(scorer=MaxProbability(), threshold=1.01), cloud),
@@ -290,7 +306,7 @@ async def ends(pair: Pair, rounds: int) -> dict[str, Any]:
         ("speculative", Speculative(), cloud),
     ]
     for name, strategy, alone in strategies:
-        some = asyncio.Semaphore(64)
+        some = asyncio.Semaphore(256)
 
         async def one(question: list[Message], strategy: Any = strategy, some: Any = some) -> str:
             async with some:
@@ -299,7 +315,7 @@ async def ends(pair: Pair, rounds: int) -> dict[str, Any]:
         at_once = await asyncio.gather(*(one(question) for question in pair.questions))
         few = [await one(question) for question in pair.questions[: max(1, len(pair.questions) // 10)]]
         found[name] = {
-            "equal, 64 at once": sum(a == b for a, b in zip(at_once, alone, strict=True)),
+            "equal, 256 at once": sum(a == b for a, b in zip(at_once, alone, strict=True)),
             "equal, one by one": f"{sum(a == b for a, b in zip(few, alone, strict=False))} of {len(few)}",
         }
     return found
@@ -311,7 +327,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="questions")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pair", choices=("embedded", "smollm2"), default="embedded")
+    parser.add_argument("--pair", choices=("embedded", "smollm2", "llama_cpp"), default="embedded")
     options = parser.parse_args()
     if wrong := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part '{wrong[0]}'; known: {', '.join(PARTS)}")

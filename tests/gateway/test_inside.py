@@ -322,6 +322,19 @@ class TestGateway:
                 await asyncio.sleep(0.005)
             assert time.monotonic() - left < 0.2
 
+    async def test_a_client_that_leaves_frees_the_cache_of_a_cloud_elsewhere(self, device: Any, cloud: Any) -> None:
+        app = Gateway(SingleService(backend=Guard("cloud", cloud)))
+        with running(app) as url, gateway(pair(device, remote(Live(app, url)), CLOUD)) as live:
+            async with aiohttp.ClientSession() as http:
+                body = ask(question(2)[0].content, max_tokens=200, stream=True, temperature=1.0, seed=3)
+                async with http.post(f"{live.url}/v1/chat/completions", json=body) as response:
+                    await response.content.readany()
+                    async with asyncio.timeout(5):
+                        while not held(cloud):
+                            await asyncio.sleep(0.005)
+                    response.close()
+            await nothing_is_held(device, cloud)
+
     async def test_a_route_asks_no_cloud(self, device: Any, cloud: Any) -> None:
         with gateway(pair(device, cloud, HALF)) as live:
             async with aiohttp.ClientSession() as http:
