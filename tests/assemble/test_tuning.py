@@ -219,6 +219,13 @@ async def test_calls_are_counted_at_the_endpoint_and_end_the_run() -> None:
     assert len(asked) == 100 and again["calls"]["device"]["calls"] == 0 and again["calls"]["device"]["cached"] > 12
 
 
+async def test_a_run_that_draws_nothing_new_ends_too() -> None:
+    """Two templates on six rows are twelve prompts; the cache answers all others, and no budget would end it."""
+    few = {"slots": {"care": ["", "Be careful."]}, "shots": [], "limit": 6}
+    summary = await tune_recipe(recipe(updates=None, max_calls=40, **few))
+    assert summary["ended"] == "enough" and summary["updates"] == 40 and len(asked) == 12
+
+
 # --- how it goes on ------------------------------------------------------------------------------------------------
 
 

@@ -287,7 +287,7 @@ class _Run:
         """Write what is known after an update; whether it was the last one."""
         self.updates = updates
         if models is None:
-            done, total = updates, self.recipe.updates or updates + 1
+            done, total = updates, self.recipe.updates or self.recipe.max_calls
         else:
             done, total = models.meter.counted["device"].calls, self.recipe.max_calls
             facts["device_calls"] = done
@@ -297,7 +297,9 @@ class _Run:
         return self._is_over()
 
     def _is_over(self) -> bool:
-        return self.recipe.updates is not None and self.updates >= self.recipe.updates
+        # Where all that is drawn was asked before, the cache answers and no budget ends the run.
+        most = self.recipe.max_calls if self.recipe.updates is None else self.recipe.updates
+        return self.updates >= most
 
 
 def _start(

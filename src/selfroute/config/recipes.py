@@ -567,8 +567,8 @@ class TuneRecipe:
         max_calls: most calls of the device; what the cache answers is none.
         max_cloud_calls: most calls of the cloud; null sets no limit.
         max_usd: most USD on both; needs prices.
-        updates: most updates of the consensus, or rounds of another method; null lets the budget end it, and 0 takes
-            the first draw.
+        updates: most updates of the consensus, or rounds of another method; 0 takes the first draw, null lets the
+            budget end it, or as many updates as it has calls.
         max_tokens: most tokens of one answer.
         context_tokens: what the device holds of prompt and answer; null takes what is known of it.
         engine: this process, or actors of Ray.
