@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage, serving_line
+from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage, serving_line, train_recipe
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
-from selfroute.config import parse_overrides
-from selfroute.errors import BackendUnavailable, SelfRouteError
+from selfroute.config import Spec, TrainRecipe, parse_overrides
+from selfroute.errors import BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
 
@@ -70,3 +70,15 @@ def test_the_next_command_serves_beside_the_cloud_of_the_run(cloud: Any, served:
 
 def test_without_a_run_the_next_command_names_the_device_alone(tmp_path: Path) -> None:
     assert serving_line("transformers:m", tmp_path) == "selfroute serve device=transformers:m"
+
+
+def test_a_relay_is_served_by_what_follows_its_calls(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("algorithm: relay\ncloud: embedded:chain-cloud\n")
+    line = serving_line("transformers:x", tmp_path)
+    assert line == "selfroute serve device=transformers:x cloud=embedded:chain-cloud strategy=relay"
+
+
+def test_a_relay_has_nothing_to_ask_ahead(tmp_path: Path) -> None:
+    recipe = TrainRecipe(task=Spec("chain"), algorithm="relay", ask_ahead=True, out=tmp_path / "run")
+    with pytest.raises(ConfigError, match="ask_ahead: with algorithm relay the cloud writes within attempts"):
+        train_recipe(recipe)

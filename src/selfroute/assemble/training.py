@@ -29,6 +29,7 @@ from selfroute.config import (
     AttributeOptions,
     TrainRecipe,
     WarmupRecipe,
+    algorithm_of,
     at,
     load_values,
     make_oracle,
@@ -95,9 +96,12 @@ def serving_line(device: str, run: Path) -> str:
     """
     words = ["selfroute", "serve", f"device={device}"]
     try:
-        cloud = load_values(run / "config.yaml").get("cloud")
+        values = load_values(run / "config.yaml")
+        cloud = values.get("cloud")
         if cloud is not None and not BACKENDS[parse_spec(cloud, "cloud").name].replays:
             words.append(f"cloud={cloud if isinstance(cloud, str) else json.dumps(cloud)}")
+        if algorithm_of(values).strategy:
+            words.append(f"strategy={algorithm_of(values).strategy}")
     except (ConfigError, KeyError):  # a run of another version, or no run at all
         pass
     return shlex.join(words)
@@ -166,6 +170,11 @@ def train_recipe(
     files = model_files(recipe.model)
     attributes = attributes_of(recipe)
     needs_cloud = recipe.asks
+    if recipe.ask_ahead and recipe.kind.inside:
+        raise ConfigError(
+            f"ask_ahead: with algorithm {recipe.algorithm} the cloud writes within attempts, and no whole answers; "
+            "leave it out"
+        )
     if recipe.ask_ahead and recipe.writes_question:
         raise ConfigError("ask_ahead: with context=message nobody knows ahead what the device will ask; leave it out")
     if needs_cloud:
@@ -222,7 +231,8 @@ def _attribute(recipe: TrainRecipe, where: str, options: AttributeOptions) -> At
 def _announce(recipe: TrainRecipe, task: Task, price: Price | None, say: Callable[[str], object] | None) -> None:
     """The cloud answers a row once, whatever number of attempts ask; without `ask_ahead` only rows that are drawn."""
     template = template_of(task)
-    drawn = recipe.steps * recipe.prompts_per_step * (recipe.group_size if recipe.writes_question else 1)
+    each = recipe.writes_question or recipe.kind.inside  # attempts ask for themselves
+    drawn = recipe.steps * recipe.prompts_per_step * (recipe.group_size if each else 1)
     announce(
         say,
         "cloud",

@@ -170,6 +170,7 @@ class AlgorithmEntry(Entry):
     Attributes:
         options: place of the dataclass of its recipe.
         offers_handoff: its prompts offer the hand-off; the trainer asks the cloud where a rollout takes it.
+        strategy: that serves what it trains, if not the first choice of a serving recipe.
         dry_run: place of what checks a recipe and predicts its size without running it.
         no_dry_run: why there is none.
     """
@@ -177,6 +178,7 @@ class AlgorithmEntry(Entry):
     options: str = "selfroute.config.recipes:TrainRecipe"
     place: str = "selfroute.assemble.training:train_recipe"
     offers_handoff: bool = True
+    strategy: str = ""
     dry_run: str = "selfroute.assemble.dry_run:dry_run"
     no_dry_run: str = ""
 

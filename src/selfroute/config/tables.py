@@ -241,7 +241,7 @@ STRATEGIES = Table(
 ALGORITHMS = Table(
     "algorithm",
     *(
-        AlgorithmEntry(name=name, summary=method.summary, offers_handoff=method.offer_handoff)
+        AlgorithmEntry(name=name, summary=method.summary, offers_handoff=method.offer_handoff, strategy=method.strategy)
         for name, method in METHODS.items()
     ),
     AlgorithmEntry(

@@ -30,6 +30,7 @@ class Method:
         prompt_filter: whether prompts are filtered by the share, unless the recipe says otherwise.
         offer_handoff: whether the prompt offers the device to ask.
         rollout: how attempts are made, a name of `selfroute.train.rl.rollouts.kinds.KINDS`.
+        strategy: that serves its policies, if it is not that of whole answers.
         trl: settings of TRL's config that belong to it.
     """
 
@@ -38,6 +39,7 @@ class Method:
     prompt_filter: bool = False
     offer_handoff: bool = True
     rollout: str = "single"
+    strategy: str = ""
     trl: Mapping[str, str]
 
 
@@ -69,6 +71,7 @@ ALGORITHMS: dict[str, Method] = {
         prompt_filter=True,
         offer_handoff=False,
         rollout="relay",
+        strategy="relay",
         trl=DR_GRPO,
     ),
 }
