@@ -58,12 +58,25 @@ def policy(name: str, recipe: str, *told: str, form: str, form_told: Sequence[st
     return Row({"policies": {name: f"transformers:{{{slug(name)}}}/checkpoint"}}, trained)
 
 
+def steps(name: str, checker: str, points: Sequence[float]) -> Row:
+    return entrant(name, "step_level", checker=checker, threshold=0.5, step_end=";", points=list(points))
+
+
+def adaswitch(name: str, checker: str, points: Sequence[float], *, control: bool = False) -> Row:
+    """Steps of a device that was trained to tag them, or of the control that learnt the same steps without."""
+    place, told = ("control", ["gold_only=true"]) if control else ("adaswitch", [])
+    own = {"step_end": ";"} if control else {"tags": f"{{{place}}}/checkpoint"}
+    made = entrant(name, "step_level", checker=checker, threshold=0.5, points=list(points), **own)
+    device = {"device": f"transformers:{{{place}}}/checkpoint"}
+    return Row({**made.recipe, **device}, {place: ["recipes/chain/steps.yaml", *told]})
+
+
 def slug(name: str) -> str:
     """Of what is trained for a row."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-# The first one holds both ends. Query level, then tokens.
+# The first one holds both ends. Query level, then tokens and steps.
 ROWS: dict[str, Row] = {
     "ends": strategies("always_device", "always_cloud", "random_offload"),
     "min_logprob": strategies("min_logprob"),
@@ -80,6 +93,13 @@ ROWS: dict[str, Row] = {
     "relay, 5 % wanted": policy("relay, 5 % wanted", "relay", "share=0.05", form="relay-form"),
     "relay, 10 % wanted": policy("relay, 10 % wanted", "relay", "share=0.1", form="relay-form"),
     "self_route": policy("self_route", "gapg", form="handoff-form", form_told=HANDOFFS),
+    "min probability, steps": steps("min probability, steps", "min_probability", (0.6, 0.5, 0.3)),
+    "random steps": steps("random steps", "random", (0.8, 0.5)),
+    "oracle steps": steps("oracle steps", "oracle", (0.9,)),
+    "first entropy, steps": steps("first entropy, steps", "first_entropy", (1.0, 0.5)),
+    "AdaSwitch": adaswitch("AdaSwitch", "tag", (0.5, 0.3, 0.1, 0.03)),
+    "AdaSwitch, min probability": adaswitch("AdaSwitch, min probability", "min_probability", (0.6, 0.5, 0.3)),
+    "gold-only control": adaswitch("gold-only control", "min_probability", (1.0, 0.5), control=True),
     "CITER": head("CITER", "citer", FEW_POINTS, scorer="citer"),
     "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
     "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),
