@@ -333,8 +333,8 @@ class TrainedPrompt:
 
     @property
     def asks(self) -> str:
-        """What it writes to ask for the cloud; empty for a model that does not ask."""
-        return self.handoff if self.offers or self.calls else ""
+        """The form in which it asks for the cloud, whatever its words; empty for a model that does not ask."""
+        return self.handoff if self.calls else HANDOFF_TEXT if self.offers else ""
 
     @property
     def around(self) -> tuple[str, str]:

@@ -263,3 +263,8 @@ def test_a_program_is_evaluated_as_it_was_tuned(tmp_path: Path) -> None:
     recipe = build(EvaluateRecipe, {"task": "countdown", "template": program(tmp_path)}, where="x")
     found = evaluated_prompt(recipe, FIXED, "device", SHOWN)
     assert (found.template, found.max_tokens, found.warnings) == (SHOWN, 16, ())
+
+
+def test_a_program_that_asks_in_words_of_its_own_is_served(tmp_path: Path) -> None:
+    found = served("embedded:device", prompt={"template": program(tmp_path, handoff="I need external assistance.")})
+    assert not found.warnings
