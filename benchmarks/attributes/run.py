@@ -139,7 +139,7 @@ ARMS = (*UNTRAINED[:2], "SFT", "filter", "RL", "penalty", *UNTRAINED[2:], *list(
 
 def cell(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured of one arm with one seed."""
-    oracle, began = Counted(), time.perf_counter()
+    oracle, began, worked = Counted(), time.perf_counter(), time.process_time()
     facts: dict[str, Any] = {"arm": arm, "seed": seed, "n": arguments.n}
     rewrite = redacted if "rules" in arm else None
     if arm in ("send all", "rules"):
@@ -151,6 +151,7 @@ def cell(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         if arm.startswith("critic"):
             guide, facts["calibration_error"] = guided(device, seed, oracle, arguments)
         facts |= {"oracle_calls": oracle.calls, "seconds": time.perf_counter() - began}
+        facts["cpu_s"] = time.process_time() - worked
         writer = guide or device
 
         def write(rows: Sequence[Row]) -> Messages:
@@ -294,10 +295,10 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def shown_as(values: Sequence[float], scale: float = 100.0) -> str:
+def shown_as(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str:
     """Mean and standard deviation over seeds."""
-    spread = f" ± {scale * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{scale * statistics.mean(values):.1f}{spread}"
+    spread = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.mean(values):.{digits}f}{spread}"
 
 
 def page() -> str:
@@ -317,7 +318,7 @@ def page() -> str:
             found = [c["splits"][name] for c in cells]
             rest = [f["perplexity"] for f in found if "perplexity" in f]
             shown = [shown_as([f[key] for f in found]) for key in COLUMNS]
-            lines.append(f"| {arm} | {len(cells)} | {' | '.join(shown)} | {shown_as(rest, 1.0) if rest else '–'} |")
+            lines.append(f"| {arm} | {len(cells)} | {' | '.join(shown)} | {shown_as(rest, 1.0, 3) if rest else '–'} |")
     lines += ["\n| arm | oracle calls | time over RL | calibration error |", "|---|---|---|---|"]
     plain = {c["seed"]: c["seconds"] for c in by_arm["RL"]}
     for arm, cells in by_arm.items():
@@ -326,7 +327,7 @@ def page() -> str:
             errors = [c["calibration_error"] for c in cells if "calibration_error" in c]
             ratio = f"{statistics.mean(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "–"
             calls = statistics.mean(c["oracle_calls"] for c in cells)
-            lines.append(f"| {arm} | {calls:.0f} | {ratio} | {shown_as(errors, 1.0) if errors else '–'} |")
+            lines.append(f"| {arm} | {calls:.0f} | {ratio} | {shown_as(errors, 1.0, 3) if errors else '–'} |")
     return "\n".join(lines)
 
 

@@ -59,7 +59,7 @@ def rates(made: PolicyTrainer) -> list[float]:
 
 def violation(made: PolicyTrainer) -> float:
     """Share of fresh texts that violate the rule."""
-    texts = made.attempt([[{"role": "user", "content": prompt}] for prompt in tiny.PROMPTS * 40])
+    texts, _ = made.attempt([[{"role": "user", "content": prompt}] for prompt in tiny.PROMPTS * 40])
     found = [RUDE(text, ROW) for text in texts]
     said = [rate for rate in found if rate is not None]
     return sum(said) / len(said)
