@@ -21,6 +21,7 @@ from selfroute.config import (
     CLUSTERS,
     LEDGERS,
     LOADS,
+    OBJECTIVES,
     ORACLES,
     STRATEGIES,
     TASKS,
@@ -226,7 +227,7 @@ def test_an_unknown_backend_names_the_nearest() -> None:
         make_backend(Spec("opnai"), where="cloud")
 
 
-TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, ORACLES]
+TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES]
 every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 
 
@@ -306,12 +307,14 @@ def read_by(*modules: ModuleType) -> set[str]:
 def test_no_key_of_a_training_is_ignored() -> None:
     from selfroute.train.rl import arguments, gapg, held_out, run, shares
     from selfroute.train.rl import options as module
+    from selfroute.train.rl.objectives import kinds
 
     theirs = {field.name for kind in (GAPGOptions, LoopOptions) for field in dataclasses.fields(kind)}
     ours = {field.name for field in dataclasses.fields(TrainRecipe)} - theirs
     assert ours <= read_by(training)
     method = set(re.findall(r"self\.(\w+)", inspect.getsource(module)))  # what its own properties stand for
     read = read_by(arguments, gapg, held_out, run, shares) | set(arguments.passed().values())
+    read |= {option for kind in kinds.OBJECTIVES.values() for option in kind.given.values()}
     assert theirs <= read | (method & {"algorithm", "context", "prompt_filter", "handoff_reward", "told_shares"})
 
 

@@ -16,6 +16,7 @@ from selfroute.config import (
     CLUSTERS,
     LEDGERS,
     LOADS,
+    OBJECTIVES,
     ORACLES,
     STRATEGIES,
     TASKS,
@@ -118,7 +119,7 @@ def test_every_key_of_every_recipe_is_explained() -> None:
 
 def test_every_name_of_every_table_is_explained() -> None:
     text = (DOCS / "names.md").read_text(encoding="utf-8")
-    for table in (STRATEGIES, TASKS, BACKENDS, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, ORACLES):
+    for table in (STRATEGIES, TASKS, BACKENDS, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES):
         assert [name for name in table if f"\n| `{name}` |" not in text] == []
 
 

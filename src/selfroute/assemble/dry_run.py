@@ -13,7 +13,7 @@ from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files
 from selfroute.backends.base import find_capability
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
-from selfroute.config import BACKENDS, Spec, TrainRecipe, make_task, prepare_backend
+from selfroute.config import BACKENDS, Spec, TrainRecipe, make_objective, make_task, prepare_backend
 from selfroute.errors import ConfigError
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
@@ -59,6 +59,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
     from selfroute.train.rl.run import rows_asked_meanwhile, rows_held_out
+    from selfroute.train.rl.seams import check_behaviour, check_objective
 
     quiet_libraries()
     if rows:
@@ -66,6 +67,10 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     with _environment_kept():
         arguments = build_arguments(recipe, recipe)
         check_distribution(arguments)
+        spec = recipe.objective
+        objective = recipe.objective_kind.make(recipe) if spec is None else make_objective(spec, recipe)
+        check_objective(objective, arguments, recipe.m_step, adapter=recipe.lora is not None)
+        check_behaviour(recipe.behaviour, objective, arguments, single=not recipe.kind.inside)
         if rows:
             rows_held_out(task, recipe)
             rows_asked_meanwhile(task, arguments)

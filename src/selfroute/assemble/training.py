@@ -32,6 +32,7 @@ from selfroute.config import (
     algorithm_of,
     at,
     load_values,
+    make_objective,
     make_oracle,
     make_task,
     parse_spec,
@@ -169,6 +170,7 @@ def train_recipe(
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
     attributes = attributes_of(recipe)
+    objective = None if recipe.objective is None else make_objective(recipe.objective, recipe)
     needs_cloud = recipe.asks
     if recipe.ask_ahead and recipe.kind.inside:
         raise ConfigError(
@@ -197,6 +199,7 @@ def train_recipe(
         cloud_price=None if table is None else table.prices.cloud,
         resume=recipe.resume,
         attributes=attributes,
+        objective=objective,
         config=to_values(recipe),
         on_progress=on_progress,
     )

@@ -18,17 +18,20 @@ from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimi
 from selfroute.config.entries import AlgorithmEntry, Entry, StrategyEntry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
-from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, ORACLES, POLICIES, STRATEGIES, TASKS
+from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, OBJECTIVES, ORACLES, POLICIES, STRATEGIES, TASKS
 from selfroute.config.values import Spec, build, check_keys, convert, suggest, to_values
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
 from selfroute.prompts import TrainedPrompt
 from selfroute.strategies.base import Strategy
 from selfroute.tasks.base import Task
+from selfroute.train.rl.objectives.kinds import OBJECTIVES as OBJECTIVE_KINDS
 
 if TYPE_CHECKING:
     from selfroute.bandits.policy import Policy
     from selfroute.scores.oracles import Oracle
+    from selfroute.train.rl.objectives.base import Objective
+    from selfroute.train.rl.options import GAPGOptions
 
 __all__ = [
     "algorithm_of",
@@ -39,6 +42,7 @@ __all__ = [
     "make_budget",
     "make_journal",
     "make_ledger",
+    "make_objective",
     "make_oracle",
     "make_policy",
     "make_strategy",
@@ -244,6 +248,30 @@ def make_oracle(spec: Spec, *, where: str = "oracle") -> Oracle:
     if spec.value is not None:
         options[_value_parameter(inspect.signature(factory).parameters.values())] = spec.value
     return cast("Oracle", construct(factory, options, f"{where}.{spec.name}", ORACLES[spec.name]))
+
+
+def make_objective(spec: Spec, method: GAPGOptions, *, where: str = "objective") -> Objective:
+    """The objective that a spec names.
+
+    Args:
+        method: options of the method, which some objectives share.
+
+    Raises:
+        ConfigError: an unknown name or option, or one that does not go with the method's.
+    """
+    factory, kind = OBJECTIVES.resolve(spec.name, where=where), OBJECTIVE_KINDS[spec.name]
+    where = f"{where}.{spec.name}"
+    if spec.value is not None:
+        raise ConfigError(f"{where}: '{spec.value}' has no option name; write {{{spec.name}: {{…}}}}")
+    if method.forced_attempts and "forced_attempts" not in kind.given.values():
+        raise ConfigError(f"{where}: forced_attempts needs the group estimator; set forced_attempts=0")
+    if kind.sums is not method.objective_kind.sums:
+        raise ConfigError(
+            f"{where}: algorithm '{method.algorithm}' has the loss of another objective; take algorithm=balance, or "
+            "leave objective out"
+        )
+    made = construct(factory, spec.options, where, OBJECTIVES[spec.name], given=kind.given_by(method))
+    return cast("Objective", made)
 
 
 def make_ledger(spec: Spec, *, scope: str = "default", where: str = "ledger") -> Ledger:

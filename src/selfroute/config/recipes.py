@@ -239,6 +239,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
         model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
         lora: train an adapter and add it to the model at the end; None trains all weights.
         attributes: name in the metrics -> an attribute that completions are to keep to.
+        objective: how rewards become a gradient, a name of docs/objectives.md; None takes the algorithm's.
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
         max_minutes: ends the run after the step in which this time is up; None sets no limit.
@@ -255,6 +256,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD
     attributes: Mapping[str, AttributeOptions] = field(default_factory=dict)
+    objective: Spec | None = None
     ask_ahead: bool = False
     max_minutes: Positive | None = None
     cache: Path | None = None

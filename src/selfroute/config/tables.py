@@ -19,6 +19,7 @@ from selfroute.config.entries import (
     TaskEntry,
     TunerEntry,
 )
+from selfroute.train.rl.objectives.kinds import OBJECTIVES as OBJECTIVE_KINDS
 from selfroute.train.rl.options import ALGORITHMS as METHODS
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "CLUSTERS",
     "LEDGERS",
     "LOADS",
+    "OBJECTIVES",
     "ORACLES",
     "POLICIES",
     "STRATEGIES",
@@ -265,6 +267,14 @@ ALGORITHMS = Table(
         options="selfroute.config.recipes:AdaSwitchRecipe",
         offers_handoff=False,
         no_dry_run="how much there is to learn is known after its exam",
+    ),
+)
+
+OBJECTIVES = Table(
+    "objective",
+    *(
+        Entry(name=name, place=kind.place, example=kind.example, given=tuple(kind.given))
+        for name, kind in OBJECTIVE_KINDS.items()
     ),
 )
 

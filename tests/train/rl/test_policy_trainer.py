@@ -249,13 +249,16 @@ def test_a_checkpoint_without_a_part_is_refused(tmp_path: Path) -> None:
 
 
 class Needy(Group):
-    needs: ClassVar = frozenset({"ref_logq"})
+    needs: ClassVar = frozenset({"tea"})
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objective": Needy()}, "objective Needy needs ref_logq; there are advantages, logq, own"),
+        (
+            {"objective": Needy()},
+            "objective Needy needs tea; there are advantages, logq, own, prompt, ref_logq, ref_prefixes",
+        ),
         ({"objective": VarGrad(), "loss_type": "grpo"}, "loss_type must be 'dr_grpo' with objective VarGrad"),
         ({"scale_rewards": "group"}, "scale_rewards must be 'none' with objective Group"),
     ],

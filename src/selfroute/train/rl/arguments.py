@@ -138,7 +138,7 @@ def build_arguments(loop: LoopOptions, options: GAPGOptions) -> PolicyConfig:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from error
     _check_groups(options, arguments)
     _check_sampling(further, arguments)
-    if options.method.objective == "group":
+    if options.objective_kind.sums:
         check_sums(arguments, options.method.objective)
     return arguments
 

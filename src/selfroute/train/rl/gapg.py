@@ -27,8 +27,6 @@ from selfroute.train.rl.alarms import Alarms, CollapseWarning, symptoms
 from selfroute.train.rl.arguments import check_trainer
 from selfroute.train.rl.held_out import WritePrompt, held_out_of
 from selfroute.train.rl.objectives.base import Objective, Scored
-from selfroute.train.rl.objectives.group import Group
-from selfroute.train.rl.objectives.trl import TRLAdvantages
 from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.outcomes import AnswersOfAll, Counted
 from selfroute.train.rl.policy_config import PolicyConfig
@@ -90,7 +88,9 @@ class GAPGTrainer(PolicyTrainer):
             train_dataset,
             processing_class,
             reward=reward or options.reward,
-            objective=objective or _objective(options),
+            objective=objective or options.objective_kind.make(options),
+            behaviour=options.behaviour,
+            m_step=options.m_step,
             **kwargs,
         )
         self._tag_names = ["trl", "gapg"]
@@ -194,9 +194,3 @@ class GAPGTrainer(PolicyTrainer):
             for message in self.alarms.check(self.state.global_step, seen):
                 if self.accelerator.is_main_process:
                     warnings.warn(message, CollapseWarning, stacklevel=2)
-
-
-def _objective(options: GAPGOptions) -> Objective:
-    if options.method.objective == "trl":
-        return TRLAdvantages()
-    return Group(forced=options.forced_attempts, weight=options.forced_weight)

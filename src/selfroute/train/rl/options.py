@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive, Share, Whole, check_fields
 from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
+from selfroute.train.rl.behaviour import Behaviour
+from selfroute.train.rl.objectives.kinds import OBJECTIVES, ObjectiveKind
 from selfroute.train.rl.rollouts.kinds import KINDS, Kind
 
-__all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "Method"]
+__all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "MStepOptions", "Method"]
 
 Group = Annotated[int, Bounds(2, hint="; the estimator compares the rollouts of a group")]
 
@@ -26,7 +28,7 @@ class Method:
 
     Attributes:
         summary: what it is, in a sentence.
-        objective: "group" is the paper's estimator, "trl" leaves TRL's advantages and loss alone.
+        objective: how rewards become a gradient, a name of `selfroute.train.rl.objectives.kinds.OBJECTIVES`.
         prompt_filter: whether prompts are filtered by the share, unless the recipe says otherwise.
         offer_handoff: whether the prompt offers the device to ask.
         rollout: how attempts are made, a name of `selfroute.train.rl.rollouts.kinds.KINDS`.
@@ -35,7 +37,7 @@ class Method:
     """
 
     summary: str
-    objective: Literal["group", "trl"]
+    objective: str
     prompt_filter: bool = False
     offer_handoff: bool = True
     rollout: str = "single"
@@ -74,10 +76,31 @@ ALGORITHMS: dict[str, Method] = {
         strategy="relay",
         trl=DR_GRPO,
     ),
+    "balance": Method(
+        summary="Trajectory balance: every good way to decide, in proportion to what it is worth.",
+        objective="vargrad_tb",
+        trl=DR_GRPO,
+    ),
 }
 # Names of version 0.1 that said the filter too: algorithm and prompt_filter.
 OLD_NAMES = {"gapg_no_filter": ("gapg", False), "dr_grpo_filter": ("dr_grpo", True), "grpo_filter": ("grpo", True)}
 Algorithm = Annotated[str, Choice(lambda: (*ALGORITHMS, *OLD_NAMES))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MStepOptions:
+    """The M-step of variational EM (arXiv 2310.04363, section 3.3): the reference learns to write what the policy does.
+
+    Attributes:
+        every: steps of the policy to one of the reference.
+        learning_rate: of AdamW.
+    """
+
+    every: Count = 1
+    learning_rate: Positive = 1e-5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +159,8 @@ class GAPGOptions:
         cut_off: attempts that reach max_new_tokens without an end are `graded` as any other, or `left_out` of their
             group, like those that cannot be graded: the limit then punishes nobody, and shortens nothing.
         told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
+        behaviour: where attempts come from beside the policy as it is; None from nowhere (docs/objectives.md).
+        m_step: make the reference of an objective follow the policy; None leaves it as it is.
 
     Raises:
         ConfigError: an option that cannot be, alone or beside another.
@@ -154,6 +179,8 @@ class GAPGOptions:
     forced_weight: NotNegative = 1.0
     cut_off: Literal["graded", "left_out"] = "graded"
     told_shares: tuple[Share, ...] = ()
+    behaviour: Behaviour | None = None
+    m_step: MStepOptions | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -162,8 +189,13 @@ class GAPGOptions:
             raise ConfigError(f"prompt_filter contradicts algorithm={self.algorithm}; write algorithm={name}")
         if len(set(self.told_shares)) < len(self.told_shares):
             raise ConfigError(f"told_shares names a share twice: {list(self.told_shares)}")
-        if self.forced_attempts and self.method.objective != "group":
+        if self.forced_attempts and "forced_attempts" not in self.objective_kind.given.values():
             raise ConfigError(f"forced_attempts needs the group estimator, not {self.algorithm}'s; take algorithm=gapg")
+        if self.behaviour is not None and self.is_dual and not self.share_prompts:
+            raise ConfigError(
+                "behaviour: with share_prompts=0 the price would be moved by attempts that the policy did not write; "
+                "set share_prompts=64, or leave behaviour out"
+            )
         self._check_handoffs()
 
     def _check_handoffs(self) -> None:
@@ -209,6 +241,11 @@ class GAPGOptions:
         name, filtered = OLD_NAMES.get(self.algorithm, (self.algorithm, self.prompt_filter))
         found = ALGORITHMS[name]
         return found if filtered is None else replace(found, prompt_filter=filtered)
+
+    @property
+    def objective_kind(self) -> ObjectiveKind:
+        """How the algorithm makes a gradient of rewards."""
+        return OBJECTIVES[self.method.objective]
 
     @property
     def kind(self) -> Kind:

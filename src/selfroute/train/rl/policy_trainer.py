@@ -38,22 +38,27 @@ from selfroute.backends.torch.tokens import RowText
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.base import Moving, Reward
+from selfroute.train.rl.behaviour import Behaviour, Replaying, key_of
 from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
 from selfroute.train.rl.constraints.base import Constraint, Watching
 from selfroute.train.rl.generation import EpochSampler, Until, cut, quick_on_cpu
-from selfroute.train.rl.objectives.base import NEEDS, Objective, Scored
+from selfroute.train.rl.objectives.base import BY_REFERENCE, ByPrefix, Learning, Objective, Scored
+from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.outcomes import credited
-from selfroute.train.rl.policy_config import PolicyConfig, check_sums
+from selfroute.train.rl.policy_config import PolicyConfig
+from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
 from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
+from selfroute.train.rl.seams import check_behaviour, check_objective, check_seams
 from selfroute.train.rl.view import Pass, TokenView, plain_pass, view_of
 
 __all__ = ["Grader", "PolicyTrainer"]
 
 Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
 Row = Mapping[str, Any]
+REFERENCE_FILE = "reference.pt"  # of a checkpoint whose reference moves
 
 
 class PolicyTrainer(GRPOTrainer):
@@ -69,6 +74,8 @@ class PolicyTrainer(GRPOTrainer):
         objective: what rewards are worth to the gradient.
         rollout: how attempts are made; None writes each in one turn.
         constraints: terms beside the policy's loss, by the name in their metrics.
+        behaviour: where attempts come from beside the policy as it is; None from nowhere.
+        m_step: makes the reference of the objective follow the policy; None leaves it as it is.
         on_sample: given one rollout of each kind per step, to read: `step`, `row_id`, `kind`, `reward` and `text`.
         **kwargs: anything else `GRPOTrainer` takes.
 
@@ -93,6 +100,8 @@ class PolicyTrainer(GRPOTrainer):
         objective: Objective,
         rollout: Rollout | None = None,
         constraints: Mapping[str, Constraint] | None = None,
+        behaviour: Behaviour | None = None,
+        m_step: MStepOptions | None = None,
         on_sample: Callable[[Mapping[str, Any]], None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,9 +114,17 @@ class PolicyTrainer(GRPOTrainer):
         self.rollout: Rollout = rollout or Single()
         self.constraints = dict(constraints or {})
         self.on_sample = on_sample
-        _check_seams(objective, self.constraints, args)
-        seams = {"objective": objective, "rollout": self.rollout, "reward": reward}
+        check_seams(objective, self.constraints, args)
+        adapter = has_adapter(model) or kwargs.get("peft_config") is not None
+        check_objective(objective, args, m_step, adapter=adapter)
+        check_behaviour(behaviour, objective, args, single=type(self.rollout) is Single)
+        self.behaviour = behaviour
+        self.replaying = Replaying(behaviour, seed=args.seed) if behaviour and behaviour.replayed else None
+        # Before TRL changes anything about the model.
+        self.reference = Reference(model, adapter=adapter) if objective.needs & BY_REFERENCE else None
+        seams: dict[str, object] = {"objective": objective, "rollout": self.rollout, "reward": reward}
         seams |= {f"constraint.{name}": constraint for name, constraint in self.constraints.items()}
+        seams |= {"replay": self.replaying} if self.replaying else {}
         self.parts: dict[str, Part] = {name: part for name, part in seams.items() if isinstance(part, Part)}
         self._own_loss: Callable[[TokenView, Batch], Tensor] | None = getattr(objective, "loss", None)
         self._rows: Sequence[Row] = []
@@ -124,6 +141,11 @@ class PolicyTrainer(GRPOTrainer):
         )
         if self.aux_loss_enabled and self._reads_logits:
             raise ConfigError("router_aux_loss_coef: a pass with logits has no load-balancing loss; set it to 0")
+        self.m_step: MStep | None = None
+        if self.reference is not None:
+            self.reference.to(self.accelerator.device)
+            if m_step is not None and self.reference.copy is not None:
+                self.m_step = MStep(self.reference.copy, m_step)
         self.reward_func_names = [f"{getattr(reward, '__name__', type(reward).__name__).lower()}_reward"]
         # TRL says of texts what are messages here.
         self.rollout_func = cast(Any, self._roll_out)
@@ -177,7 +199,8 @@ class PolicyTrainer(GRPOTrainer):
     # --- rollouts ------------------------------------------------------------------------------------------------
 
     def _roll_out(self, prompts: list[Prompt], _: GRPOTrainer) -> dict[str, Any]:
-        self._attempts = made = self.rollout.generate(prompts, _Sampler(self, group=self.group_size))
+        rollout = self.replaying if self.replaying is not None and self.training else self.rollout
+        self._attempts = made = rollout.generate(prompts, _Sampler(self, group=self.group_size))
         found: dict[str, Any] = {"prompt_ids": made.prompts, "completion_ids": made.completions}
         own = {} if made.own is None else {"env_mask": made.own}
         return {**found, "logprobs": made.logprobs, **own}
@@ -209,12 +232,18 @@ class PolicyTrainer(GRPOTrainer):
                 max_new_tokens=cast(int, self.max_completion_length) if limits is None else limits,
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
-                temperature=self.temperature,
+                temperature=self.temperature * self._heat(),
                 top_p=self.top_p,
                 seed=self._seed(),
                 on_step=Until(self._tokenizer, until) if until else None,
             )
         return [row[0].token_ids for row in sampled]
+
+    def _heat(self) -> float:
+        """What the sampler's temperature is multiplied with, and the loss's is not."""
+        if self.behaviour is None or not self.training or self._purpose != "rollouts":
+            return 1.0
+        return self.behaviour.heat(self.args.seed, self.state.global_step)
 
     def _seed(self) -> int:
         """Of the next completions, from the step and the process alone, so that a resumed run draws the same."""
@@ -268,7 +297,11 @@ class PolicyTrainer(GRPOTrainer):
             if isinstance(constraint, Watching):
                 noted = constraint.watch(batch["completion_ids"], own_tokens(batch), self._outcomes)
                 batch |= {f"{name}/{fact}": values for fact, values in noted.items()}
-        step = self._scored(batch)
+        read = self._by_reference(batch) if self.reference is not None and self.training else None
+        if read is not None and isinstance(self.policy_objective, ByPrefix):
+            own, before = own_tokens(batch), self.state.global_step
+            batch["prefix_rewards"] = self.policy_objective.prefix_rewards(*read, own, step=before)
+        step = self._scored(batch, None if read is None else read[0])
         if isinstance(self.reward, Moving) and self.training:
             for metric, value in self.reward.move(step.outcomes).items():
                 self.note(metric, value)
@@ -279,10 +312,33 @@ class PolicyTrainer(GRPOTrainer):
             # Per token, as wide as the longest completion of any process.
             mine = mine[:, : batch["completion_mask"].shape[1]] if mine.dim() == 2 else mine
             batch["advantages"] = mine.to(batch["advantages"])
+            self._look_back(step.of(chosen), step, batch)
         return batch
 
-    def _scored(self, batch: Batch) -> Scored:
-        outcomes: list[Outcome] = gather_object(self._outcomes)
+    def _look_back(self, update: Scored, step: Scored, batch: Batch) -> None:
+        """What is learned of a step beside its update: by the objective, the buffer and the reference."""
+        if isinstance(self.policy_objective, Learning) and len(update.rewards):
+            for metric, value in self.policy_objective.learn(update).items():
+                self.note(metric, value)
+        if self.replaying is not None and self._attempts is not None:
+            keys = [key_of(ids) for ids in self._attempts.prompts]
+            tried = gather_object(list(zip(keys, self._attempts.completions, strict=True)))
+            rewards = step.rewards.flatten().tolist()
+            self.replaying.remember((*one, reward) for one, reward in zip(tried, rewards, strict=True))
+            self.note("replay/kept", len(self.replaying.buffer))
+            self.note("replay/share", float(step.facts["replayed"].mean()))
+        if self.behaviour is not None:
+            self.note("behaviour/temperature", self._heat())
+        if self.m_step is not None and self.m_step.is_due(self.state.global_step):
+            self.note("m_step/loss", self.m_step.fit(batch, rows=self.args.per_device_train_batch_size))
+            if self.replaying is not None:
+                self.replaying.buffer.version += 1
+
+    def _scored(self, batch: Batch, reference: Tensor | None) -> Scored:
+        graded: list[tuple[str, Outcome]] = gather_object(
+            [(str(row["row_id"]), outcome) for row, outcome in zip(self._rows, self._outcomes, strict=True)]
+        )
+        outcomes = [outcome for _, outcome in graded]
         size, needs = self.group_size, self.policy_objective.needs if self.training else frozenset[str]()
         facts = {} if self._attempts is None else self._attempts.facts
         device = self._rewards.device
@@ -293,6 +349,10 @@ class PolicyTrainer(GRPOTrainer):
             advantages=self._groups(batch["advantages"]) if "advantages" in needs else None,
             own=self._groups(own_tokens(batch)) if "own" in needs else None,
             logq=self._groups(self._log_probabilities(batch)) if "logq" in needs else None,
+            ref_logq=None if reference is None else self._groups(torch.where(own_tokens(batch), reference, 0.0).sum(1)),
+            prompt=self._groups(self._prompt_states(batch))[:, 0] if "prompt" in needs else None,
+            rows=[row for row, _ in graded[::size]],
+            step=self.state.global_step,
         )
 
     def _groups(self, values: Tensor) -> Tensor:
@@ -305,12 +365,40 @@ class PolicyTrainer(GRPOTrainer):
     @torch.no_grad()
     def _log_probabilities(self, batch: Batch) -> Tensor:
         """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them."""
-        ids, mask = _whole(batch)
+        ids, mask = whole(batch)
         logps, *_ = self._get_per_token_logps_and_entropies(
             self.model, ids, mask, batch["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size
         )
         own: Tensor = torch.where(own_tokens(batch), logps, 0.0).sum(1)
         return own
+
+    @torch.no_grad()
+    def _by_reference(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probability of each completion token, and of ending in its place, under the reference; (B, T) each."""
+        assert self.reference is not None
+        ids, mask = whole(batch)
+        width, size = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
+        policy, ends = self.accelerator.unwrap_model(self.model), sorted(self.eos_token_ids)
+        with self.reference.opened(policy) as model, self.accelerator.autocast():
+            parts = [
+                read_tokens(model, some, seen, width, ends)
+                for some, seen in zip(ids.split(size), mask.split(size), strict=True)
+            ]
+        said, stops = (torch.cat(each) for each in zip(*parts, strict=True))
+        return said, stops
+
+    @torch.no_grad()
+    def _prompt_states(self, batch: Batch) -> Tensor:
+        """Mean last hidden state of the policy over the tokens of each row's prompt, shape (B, H); each prompt once."""
+        both = torch.stack([batch["prompt_ids"], batch["prompt_mask"]], dim=1)
+        once, places = both.unique(dim=0, return_inverse=True)
+        ids, mask = once.unbind(1)
+        model = self.accelerator.unwrap_model(self.model)
+        with self.accelerator.autocast():
+            found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        states = found.hidden_states[-1].float() * mask[..., None]
+        means: Tensor = states.sum(1) / mask.sum(1, keepdim=True)
+        return means[places]
 
     def _advantages(self, step: Scored, chosen: list[int]) -> Tensor:
         """Advantages of all rollouts, under which TRL's loss is the mean of the objective over the chosen prompts."""
@@ -386,7 +474,14 @@ class PolicyTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self._watching and self._reads_logits:
             with self.accelerator.autocast():
-                self._pass = plain_pass(model, input_ids, attention_mask, logits_to_keep, temperature=self.temperature)
+                self._pass = plain_pass(
+                    model,
+                    input_ids,
+                    attention_mask,
+                    logits_to_keep,
+                    temperature=self.temperature,
+                    ends=sorted(self.eos_token_ids) if self._own_loss else (),
+                )
             return self._pass.logps, self._pass.entropy, None
         logps, entropy, aux_loss = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
@@ -423,11 +518,15 @@ class PolicyTrainer(GRPOTrainer):
         states = {name: part.state() for name, part in self.parts.items()}
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            if self.m_step is not None:
+                torch.save(self.m_step.state(), folder / REFERENCE_FILE)
             save_parts(folder, states)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         restore_parts(Path(resume_from_checkpoint), self.parts)
+        if self.m_step is not None:
+            self.m_step.restore(reference_kept(Path(resume_from_checkpoint) / REFERENCE_FILE))
 
 
 @contextmanager
@@ -479,18 +578,13 @@ class _Sampler:
         return [row[:n] for row, n in zip(written, ends, strict=True)], kept
 
 
-def _whole(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of prompts with their completions, shape (B, P + T)."""
-    ids, mask = ([batch[f"{part}_{kind}"] for part in ("prompt", "completion")] for kind in ("ids", "mask"))
-    return torch.cat(ids, dim=1), torch.cat(mask, dim=1)
+def reference_kept(file: Path) -> dict[str, Any]:
+    """The reference of a checkpoint and its optimiser.
 
-
-def _check_seams(objective: Objective, constraints: Mapping[str, Constraint], args: PolicyConfig) -> None:
-    kind = type(objective).__name__
-    if unknown := objective.needs - NEEDS:
-        raise ConfigError(f"objective {kind} needs {', '.join(sorted(unknown))}; there are {', '.join(sorted(NEEDS))}")
-    for name, constraint in constraints.items():
-        if unknown := constraint.needs - {"logits", "hidden"}:
-            raise ConfigError(f"constraint {name} needs {', '.join(sorted(unknown))}; there are hidden, logits")
-    if objective.sums:
-        check_sums(args, kind)
+    Raises:
+        ConfigError: the checkpoint was written by a run whose reference did not move.
+    """
+    if not file.exists():
+        raise ConfigError(f"'{file.parent}' holds no {file.name}: it was written by a run without m_step; start anew")
+    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return found

@@ -41,6 +41,7 @@ from selfroute.train.rl.checkpoint import STATE_FILE
 from selfroute.train.rl.constraints.attributes import Attribute, penalised, regularisers
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.held_out import WritePrompt
+from selfroute.train.rl.objectives.base import Objective
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
 from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
 from selfroute.train.rl.policy_config import PolicyConfig
@@ -48,6 +49,7 @@ from selfroute.train.rl.preflight import check_tags, check_window, longest_promp
 from selfroute.train.rl.prompt_filter import ratio_from_share
 from selfroute.train.rl.rollouts.base import Prompt
 from selfroute.train.rl.rollouts.relay import CloudTurns
+from selfroute.train.rl.seams import check_behaviour, check_objective
 
 __all__ = ["build_dataset", "prompt_of", "rows_held_out", "train"]
 
@@ -144,6 +146,7 @@ def train(
     cloud_price: Price | None = None,
     resume: bool = False,
     attributes: Mapping[str, Attribute] | None = None,
+    objective: Objective | None = None,
     config: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -162,6 +165,7 @@ def train(
         cloud_price: to count what the cloud's answers cost.
         resume: go on from the newest checkpoint in the folder.
         attributes: what completions are to keep to, by name; critics that are fitted are kept in OUT/critics.
+        objective: what rewards are worth to the gradient; None takes the algorithm's.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
 
@@ -175,6 +179,9 @@ def train(
     if options.asks and open_cloud is None:
         raise ConfigError(f"algorithm '{options.algorithm}' needs a cloud, which it asks; name one with cloud=…")
     arguments = _arguments(options, loop)
+    made = objective or options.objective_kind.make(options)
+    check_objective(made, arguments, options.m_step, adapter=lora is not None)
+    check_behaviour(options.behaviour, made, arguments, single=not options.kind.inside)
     checkpoint = folder.start_from(out, loop.steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
@@ -218,6 +225,7 @@ def train(
         write_prompt=write,
         local_grader=OutcomeGrader(task, known, None, attributes=judged),
         held_out=[row.id for row in held_out],
+        objective=made,
         reward=penalised(options.reward, controlled),
         constraints=pulls,
         rollout=options.kind.make() if turns is None else options.kind.make(cloud=turns),

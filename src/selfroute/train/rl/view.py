@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,12 +23,14 @@ class Pass:
         entropy: of the distribution it was drawn from, in nats, shape (B, T).
         logits: what that distribution is the softmax of, shape (B, T, V); None unless needed.
         hidden: last hidden states before the token, shape (B, T, H); None unless needed.
+        stop: log-probability of ending in the token's place, shape (B, T); None unless needed.
     """
 
     logps: Tensor
     entropy: Tensor | None
     logits: Tensor | None = None
     hidden: Tensor | None = None
+    stop: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class TokenView:
     Attributes:
         ids: completion tokens, shape (B, T).
         own: whether each is one that the policy wrote, shape (B, T); False for padding.
-        logps, entropy, logits, hidden: as in `Pass`.
+        logps, entropy, logits, hidden, stop: as in `Pass`.
         facts: what a constraint noted of the rows when they were graded, see `constraints.base.Watching`.
     """
 
@@ -48,6 +50,7 @@ class TokenView:
     entropy: Tensor | None
     logits: Tensor | None
     hidden: Tensor | None
+    stop: Tensor | None = None
     facts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, name: str, rows: Mapping[str, Any]) -> TokenView:
@@ -59,14 +62,17 @@ class TokenView:
 def view_of(rows: Mapping[str, Any], seen: Pass) -> TokenView:
     """The view of a batch of `rows` after a pass over it."""
     own = own_tokens(rows)
-    return TokenView(rows["completion_ids"], own, seen.logps, seen.entropy, seen.logits, seen.hidden)
+    return TokenView(rows["completion_ids"], own, seen.logps, seen.entropy, seen.logits, seen.hidden, seen.stop)
 
 
-def plain_pass(model: Any, ids: Tensor, mask: Tensor, tokens: int, *, temperature: float) -> Pass:
+def plain_pass(
+    model: Any, ids: Tensor, mask: Tensor, tokens: int, *, temperature: float, ends: Sequence[int] = ()
+) -> Pass:
     """A pass that keeps logits and hidden states of the last `tokens` columns.
 
     Args:
         ids, mask: prompt and completion, shape (B, P + T).
+        ends: tokens that end an attempt.
     """
     found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
     logits = found.logits[:, -tokens - 1 : -1]
@@ -74,4 +80,5 @@ def plain_pass(model: Any, ids: Tensor, mask: Tensor, tokens: int, *, temperatur
     every = logits.log_softmax(-1)
     logps = every.gather(-1, ids[:, -tokens:, None])[..., 0]
     entropy = -(every.exp() * every).sum(-1)
-    return Pass(logps, entropy, logits, found.hidden_states[-1][:, -tokens - 1 : -1])
+    stop = every[..., list(ends)].logsumexp(-1) if ends else None
+    return Pass(logps, entropy, logits, found.hidden_states[-1][:, -tokens - 1 : -1], stop)

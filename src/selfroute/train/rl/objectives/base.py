@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from selfroute.grading import Outcome
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["NEEDS", "Objective", "Scored"]
+__all__ = ["BY_REFERENCE", "NEEDS", "ByPrefix", "Learning", "Objective", "Scored", "is_off_policy"]
 
 # What an objective may ask for beside rewards and outcomes, each at a price: messages between processes, or a pass.
-NEEDS = frozenset({"advantages", "own", "logq"})
+NEEDS = frozenset({"advantages", "own", "logq", "ref_logq", "ref_prefixes", "prompt"})
+# Of these, what a reference model is asked for.
+BY_REFERENCE = frozenset({"ref_logq", "ref_prefixes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,10 @@ class Scored:
         own: whether each completion token is one of the policy, shape (P, G, T); None unless needed ("own").
         logq: log-probability of each attempt under the policy that wrote it, its own tokens, at the temperature of
             the attempts, shape (P, G); None unless needed.
+        ref_logq: likewise under the reference model; None unless needed.
+        prompt: mean last hidden state of the policy over each prompt's tokens, shape (P, H); None unless needed.
+        rows: id of each prompt's row.
+        step: optimiser steps before this one.
     """
 
     rewards: Tensor
@@ -37,6 +43,10 @@ class Scored:
     advantages: Tensor | None = None
     own: Tensor | None = None
     logq: Tensor | None = None
+    ref_logq: Tensor | None = None
+    prompt: Tensor | None = None
+    rows: Sequence[str] = ()
+    step: int = 0
 
     def of(self, prompts: Sequence[int]) -> Scored:
         """Some of the prompts."""
@@ -53,6 +63,9 @@ class Scored:
             advantages=take(self.advantages),
             own=take(self.own),
             logq=take(self.logq),
+            ref_logq=take(self.ref_logq),
+            prompt=take(self.prompt),
+            rows=[self.rows[i] for i in chosen] if self.rows else (),
         )
 
 
@@ -71,6 +84,7 @@ class Objective(Protocol):
         needs: names of `NEEDS` that `weights` reads.
         sums: False where the weights are advantages for TRL's loss as it is set, which may divide by lengths; True
             where they are the weights above, under which TRL's loss has to be a plain sum.
+        off_policy: optional, and False without it: whether attempts may come from elsewhere than the policy as it is.
     """
 
     @property
@@ -86,3 +100,32 @@ class Objective(Protocol):
             Shape (P, G) or (P, G, T); 0 for a rollout that was not graded.
         """
         ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """Optional: an objective that learns something of its own, such as log Z, or has something to tell of a step."""
+
+    def learn(self, batch: Scored) -> Mapping[str, float]:
+        """Take in the prompts of an update once their weights are known; metrics of the step."""
+        ...
+
+
+@runtime_checkable
+class ByPrefix(Protocol):
+    """Optional: an objective whose loss reads the reward of every beginning of an attempt."""
+
+    def prefix_rewards(self, logps: Tensor, stops: Tensor, own: Tensor, *, step: int) -> Tensor:
+        """Log-reward of ending before each token, shape (B, T); `loss` finds it in `rows["prefix_rewards"]`.
+
+        Args:
+            logps, stops: log-probability of each token, and of ending in its place, under the reference model, (B, T).
+            own: whether each is one of the policy, shape (B, T).
+            step: optimiser steps before this one.
+        """
+        ...
+
+
+def is_off_policy(objective: Any) -> bool:
+    """Whether an objective may learn from attempts that the policy as it is did not write."""
+    return bool(getattr(objective, "off_policy", False))
