@@ -163,6 +163,8 @@ def policy_trainer(
     objective: Any = None,
     rollout: Any = None,
     constraints: Any = None,
+    behaviour: Any = None,
+    m_step: Any = None,
     callbacks: Any = None,
     rows_per_pass: int | None = None,
     **options: Any,
@@ -178,5 +180,7 @@ def policy_trainer(
         objective=Group() if objective is None else objective,
         rollout=rollout,
         constraints=constraints,
+        behaviour=behaviour,
+        m_step=m_step,
         callbacks=callbacks,
     )
