@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from selfroute.assemble.dry_run import DryRun, dry_run
 from selfroute.commands.main import app
 from selfroute.config import TrainRecipe, build, load_values
+from selfroute.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
@@ -72,6 +73,16 @@ def test_lora_and_shards_need_less_memory() -> None:
     assert dict(two.memory)["optimizer"] == dict(one.memory)["optimizer"] / 2
     # Weights, gradients and AdamW in float32 are 16 bytes each: what the recipe for one 80 GB GPU has to fit.
     assert 16 * parameters(full) / GIB < full.memory[-1][1] / GIB < 80
+
+
+def test_a_balance_keeps_a_copy_of_the_weights_unless_an_adapter_is_trained() -> None:
+    copied = made(paper("countdown-qwen2.5-3b"), "algorithm=balance")
+    assert dict(copied.memory)["reference"] == 4 * parameters(copied)
+    moving = made(paper("countdown-qwen2.5-3b"), "algorithm=balance", "m_step.every=2")
+    assert dict(moving.memory)["reference"] == 16 * parameters(copied)
+    assert "reference" not in dict(made(paper("countdown-qwen2.5-3b-lora"), "algorithm=balance").memory)
+    with pytest.raises(ConfigError, match="prefix_reward: subtb needs the reward of every beginning"):
+        made(paper("countdown-qwen2.5-3b"), "algorithm=balance", "objective=subtb")
 
 
 def test_what_stands_in_the_table_is_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

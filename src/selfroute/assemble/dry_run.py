@@ -58,6 +58,7 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     cloud = _cloud(recipe.cloud, notes) if recipe.asks else "none, the algorithm does not ask"
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
+    from selfroute.train.rl.objectives.base import BY_REFERENCE
     from selfroute.train.rl.run import rows_asked_meanwhile, rows_held_out
     from selfroute.train.rl.seams import check_behaviour, check_objective
 
@@ -79,7 +80,18 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         sizes = batching(recipe.prompts_per_step, recipe.group_size, recipe.rows_per_pass, processes)
         network, trained, total = _network(files.model, recipe, beside, notes)
         prompt = _longest_prompt(files.tokenizer, rows, task, network, recipe, notes)
-        memory = _memory(recipe, arguments, network, sizes, prompt, total=total, trained=trained, processes=processes)
+        copied = recipe.lora is None and bool(objective.needs & BY_REFERENCE)
+        memory = _memory(
+            recipe,
+            arguments,
+            network,
+            sizes,
+            prompt,
+            total=total,
+            trained=trained,
+            processes=processes,
+            reference=copied,
+        )
     how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
     rollouts = recipe.prompts_per_step * recipe.group_size
     facts = (
@@ -189,6 +201,7 @@ def _memory(
     total: int,
     trained: int,
     processes: int,
+    reference: bool,
 ) -> tuple[tuple[str, float], ...]:
     from selfroute.train.memory import Pass, network_of, predict
     from selfroute.train.rl.arguments import is_sharded
@@ -208,12 +221,16 @@ def _memory(
         sharded=is_sharded(arguments),
         own_rollouts=not arguments.use_vllm,
         optim=str(getattr(arguments.optim, "value", arguments.optim)),
+        reference=reference,
+        moving=recipe.m_step is not None,
     )
+    kept = (("reference", memory.reference),) if reference else ()
     cache = () if arguments.use_vllm else ((f"cache of {sizes.rollouts:,} attempts", memory.cache),)
     return (
         ("weights", memory.weights),
         ("gradients", memory.gradients),
         ("optimizer", memory.optimizer),
+        *kept,
         (f"activations{', computed anew' if checkpointing else ''}", memory.activations),
         ("logits", memory.logits),
         *cache,

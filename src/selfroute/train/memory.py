@@ -90,6 +90,7 @@ class Memory:
         gradients: with the buckets that several processes exchange.
         activations: kept by one pass for its way back.
         cache: keys and values of the rollouts; 0 where vLLM holds them in a share of its own.
+        reference: a frozen copy of the weights, and what moves it.
     """
 
     weights: float
@@ -98,11 +99,12 @@ class Memory:
     activations: float
     logits: float
     cache: float
+    reference: float = 0.0
 
     @property
     def fixed(self) -> float:
         """What is held all the time."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.reference
 
     @property
     def peak(self) -> float:
@@ -202,6 +204,8 @@ def predict(
     sharded: bool = False,
     own_rollouts: bool = True,
     optim: str = "adamw",
+    reference: bool = False,
+    moving: bool = False,
 ) -> Memory:
     """Bytes of one process of a run.
 
@@ -212,6 +216,7 @@ def predict(
         processes, sharded: under FSDP weights, gradients and optimiser are divided by the processes; one layer is
             whole at a time, with the token table.
         own_rollouts: written here, not by vLLM.
+        reference, moving: whether there is a frozen copy of the weights, and whether it has an AdamW of its own.
     """
     parts = processes if sharded else 1
     copies = 2 if processes > 1 and not sharded else 1
@@ -228,4 +233,5 @@ def predict(
         activations=activation_bytes(network, work, half=half, checkpointing=checkpointing),
         logits=logit_bytes(network, work),
         cache=cache_bytes(network, work, half=half) if own_rollouts else 0.0,
+        reference=float(reference) * (FULL + moving * (FULL + optimizer_bytes("adamw"))) * total,
     )

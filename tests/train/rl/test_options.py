@@ -8,6 +8,7 @@ import pytest
 
 from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
+from selfroute.train.rl.objectives.kinds import OBJECTIVES
 from selfroute.train.rl.options import ALGORITHMS, OLD_NAMES, GAPGOptions, LoopOptions
 
 
@@ -53,7 +54,7 @@ def test_a_loop_that_cannot_be() -> None:
 
 def test_every_name_stands_for_a_method() -> None:
     for name in (*ALGORITHMS, *OLD_NAMES):
-        assert GAPGOptions(algorithm=name).method.objective in ("group", "trl")
+        assert GAPGOptions(algorithm=name).objective_kind in OBJECTIVES.values()
 
 
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())
