@@ -36,13 +36,23 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Joint", "check_pair", "joint"]
+__all__ = ["Joint", "check_limit", "check_pair", "joint"]
 
 T = TypeVar("T")
 NOTHING = Usage()
 
 # How long a device writes before what it wrote is shown: at first, and at most.
 _PATIENCE_S, _MOST_PATIENCE_S = 0.05, 0.4
+
+
+def check_limit(max_cloud_tokens: int | None) -> None:
+    """See that a limit on the cloud's tokens is one.
+
+    Raises:
+        ConfigError: it is negative.
+    """
+    if max_cloud_tokens is not None and max_cloud_tokens < 0:
+        raise ConfigError(f"max_cloud_tokens: {max_cloud_tokens} is below 0; null sets no limit")
 
 
 def check_pair(strategy: str, sides: Sides, *, device: frozenset[str], cloud: frozenset[str], ids: bool = True) -> None:

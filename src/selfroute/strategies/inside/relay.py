@@ -16,7 +16,7 @@ from selfroute.backends.sessions import Sessions, Written
 from selfroute.calls import CALL_END, CallReader, Stretch
 from selfroute.errors import ConfigError
 from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.inside.joint import Joint, check_pair, joint
+from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["MOST_TOKENS", "LimitedRelay", "Relay", "refused"]
@@ -63,8 +63,7 @@ class Relay:
     def __post_init__(self) -> None:
         if self.most_tokens < 1:
             raise ConfigError(f"most_tokens: {self.most_tokens} is below 1; give how many tokens one call may ask for")
-        if self.max_cloud_tokens is not None and self.max_cloud_tokens < 0:
-            raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
+        check_limit(self.max_cloud_tokens)
 
     @property
     def needs(self) -> Needs:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from selfroute.backends.sessions import Session, Sessions, View, Written
 from selfroute.errors import BackendError, ConfigError
 from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.inside.joint import Joint, check_pair, joint
+from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Speculative"]
@@ -44,8 +44,7 @@ class Speculative:
     def __post_init__(self) -> None:
         if self.block < 1:
             raise ConfigError(f"block: {self.block} is below 1; give how many tokens the device drafts at a time")
-        if self.max_cloud_tokens is not None and self.max_cloud_tokens < 0:
-            raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
+        check_limit(self.max_cloud_tokens)
 
     @property
     def needs(self) -> Needs:

@@ -18,7 +18,7 @@ from selfroute.errors import BackendError, ConfigError
 from selfroute.scores.steps import Tags, tag_of
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.inside.checkers import Asked, Checker, Doubt
-from selfroute.strategies.inside.joint import check_pair, joint
+from selfroute.strategies.inside.joint import check_limit, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Mode", "StepLevel"]
@@ -71,8 +71,7 @@ class StepLevel:
             raise ConfigError("mode: reflection asks no cloud, and this checker does; take checker: tag")
         if self.max_step_tokens < 1:
             raise ConfigError(f"max_step_tokens: {self.max_step_tokens} is below 1; give the longest step in tokens")
-        if self.max_cloud_tokens is not None and self.max_cloud_tokens < 0:
-            raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
+        check_limit(self.max_cloud_tokens)
 
     @property
     def knob(self) -> str:

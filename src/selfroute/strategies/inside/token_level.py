@@ -15,7 +15,7 @@ from selfroute.errors import ConfigError
 from selfroute.scores.tokens import TokenHead, TokenScorer
 from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.inside.foresight import Foreseer
-from selfroute.strategies.inside.joint import Joint, check_pair, joint
+from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Foresight", "TokenLevel"]
@@ -60,8 +60,7 @@ class TokenLevel:
             raise ConfigError(f"threshold: {self.threshold} is no threshold; give the least score that stands, 0 to 1")
         if self.tokens < 1:
             raise ConfigError(f"tokens: {self.tokens} is below 1; give how many the cloud writes at a time")
-        if self.max_cloud_tokens is not None and self.max_cloud_tokens < 0:
-            raise ConfigError(f"max_cloud_tokens: {self.max_cloud_tokens} is below 0; null sets no limit")
+        check_limit(self.max_cloud_tokens)
 
     @property
     def knob(self) -> str:
