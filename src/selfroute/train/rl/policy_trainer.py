@@ -16,6 +16,7 @@ logging and checkpoints are TRL's own.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +39,7 @@ from selfroute.backends.torch.tokens import RowText
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.base import Moving, Reward
-from selfroute.train.rl.behaviour import Behaviour, Replaying, key_of
+from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
 from selfroute.train.rl.constraints.base import Constraint, Watching
 from selfroute.train.rl.generation import EpochSampler, Until, cut, quick_on_cpu
@@ -47,6 +48,7 @@ from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
+from selfroute.train.rl.replay import Replaying, key_of
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
@@ -365,10 +367,15 @@ class PolicyTrainer(GRPOTrainer):
     @torch.no_grad()
     def _log_probabilities(self, batch: Batch) -> Tensor:
         """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them."""
-        ids, mask = whole(batch)
-        logps, *_ = self._get_per_token_logps_and_entropies(
-            self.model, ids, mask, batch["completion_ids"].shape[1], batch_size=self.args.per_device_train_batch_size
-        )
+
+        def read(rows: Batch) -> tuple[Tensor]:
+            ids, mask = whole(rows)
+            said, *_ = self._get_per_token_logps_and_entropies(
+                self.model, ids, mask, rows["completion_ids"].shape[1], batch_size=len(ids)
+            )
+            return (said,)
+
+        (logps,) = self._in_parts(batch, read)
         own: Tensor = torch.where(own_tokens(batch), logps, 0.0).sum(1)
         return own
 
@@ -376,16 +383,24 @@ class PolicyTrainer(GRPOTrainer):
     def _by_reference(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probability of each completion token, and of ending in its place, under the reference; (B, T) each."""
         assert self.reference is not None
-        ids, mask = whole(batch)
-        width, size = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
         policy, ends = self.accelerator.unwrap_model(self.model), sorted(self.eos_token_ids)
         with self.reference.opened(policy) as model, self.accelerator.autocast():
-            parts = [
-                read_tokens(model, some, seen, width, ends)
-                for some, seen in zip(ids.split(size), mask.split(size), strict=True)
-            ]
-        said, stops = (torch.cat(each) for each in zip(*parts, strict=True))
+            said, stops = self._in_parts(
+                batch, lambda rows: read_tokens(model, *whole(rows), rows["completion_ids"].shape[1], ends)
+            )
         return said, stops
+
+    def _in_parts(self, batch: Batch, read: Callable[[Batch], Sequence[Tensor]]) -> list[Tensor]:
+        """Numbers of each completion token, (B, T), read off parts of like length, as the loss is; 0 behind a row."""
+        count, shape = count_rows(batch), batch["completion_mask"].shape
+        parts = self.args.length_chunks * math.ceil(count / self.args.per_device_train_batch_size)
+        found: list[Tensor] = []
+        for part in by_length(batch, torch.arange(count, device=batch["completion_mask"].device), parts):
+            for place, values in enumerate(read(take_rows(batch, part))):
+                if place == len(found):
+                    found.append(values.new_zeros(shape))
+                found[place][part, : values.shape[1]] = values
+        return found
 
     @torch.no_grad()
     def _prompt_states(self, batch: Batch) -> Tensor:

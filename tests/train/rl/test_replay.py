@@ -16,20 +16,36 @@ from tests.train.seams import Given
 from tests.train.tiny import PROMPTS, policy, policy_trainer
 
 from selfroute.errors import ConfigError
-from selfroute.train.rl.behaviour import Behaviour, ReplayBuffer, edit_distance
+from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.objectives.balance import TB, VarGradTB
 from selfroute.train.rl.objectives.group import Group
 from selfroute.train.rl.objectives.subtb import SubTB
 from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.policy_trainer import PolicyTrainer, reference_kept
+from selfroute.train.rl.replay import ReplayBuffer, edit_distances
 
-ids = st.lists(st.integers(0, 3), min_size=1, max_size=6)
+ids = st.lists(st.integers(0, 3), min_size=1, max_size=5)
+
+
+def edit_distance(left: list[int], right: list[int]) -> int:
+    return edit_distances(left, [right])[0]
 
 
 def test_edit_distance_of_known_pairs() -> None:
     assert edit_distance([1, 2, 3], [1, 2, 3]) == 0
     assert edit_distance(list(map(ord, "kitten")), list(map(ord, "sitting"))) == 3
     assert edit_distance([], [1, 2]) == 2
+
+
+@given(ids, st.lists(ids, max_size=4))
+def test_distances_to_several_are_those_of_the_plain_recursion(one: list[int], others: list[list[int]]) -> None:
+    def plain(left: list[int], right: list[int]) -> int:
+        if not left or not right:
+            return len(left) + len(right)
+        replaced = plain(left[1:], right[1:]) + (left[0] != right[0])
+        return min(replaced, plain(left[1:], right) + 1, plain(left, right[1:]) + 1)
+
+    assert edit_distances(one, others) == [plain(one, other) for other in others]
 
 
 @given(ids, ids, ids)
