@@ -1,0 +1,103 @@
+"""Time of a step of each objective beside a step of GAPG.
+
+Same model, prompts, group size, longest attempt, reward, optimiser, thread and precision; the trainers take turns in
+one process, so that whatever else the machine does meets all of them. GAPG stands there twice: as it is, with rows that
+have no gradient left out, and with all rows kept, which is as many as a balance has in its loss::
+
+    python benchmarks/objectives/run.py                                # the shipped recipe's step
+    python benchmarks/objectives/run.py --prompts 8 --tokens 128       # a small one
+
+Device and cloud are the embedded pair where it is installed; elsewhere a random model with a made-up reward. The
+optimiser is AdamW with rate 0, so that every step sees the same policy; the reference is the same model then,
+and takes as long as any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import Trainer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training_step import Clock, StepTimes, Turns, in_turn, measured, options
+
+from selfroute.train.rl.gapg import GAPGTrainer
+from selfroute.train.rl.objectives.balance import TB, VarGradTB
+from selfroute.train.rl.objectives.flow import FlowRL
+from selfroute.train.rl.objectives.group import Group
+from selfroute.train.rl.objectives.subtb import SubTB
+from selfroute.train.rl.policy_config import PolicyConfig
+
+KEPT, PLAIN = "GAPG, all rows", "GAPG"
+WAYS: dict[str, tuple[Any, dict[str, Any]]] = {
+    KEPT: (Group, {"drop_idle_rows": False}),
+    PLAIN: (Group, {}),
+    "vargrad_tb": (VarGradTB, {}),
+    "tb": (TB, {}),
+    "flowrl": (FlowRL, {}),
+    "subtb": (lambda: SubTB(prefix_reward="reference"), {}),
+}
+
+
+def trainer(turns: Turns, folder: str, objective: Any, settings: dict[str, Any]) -> tuple[Trainer, StepTimes]:
+    """A trainer of an objective on the common model, and the clock of its steps."""
+    clock = Clock()
+    times = StepTimes(clock)
+    model, tokenizer = turns.model()
+    config = PolicyConfig(**{**options(folder, turns.given), **settings})
+    made = GAPGTrainer(model, turns.grader, config, turns.data, tokenizer, callbacks=[times], objective=objective)
+    return measured(made, clock), times
+
+
+def report(given: argparse.Namespace, steps: dict[str, list[dict[str, float]]], *, installed: bool) -> None:
+    """Medians, and the ratio to either GAPG within each round of turns."""
+    table = Table(title=f"{given.prompts} x {given.group} attempts of at most {given.tokens} tokens, float32")
+    for name in ("objective", "median s", f"to {KEPT}", "from", "to", f"to {PLAIN}"):
+        table.add_column(name, justify="left" if name == "objective" else "right")
+    totals = {name: [step["total"] for step in own] for name, own in steps.items()}
+    for name, own in totals.items():
+        kept = [mine / theirs for mine, theirs in zip(own, totals[KEPT], strict=True)]
+        plain = [mine / theirs for mine, theirs in zip(own, totals[PLAIN], strict=True)]
+        numbers = (statistics.median(own), statistics.median(kept), min(kept), max(kept), statistics.median(plain))
+        table.add_row(name, *(f"{number:.2f}" for number in numbers))
+    console = Console()
+    console.print(table)
+    model = "embedded device" if installed else f"random Llama {given.hidden} x {given.layers}, made-up reward"
+    console.print(f"model: {model}; threads: {given.threads}; rounds: {given.pairs}; seed: {given.seed}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=32, help="prompts per step")
+    parser.add_argument("--group", type=int, default=8, help="attempts per prompt")
+    parser.add_argument("--tokens", type=int, default=256, help="longest attempt")
+    parser.add_argument("--pairs", type=int, default=5, help="measured steps of each, after one that is not counted")
+    parser.add_argument("--hidden", type=int, default=128, help="width of the random model")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the random model")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    warnings.simplefilter("ignore")
+    turns = Turns(given)
+    with tempfile.TemporaryDirectory() as folder:
+        made = {
+            name: trainer(turns, f"{folder}/{number}", make(), settings)
+            for number, (name, (make, settings)) in enumerate(WAYS.items())
+        }
+        in_turn([one for one, _ in made.values()])
+    report(given, {name: times.steps[1:] for name, (_, times) in made.items()}, installed=turns.installed)
+
+
+if __name__ == "__main__":
+    main()
