@@ -92,14 +92,14 @@ Loss = Callable[[Batch, int], Tensor]
 
 
 def train(
-    reference: Tensor, loss: Loss, *, steps: int, size: int = 32, rate: float = 0.1, hottest: float = 1.0
+    reference: Tensor, loss: Loss, *, steps: int, size: int = 32, rate: float = 0.1, hottest: float = 1.0, seed: int = 0
 ) -> Tensor:
     """Logits after steps of Adam from the reference on, at a rate that falls to nothing; attempts are drawn in groups.
 
     Args:
         hottest: three of four batches are drawn at a temperature up to this, and from 1 / hottest on.
     """
-    luck = torch.Generator().manual_seed(0)
+    luck = torch.Generator().manual_seed(seed)
     logits = reference.clone().requires_grad_()
     adam = torch.optim.Adam([logits], lr=rate, betas=(0.9, 0.99))
     for step in range(steps):
