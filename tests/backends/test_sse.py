@@ -47,6 +47,11 @@ def test_any_cut_gives_the_same_events(stream: tuple[list[Event], bytes], data: 
     assert read(*(bytes([byte]) for byte in written)) == events
 
 
+@pytest.mark.parametrize("block", [b"unknown: field\ndata: [DONE]", b"unknown: field\n[DONE]"])
+def test_a_bare_end_is_an_event_beside_a_strange_line(block: bytes) -> None:
+    assert read(block) == [DONE]
+
+
 @given(st.binary(max_size=60), st.data())
 def test_bytes_that_are_anything_are_read_alike_however_cut(written: bytes, data: st.DataObject) -> None:
     def outcome(*blocks: bytes) -> object:

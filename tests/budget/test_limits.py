@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
@@ -71,6 +72,11 @@ def test_windows_follow_one_another_without_a_gap(window: Window, zone: ZoneInfo
     assert inside >= end or window_end(window, inside, zone) == end
     following = window_end(window, end, zone)
     assert following is not None and following > end
+
+
+def test_a_moment_before_midnight_is_the_day_before() -> None:
+    assert window_end("day", 86_399.99999999999) == 86_400
+    assert window_end("month", math.nextafter(at("2026-02-01"), 0)) == at("2026-02-01")
 
 
 def test_a_total_never_ends() -> None:

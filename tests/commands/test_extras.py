@@ -28,6 +28,7 @@ COMMANDS = {
     "distil bernoulli-5-easy": "study",
     "export nowhere --out x": "train,export",
     "place placement/toy": "planning",
+    "tune tuning/sums 'task={countdown: {limit: 60}}'": "tuning",
     "serve": "serve",
     "serve --check": "serve",
     "cloud --backend embedded:cloud": "serve",

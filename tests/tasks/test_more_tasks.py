@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,9 @@ def test_regex(completion: str, gold: str, correct: bool) -> None:
 
 def test_a_pattern_that_backtracks_for_ever_is_late() -> None:
     regex("warm", "up")
-    started = time.perf_counter()
+    started = sum(os.times()[:4])  # of this process and its ended children: others on the machine do not count
     assert regex("a" * 40, "(a+)+b").reason == "timeout"
-    assert time.perf_counter() - started < 5
+    assert sum(os.times()[:4]) - started < 5
     assert regex("abc", "a.c").correct  # the next one is served again
 
 

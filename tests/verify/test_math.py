@@ -125,15 +125,6 @@ def spent_s() -> float:
     return sum(os.times()[:4])
 
 
-def of_a_start_s() -> float:
-    """Processor time of a child that is made ready and ended."""
-    started = spent_s()
-    worker = math_pool._Worker()
-    worker.ask({"answer": "1", "gold": "1", "marked": True}, timeout_s=math_pool.TIMEOUT_S)
-    worker.close()
-    return spent_s() - started
-
-
 @pytest.mark.parametrize(
     ("answer", "late"),
     [
@@ -146,13 +137,14 @@ def of_a_start_s() -> float:
     ids=lambda answer: str(answer)[:10],
 )
 def test_endless_expressions_end(answer: str, late: bool) -> None:
-    to_start = of_a_start_s()
     math(r"\boxed{x^2}", "x*x")  # a child that is ready, as in a run
-    started = spent_s()
+    child = math_pool._current_pool().idle.queue[-1]
     verdict = math(f"\\boxed{{{answer}}}", "42")
-    assert not verdict.correct
+    assert child is not None and not verdict.correct
     assert verdict.reason == LATE or not late
-    assert spent_s() - started < 2 + to_start
+    # It ended by itself, at its limit of processor time or before: the clock, which is ten times longer, killed none.
+    if hasattr(signal, "setitimer"):
+        assert child.process.poll() != -signal.SIGKILL
     assert math(r"\boxed{x\cdot x}", "x^2").correct  # the next one is judged as ever
 
 

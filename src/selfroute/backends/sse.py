@@ -56,7 +56,7 @@ class EventReader:
                 self._gave = True
                 yield event
         if self._rest in _BARE_END:
-            self._rest = b""
+            self._rest, self._gave = b"", True
             yield DONE
 
     def end(self) -> Iterator[Event]:

@@ -235,7 +235,7 @@ def window_end(window: Window, now: float, zone: tzinfo = UTC) -> int | None:
     if window in _SECONDS:
         length = _SECONDS[window]
         return (math.floor(now) // length + 1) * length
-    day = datetime.fromtimestamp(now, zone).date()
+    day = datetime.fromtimestamp(math.floor(now), zone).date()  # a float just before midnight is rounded up to it
     ends = day + timedelta(days=1) if window == "day" else (day.replace(day=1) + timedelta(days=32)).replace(day=1)
     return math.floor(datetime(ends.year, ends.month, ends.day, tzinfo=zone).timestamp())
 

@@ -24,6 +24,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "distil": ("study",),
     "export": ("train", "export"),
     "place": ("planning",),
+    "tune": ("tuning",),
     "serve": ("serve",),
     "cloud": ("serve",),
 }
