@@ -154,6 +154,18 @@ def test_recipes_in_a_page_parse(page: Path) -> None:
             build(recipe_kind(values), values, where=name)
 
 
+def test_files_in_which_a_paper_is_found_exist() -> None:
+    named = re.findall(r"`([a-z_/]+\.py)`", (DOCS / "paper-index.md").read_text(encoding="utf-8"))
+    assert len(named) > 30
+    assert [name for name in named if not any((at / name).is_file() for at in (ROOT / "src/selfroute", ROOT))] == []
+
+
+@every_page
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    named = re.findall(r"\btests/[a-z_/]+\.py", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []
