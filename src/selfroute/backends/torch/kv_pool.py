@@ -359,8 +359,11 @@ class _Block:
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.block or ())
 
     def begin(self, positions: Tensor) -> None:
-        """A pass appends to every row at its positions, shape (rows, width)."""
-        lengths = [row.tokens for row in self.rows]
+        """A pass appends to every row at its positions, shape (rows, width).
+
+        What rows hold is not asked again: one that only rides along may be cut by its reader meanwhile.
+        """
+        lengths = positions[:, 0].tolist()
         self.begun = max(lengths)
         self.seen = self.begun + positions.shape[1]
         self.where = None
@@ -397,7 +400,8 @@ class _Block:
 
     def take(self, row: Row) -> States:
         """Take a row out, and give a copy of its states."""
-        states = [layer.get(cast(int, row.slot), row.tokens) for layer in self.layers]
+        tokens = row.tokens  # once: its reader may cut it meanwhile
+        states = [layer.get(cast(int, row.slot), tokens) for layer in self.layers]
         self.remove(row)
         return states
 
