@@ -138,6 +138,14 @@ def test_no_machine_paths(page: Path) -> None:
     assert not re.search(r"(?<![\w.~:/])/(?:home|root|work|tmp|mnt|usr|Users|opt|var)/|[A-Z]:\\\\", text)
 
 
+def test_no_machine_paths_in_what_is_recorded() -> None:
+    files = [*ROOT.glob("benchmarks/**/*.json"), *ROOT.glob("src/selfroute/assets/**/*.json")]
+    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(ROOT).parts)]
+    assert len(files) > 3
+    found = [file.name for file in files if re.search(r'["=](?:/|[A-Z]:)[\w.-]+/', file.read_text(encoding="utf-8"))]
+    assert found == []
+
+
 @every_page
 def test_names_in_a_page_exist(page: Path) -> None:
     for name in set(re.findall(r"`(selfroute(?:\.\w+)+)[`(]", page.read_text(encoding="utf-8"))):
