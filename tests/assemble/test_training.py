@@ -13,7 +13,7 @@ import yaml
 from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage, serving_line, train_recipe
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
-from selfroute.config import Spec, TrainRecipe, parse_overrides
+from selfroute.config import Spec, TrainRecipe, parse_overrides, parse_spec
 from selfroute.errors import BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
@@ -57,6 +57,7 @@ def test_an_outage_ends_a_training_in_an_error(tmp_path: Path, calls: int, faile
     [
         ({"openai": {"base_url": "https://api.example.com/v1", "model": "it's big"}}, True),
         ("embedded:cloud", True),
+        ({"embedded": "cloud"}, True),
         ("recorded:cloud.jsonl", False),
         (None, False),
     ],
@@ -65,7 +66,9 @@ def test_the_next_command_serves_beside_the_cloud_of_the_run(cloud: Any, served:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"algorithm": "gapg"} | ({"cloud": cloud} if cloud else {})))
     command, verb, device, *rest = shlex.split(serving_line("transformers:out/mine/checkpoint", tmp_path))
     assert (command, verb, device) == ("selfroute", "serve", "device=transformers:out/mine/checkpoint")
-    assert parse_overrides(rest) == ({"cloud": cloud} if served else {})
+    given = {key: parse_spec(value, key) for key, value in parse_overrides(rest).items()}
+    assert given == ({"cloud": parse_spec(cloud, "cloud")} if served else {})
+    assert rest == ["cloud=embedded:cloud"] or "embedded" not in str(cloud)
 
 
 def test_without_a_run_the_next_command_names_the_device_alone(tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ def serving_line(device: str, run: Path) -> str:
     try:
         values = load_values(run / "config.yaml")
         cloud = values.get("cloud")
-        if cloud is not None and not BACKENDS[parse_spec(cloud, "cloud").name].replays:
-            words.append(f"cloud={cloud if isinstance(cloud, str) else json.dumps(cloud)}")
+        if cloud is not None and not BACKENDS[(spec := parse_spec(cloud, "cloud")).name].replays:
+            words.append(f"cloud={json.dumps(cloud) if spec.value is None else f'{spec.name}:{spec.value}'}")
         if algorithm_of(values).strategy:
             words.append(f"strategy={algorithm_of(values).strategy}")
     except (ConfigError, KeyError):  # a run of another version, or no run at all
