@@ -101,7 +101,7 @@ class Presidio:
                 f"presidio.pipeline: no spaCy pipeline '{pipeline}' on this machine ({error}); install one, or name "
                 "its folder"
             ) from None
-        engine = SpacyNlpEngine(models=[{"lang_code": language, "model_name": pipeline}])
+        engine: Any = SpacyNlpEngine(models=[{"lang_code": language, "model_name": pipeline}])
         engine.nlp = {language: loaded}
         return cls(AnalyzerEngine(nlp_engine=engine, supported_languages=[language]), language=language, least=least)
 
