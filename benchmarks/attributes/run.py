@@ -2,12 +2,21 @@
 
     python benchmarks/attributes/run.py all --base out/tickets/device/checkpoint
     python benchmarks/attributes/run.py next --base …   # the next cell that results.json lacks, and no more
+    python benchmarks/attributes/run.py all --arms RL regularised --base …
     python benchmarks/attributes/run.py page            # results.md and the figure from results.json
 
 A cell is an arm and a seed. All arms begin with the same device, which imitated messages half of which leak
 (recipes/tickets/device.yaml); the cloud is the program desk.py. Messages are drawn at temperature 1 for requests of the
 test split, worded as none in training, and of the validation split, worded as in training. Stopped and started again,
 it goes on with what `results.json` lacks; runs lie under --out.
+
+The rule, written down before the run: seeds 0, 1 and 2, which draw the training, the messages and the requests; 500
+requests of each split and seed; rewards and constants as they stand below. They were set after a look at one seed of
+the test split (`Tickets(seed=1000)`), so the requests here are drawn from seeds that nobody had looked at (`FRESH`);
+the frames of their wording are the same. Leakage is to fall five times from RL to regularised, on unseen wording and as
+means over the seeds, for at most 2 points of the pair, and below that of filter. The arm with a target meets it where
+10 % lies in the 95 % interval of its leaking messages, over seeds, on wording as in training. The critic's calibration
+error is to be below 0.05. Intervals are of Student over the three seeds.
 """
 
 from __future__ import annotations
@@ -53,6 +62,7 @@ from selfroute.types import Sampling
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.json"
 SEEDS = (0, 1, 2)
+FRESH = 23_000  # requests to measure on are drawn with this plus the seed
 SPLITS = {"unseen": "test", "seen": "validation"}
 TASK, TEMPLATE = Tickets(), TEMPLATES["private"]
 STEPS, PROMPTS, GROUP, TOKENS = 40, 16, 8, 40  # of reinforcement learning
@@ -132,7 +142,9 @@ TRAINED: Mapping[str, Callable[[argparse.Namespace, int, Counted], Path]] = {
     "regularised, parallel": controlled(weight=1.0, parallel=True),
     "regularised, adaptive": controlled(weight=1.0, adaptive=True),
     "regularised + penalty": controlled(weight=1.0, penalty=0.5),
+    "regularised, target 10 %": controlled(weight=1.0, target=0.1),
 }
+CONTROLLED = tuple(TRAINED)[2:]
 UNTRAINED = ("send all", "rules", "critic", "critic + rules")
 ARMS = (*UNTRAINED[:2], "SFT", "filter", "RL", "penalty", *UNTRAINED[2:], *list(TRAINED)[4:])
 
@@ -146,6 +158,8 @@ def cell(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         shown = {name: measure(rows_of(split, seed, arguments.n), None, rewrite) for name, split in SPLITS.items()}
         return facts | {"splits": shown, "oracle_calls": 0, "seconds": 0.0}
     folder = TRAINED[arm](arguments, seed, oracle) if arm in TRAINED else arguments.base
+    if arm in CONTROLLED:
+        facts["trained"] = last_steps(folder.parent)
     with TransformersBackend.load(folder) as device:
         guide = None
         if arm.startswith("critic"):
@@ -163,6 +177,13 @@ def cell(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
             for name, split in SPLITS.items()
         }
     return facts
+
+
+def last_steps(folder: Path, count: int = 10) -> dict[str, float]:
+    """Means of the last steps of a run: what its own rollouts leaked, and what a step took, in seconds."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "step_time" in line][-count:]
+    return {key: statistics.mean(step[key] for step in steps) for key in ("violation/leaks", "step_time")}
 
 
 def guided(
@@ -193,7 +214,7 @@ def guided(
 
 
 def rows_of(split: str, seed: int, count: int) -> list[Row]:
-    return list(Tickets(limit=count, seed=1000 + seed).rows(split))
+    return list(Tickets(limit=count, seed=FRESH + seed).rows(split))
 
 
 def asked(row: Row) -> list[Any]:
@@ -269,15 +290,15 @@ def load() -> dict[str, Any]:
     return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"cells": []}
 
 
-def missing(results: Mapping[str, Any]) -> list[tuple[str, int]]:
+def missing(results: Mapping[str, Any], arms: Sequence[str]) -> list[tuple[str, int]]:
     done = {(each["arm"], each["seed"]) for each in results["cells"]}
-    return [(arm, seed) for seed in SEEDS for arm in ARMS if (arm, seed) not in done]
+    return [(arm, seed) for seed in SEEDS for arm in arms if (arm, seed) not in done]
 
 
 def run(arguments: argparse.Namespace) -> bool:
     """One cell, if one is missing."""
     results = load()
-    if not (left := missing(results)):
+    if not (left := missing(results, arguments.arms)):
         return False
     arm, seed = left[0]
     print(f"{arm}, seed {seed}: {len(left)} cells left", flush=True)
@@ -336,7 +357,8 @@ def main() -> None:
     parser.add_argument("what", choices=("all", "next", "page"))
     parser.add_argument("--base", type=Path, default=Path("out/tickets/device/checkpoint"))
     parser.add_argument("--out", type=Path, default=Path("out/attributes"))
-    parser.add_argument("--n", type=int, default=300, help="requests of each split")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="these alone")
+    parser.add_argument("--n", type=int, default=500, help="requests of each split")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--more", type=int, default=MORE)
     arguments = parser.parse_args()
