@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -40,6 +40,7 @@ __all__ = [
 
 ADAPTER = "adapter"  # folder of a LoRA run's adapter
 ALL_LINEAR = "all-linear"
+LoraTask = Literal["CAUSAL_LM", "SEQ_CLS"]
 # What two checkpoints must agree in to be of one model.
 SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")
 
@@ -108,8 +109,11 @@ def _reached(kind: Any, place: str, what: str, **options: Any) -> Any:
 # --- LoRA
 
 
-def lora_config(*, rank: int, alpha: int, dropout: float, targets: Sequence[str]) -> Any:
+def lora_config(*, rank: int, alpha: int, dropout: float, targets: Sequence[str], task: LoraTask = "CAUSAL_LM") -> Any:
     """The adapter as peft describes it.
+
+    Args:
+        task: what the network is for; the head of "SEQ_CLS" is trained whole.
 
     Raises:
         ConfigError: peft is not installed, or `targets` mixes all-linear with names.
@@ -123,11 +127,14 @@ def lora_config(*, rank: int, alpha: int, dropout: float, targets: Sequence[str]
     from peft import LoraConfig
 
     names: Any = ALL_LINEAR if ALL_LINEAR in targets else list(targets)
-    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, task_type=task)
 
 
-def add_adapter(network: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
+def add_adapter(network: PreTrainedModel, lora: Mapping[str, Any], *, task: LoraTask = "CAUSAL_LM") -> Any:
     """The network with a fresh adapter around it; its own weights are frozen.
+
+    Args:
+        task: as in `lora_config`.
 
     Raises:
         ConfigError: a target that the model does not have.
@@ -136,7 +143,7 @@ def add_adapter(network: PreTrainedModel, lora: Mapping[str, Any]) -> Any:
 
     try:
         with _quiet_about_ties():
-            return get_peft_model(network, lora_config(**lora))
+            return get_peft_model(network, lora_config(**lora, task=task))
     except ValueError as error:
         linear = {name.rpartition(".")[2] for name, part in network.named_modules() if hasattr(part, "in_features")}
         raise ConfigError(
