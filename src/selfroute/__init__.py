@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py keeps the two lists equal
+    from selfroute.actions import Action as Action
     from selfroute.backends.base import Backend as Backend
     from selfroute.backends.base import BatchBackend as BatchBackend
     from selfroute.backends.base import capability as capability
@@ -73,8 +74,14 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.strategies.prompt_router import PromptRouter as PromptRouter
     from selfroute.strategies.random_offload import RandomOffload as RandomOffload
     from selfroute.strategies.self_route import SelfRoute as SelfRoute
+    from selfroute.tasks.base import Environment as Environment
+    from selfroute.tasks.base import Explorable as Explorable
+    from selfroute.tasks.base import Interactive as Interactive
+    from selfroute.tasks.base import Observation as Observation
+    from selfroute.tasks.base import Restorable as Restorable
     from selfroute.tasks.base import Row as Row
     from selfroute.tasks.base import Task as Task
+    from selfroute.tasks.base import Tool as Tool
     from selfroute.tasks.check import check as check
     from selfroute.tasks.countdown import Countdown as Countdown
     from selfroute.tasks.gsm8k import GSM8K as GSM8K
@@ -101,6 +108,7 @@ if TYPE_CHECKING:  # the same names for type checkers; tests/test_exports.py kee
     from selfroute.verify.base import Verdict as Verdict
 
 _MODULES: dict[str, str] = {
+    "actions": "Action",
     "backends.base": "Backend BatchBackend capability complete complete_all find_capability run_sync",
     "backends.best_of": "BestOfN",
     "backends.cache": "AnswerCache cached",
@@ -125,7 +133,7 @@ _MODULES: dict[str, str] = {
     "strategies.prompt_router": "PromptRouter",
     "strategies.random_offload": "RandomOffload",
     "strategies.self_route": "SelfRoute",
-    "tasks.base": "Row Task",
+    "tasks.base": "Environment Explorable Interactive Observation Restorable Row Task Tool",
     "tasks.check": "check",
     "tasks.countdown": "Countdown",
     "tasks.gsm8k": "GSM8K",

@@ -164,6 +164,15 @@ TEMPLATES: dict[str, PromptTemplate] = {
         ),
         user="{question}",
     ),
+    # For agents: what can be called stands behind the system prompt.
+    "tools": PromptTemplate(
+        system=(
+            "You are a helpful assistant. You can call tools before you answer: write <tool>name arguments</tool>, and "
+            "what came of it follows in <result> </result> tags. Return the final answer in <answer> </answer> tags."
+        ),
+        help=f"If you cannot find the answer, return: {HANDOFF_TEXT}.",
+        user="{question}",
+    ),
     # No words around the question: for questions that carry their own instructions, and for recorded answers.
     "plain": PromptTemplate(
         system="You are a helpful assistant.",

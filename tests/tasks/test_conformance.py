@@ -19,6 +19,7 @@ from selfroute.tasks.hendrycks_math import HendrycksMath
 from selfroute.tasks.jsonl import JsonLines
 from selfroute.tasks.mmlu import MMLU
 from selfroute.tasks.recorded import Recorded
+from selfroute.tasks.shop import Shop
 from selfroute.tasks.tickets import Tickets
 from selfroute.testing import check_task
 
@@ -68,6 +69,8 @@ TASKS: Mapping[str, Callable[[Path], Task]] = {
     "countdown": lambda folder: Countdown(seed=3, limit=200),
     "chain": lambda folder: Chain(seed=3, limit=200),
     "tickets": lambda folder: Tickets(seed=3, limit=200),
+    "shop": lambda folder: Shop(seed=3, limit=200),
+    "shop, long": lambda folder: Shop(seed=3, limit=200, wishes=3),
     "gsm8k": lambda folder: GSM8K(path=file_of("gsm8k", folder)),
     "math": lambda folder: HendrycksMath(path=file_of("math", folder)),
     "mmlu": lambda folder: MMLU(path=file_of("mmlu", folder)),
@@ -90,5 +93,6 @@ NEEDS = {"reasoning_gym": "reasoning_gym", "math": "math_verify", "jsonl, math":
 def test_it_keeps_the_contract(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}")
-    splits = ("train", "validation", "test") if name in ("countdown", "chain", "tickets") else ("test",)
+    drawn = name.split(",")[0] in ("countdown", "chain", "tickets", "shop")
+    splits = ("train", "validation", "test") if drawn else ("test",)
     check_task(TASKS[name](tmp_path), splits=splits)

@@ -57,6 +57,7 @@ TASKS = Table(
         drawn=True,
         writer="selfroute.train.imitation.messages:Messages",
     ),
+    TaskEntry(name="shop", place="selfroute.tasks.shop:Shop", drawn=True),
     TaskEntry(name="gsm8k", place="selfroute.tasks.gsm8k:GSM8K"),
     TaskEntry(name="math", place="selfroute.tasks.hendrycks_math:HendrycksMath", extra="eval"),
     TaskEntry(name="mmlu", place="selfroute.tasks.mmlu:MMLU"),

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from selfroute.actions import Action
+from selfroute.errors import ConfigError
 from selfroute.verify.base import Verdict
 
-__all__ = ["Row", "Stepwise", "Task"]
+__all__ = [
+    "Environment",
+    "Explorable",
+    "Interactive",
+    "Observation",
+    "Restorable",
+    "Row",
+    "Stepwise",
+    "Task",
+    "Tool",
+]
+
+_TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +103,119 @@ class Stepwise(Task, Protocol):
 
         A step is judged by what it says, not by whether it is the gold one: where the order is free, any order is
         right.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """What an agent can call, as it is told of it.
+
+    Attributes:
+        name: letters, digits, `_`, `-` and `.`; what stands first in a call.
+        description: one sentence for the agent.
+        parameters: JSON schema of an object, as OpenAI's tools have it; `properties` in the order in which they are
+            asked for.
+        price_usd: of one call.
+        call: carries a call out; None for a move of an environment, which does so itself.
+
+    Raises:
+        ConfigError: a name that cannot be called, no schema of an object, or a negative price.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    price_usd: float = 0.0
+    call: Callable[[Mapping[str, Any]], str] | None = field(default=None, hash=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not _TOOL_NAME.fullmatch(self.name):
+            raise ConfigError(f"tool {self.name!r}: a name has 1 to 64 letters, digits, '_', '-' or '.'; rename it")
+        if self.parameters.get("type") != "object" or not isinstance(self.parameters.get("properties"), Mapping):
+            raise ConfigError(
+                f"tool '{self.name}': parameters={self.parameters!r:.80} is no JSON schema of an object; "
+                'give {"type": "object", "properties": {…}}'
+            )
+        if not 0 <= self.price_usd < float("inf"):
+            raise ConfigError(f"tool '{self.name}': price_usd must be 0 or more, not {self.price_usd:g}")
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """As a request to an OpenAI-style endpoint names it in `tools`."""
+        told = {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+        return {"type": "function", "function": told}
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an environment says to an action.
+
+    Attributes:
+        text: for the agent to read; with `done` the episode's answer, as `Task.verify` finds it in `<answer>`.
+        done: whether the episode is over.
+    """
+
+    text: str
+    done: bool = False
+
+
+class Environment(Protocol):
+    """One episode of an agent: it acts, and is told what came of it, until it answers.
+
+    Attributes:
+        tools: what can be called.
+    """
+
+    tools: Sequence[Tool]
+
+    def reset(self) -> str:
+        """Begin anew, always in the same way; returns what there is to see beside the question, if anything."""
+        ...
+
+    def step(self, action: Action) -> Observation:
+        """Act; never raises on model text: a call that cannot be carried out is told so, and changes nothing.
+
+        An action without a tool is the answer, and ends the episode.
+        """
+        ...
+
+    def score(self) -> float | None:
+        """Quality of the episode in [0, 1], 0 before its end; None if it cannot be judged."""
+        ...
+
+
+@runtime_checkable
+class Restorable(Environment, Protocol):
+    """Optional: an environment that can go back, for searches and trees."""
+
+    def snapshot(self) -> Any:
+        """The state; what comes later does not change it."""
+        ...
+
+    def restore(self, at: Any) -> None:
+        """Go back, or over, to a state of an environment of the same row."""
+        ...
+
+
+@runtime_checkable
+class Explorable(Restorable, Protocol):
+    """Optional: an environment that can tell what may be done, for walks without a model."""
+
+    def choices(self) -> Sequence[Action]:
+        """Actions that change something here, answers not included; empty once the episode is over."""
+        ...
+
+
+@runtime_checkable
+class Interactive(Task, Protocol):
+    """Optional: a task that is worked on in an environment."""
+
+    def environment(self, row: Row) -> Environment:
+        """A new one, reset. Of the row it reads the question alone, but for `score`: a question that somebody asks
+        has no gold.
+
+        Raises:
+            ConfigError: the question is none of this task's.
         """
         ...

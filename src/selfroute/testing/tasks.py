@@ -6,12 +6,16 @@ import random
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from itertools import islice, zip_longest
 
+from selfroute.actions import Action
 from selfroute.prompts import TEMPLATES
-from selfroute.tasks.base import Row, Task
+from selfroute.tasks.base import Interactive, Row, Task
 from selfroute.testing.contract import hold
+from selfroute.testing.environments import check_environment
 from selfroute.verify.base import Verdict
+from selfroute.verify.extract import tagged_answer
 
 __all__ = ["check_task"]
 
@@ -46,6 +50,8 @@ def check_task(
         _golds_are_right(task, rows)
         for row in rows[:_ROWS_FOR_ANY_TEXT]:
             _any_text_gets_a_verdict(task, row, bound_s)
+            if isinstance(task, Interactive):
+                _environments_judge_alike(task, row)
 
 
 def _rows_are_stable(task: Task, split: str, rows: Sequence[Row]) -> None:
@@ -83,6 +89,16 @@ def _any_text_gets_a_verdict(task: Task, row: Row, bound_s: float) -> None:
         what = f"row {row.id!r}, a text of {len(text)} characters, {text!r:.80}"
         hold(isinstance(verdict, Verdict), f"{what}: `verify` gives a Verdict, not {verdict!r:.80}")
         hold(took_s <= bound_s, f"{what}: `verify` ends within {bound_s:g} s on any text, not in {took_s:.1f} s")
+
+
+def _environments_judge_alike(task: Interactive, row: Row) -> None:
+    check_environment(partial(task.environment, row))
+    environment, gold = task.environment(row), tagged_answer(task.gold_completion(row))
+    environment.step(Action(gold or ""))
+    hold(environment.score() == 1.0, f"row {row.id!r}: the gold answer has score 1, not {environment.score()}")
+    unknown = task.environment(Row(id="", question=row.question, gold=""))
+    unknown.step(Action(gold or ""))
+    hold(unknown.score() is None, f"a question without gold has no score, not {unknown.score()}")
 
 
 def _any_texts(gold: str) -> Iterator[str]:
