@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from selfroute.backends.torch.critic import Critic
 from selfroute.backends.torch.sampler import sample
@@ -23,7 +27,9 @@ from selfroute.train.rl.constraints.critic import CriticFit, Places
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Judgement", "calibration_error", "fit_critic", "judged_samples"]
+__all__ = ["Judgement", "calibrate", "calibration_error", "fit_critic", "judged_samples"]
+
+_SCALES, _SHIFTS = (0.1, 10.0), (-10.0, 10.0)  # of log-odds, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +114,16 @@ def fit_critic(
     width: int = 64,
     learning_rate: float = 3e-3,
     passes: int = 8,
+    held: int = 4,
     seed: int = 0,
     on_round: Callable[[int, Judgement], object] | None = None,
 ) -> CriticFit:
     """Fit a critic to a model's own samples, a batch of fresh prompts at a time.
 
     Args:
-        batches: prompts and their rows, as many as there are rounds.
+        batches: prompts and their rows: one batch for each round, and those held back behind them.
         passes: steps over each batch.
+        held: batches that it is not fitted to, but calibrated on.
         on_round: called with the round and what was judged.
 
     Raises:
@@ -125,11 +133,14 @@ def fit_critic(
     torch.manual_seed(seed)
     critic = Critic(config.hidden_size, config.vocab_size, width=width).to(model.device)
     fit, seen = CriticFit(critic, learning_rate=learning_rate, passes=passes), 0
-    for number in range(rounds):
+
+    def drawn(number: int) -> Judgement:
         prompts, rows = next(batches)
-        found = judged_samples(
-            model, tokenizer, prompts, rows, judged, max_new_tokens=max_new_tokens, seed=seed * rounds + number
-        )
+        at = seed * (rounds + held) + number
+        return judged_samples(model, tokenizer, prompts, rows, judged, max_new_tokens=max_new_tokens, seed=at)
+
+    for number in range(rounds):
+        found = drawn(number)
         if found.places is not None:
             fit.fit(found.places)
             seen += len(found.places.token)
@@ -137,16 +148,51 @@ def fit_critic(
             on_round(number, found)
     if not seen:
         raise ConfigError(f"channel: no text was written on '{judged.channel}', so there is nothing to learn from")
+    calibrate(critic, [places for number in range(held) if (places := drawn(rounds + number).places) is not None])
     return fit
+
+
+@torch.no_grad()
+def calibrate(critic: Critic, parts: Sequence[Places]) -> None:
+    """Scale and shift a critic's log-odds to what happens at places that it was not fitted to (Platt's scaling).
+
+    Both go into its last layer, so that it is kept and used as before. Places that all keep to the attribute, or none,
+    tell nothing and change nothing.
+    """
+    kept = np.concatenate([part.kept.double().cpu().numpy() for part in parts]) if parts else np.ones(1)
+    if np.ptp(kept) == 0.0:
+        return
+    scale, shift = _platt(np.concatenate([_odds(critic, part).double().cpu().numpy() for part in parts]), kept)
+    critic.up.weight *= scale
+    critic.up.bias.copy_(critic.up.bias * scale + shift)
+
+
+def _platt(odds: NDArray[np.float64], kept: NDArray[np.float64]) -> tuple[float, float]:
+    """Scale and shift of log-odds with the least cross-entropy."""
+
+    def loss(at: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        now = at[0] * odds + at[1]
+        slope = expit(now) - kept
+        return float(np.mean(np.logaddexp(0.0, now) - kept * now)), np.array([np.mean(slope * odds), np.mean(slope)])
+
+    scale, shift = minimize(loss, (1.0, 0.0), jac=True, bounds=(_SCALES, _SHIFTS), method="L-BFGS-B").x
+    return float(scale), float(shift)
+
+
+def _odds(critic: Critic, places: Places) -> torch.Tensor:
+    """Of the tokens that were written, shape (N,)."""
+    found: torch.Tensor = critic(places.hidden).gather(1, places.token[:, None])[:, 0]
+    return found
 
 
 @torch.no_grad()
 def calibration_error(critic: Critic, places: Places, *, bins: int = 10) -> float:
     """How far the critic's predictions are from what happens: |mean R - share kept| over equal bins of R, weighted."""
-    said = critic(places.hidden).gather(1, places.token[:, None])[:, 0].sigmoid()
+    said = _odds(critic, places).sigmoid()
     which = (said * bins).long().clamp(max=bins - 1)
     gaps = 0.0
-    for each in which.unique():
-        mine = which == each
+    for each in range(bins):
+        if not bool((mine := which == each).any()):
+            continue
         gaps += float((said[mine].mean() - places.kept[mine].mean()).abs()) * int(mine.sum())
     return gaps / len(said)
