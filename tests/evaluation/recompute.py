@@ -250,6 +250,7 @@ class Recount:
             "aurc_excess": self.aurc() - self.perfect_aurc(),
             **{name: sum(r[name] for r in rows) for name in ("usd", "seconds", "device_tokens", "cloud_tokens")},
             "device_tokens_handed_off": sum(r["device_tokens"] for r in rows if r["wants_cloud"]),
+            **self.told(everybody),
             "aiq": self.aiq(everybody),
         }
         if c > d and self.matched:
@@ -263,6 +264,14 @@ class Recount:
         decision = ("local_accuracy", "conditional_local_accuracy", "auroc", "aurc", "aurc_excess")
         made |= dict.fromkeys((*at_share, *(decision if self.joint else ())))
         return made | ({"device_tokens_handed_off": 0} if self.joint else {})
+
+    def told(self, everybody: Sequence[Recount]) -> Row:
+        """Private values that left, and needed ones that did not."""
+        known = any(r.get("values_leaked") is not None for each in everybody for r in each.rows)
+        leaked, lost = ([r.get(name) or 0 for r in self.rows] for name in ("values_leaked", "values_lost"))
+        told = sum(count > 0 for count in leaked) / self.n
+        names = ("values_leaked", "values_lost", "leaking_share")
+        return dict(zip(names, (sum(leaked), sum(lost), told) if known else (None, None, None), strict=True))
 
     def of_work(self) -> Row:
         if not self.knows_work:

@@ -22,7 +22,7 @@ FIELDS = [
     *("device_prompt_tokens", "cloud_prompt_tokens", "attempt_prompt_tokens", "attempt_tokens"),
     *("local_prompt_tokens", "local_tokens", "cloud_answer_prompt_tokens", "cloud_answer_tokens"),
     *("solve_rate", "solve_samples", "point", "joint", "cloud_calls", "up_bytes", "down_bytes"),
-    *("device_layer_tokens", "cloud_layer_tokens", "void_tokens", "oracle"),
+    *("device_layer_tokens", "cloud_layer_tokens", "void_tokens", "oracle", "values_leaked", "values_lost"),
 ]
 
 verdict = st.booleans() | st.none() | st.floats(0, 1)
@@ -46,6 +46,8 @@ records = st.builds(
     joint=st.booleans(),
     oracle=st.booleans(),
     up_bytes=st.integers(0, 9),
+    values_leaked=st.none() | st.integers(0, 4),
+    values_lost=st.none() | st.integers(0, 1),
 )
 
 

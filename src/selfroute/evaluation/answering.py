@@ -11,6 +11,7 @@ from selfroute.budget.base import NoCloud
 from selfroute.errors import ConfigError, RecordingMissing, SelfRouteError, UnsupportedByBackend
 from selfroute.evaluation.bench import Answered, Bench, Entrant, Todo, settings_of
 from selfroute.evaluation.facts import Answer, failed, graded
+from selfroute.evaluation.overheard import leaked, overheard
 from selfroute.evaluation.references import CloudAlone, DeviceAlone, Solved, ask_cloud_alone, sample_device, try_devices
 from selfroute.grading import answerer
 from selfroute.strategies.base import answer
@@ -66,11 +67,13 @@ class _Work:
     async def _answered(self, entrant: Entrant, row: Row) -> Answered:
         bench, by_cloud = self.bench, self.by_cloud[row.id]
         try:
+            cloud = overheard(entrant.sides.cloud, row)
             trace = await self.device.of(entrant, row)
             if trace is None:
                 prompt = entrant.sides.template.conversation(row.question)
-                trace = await answer(entrant.strategy, entrant.sides, prompt, bench.sampling)
-            found = Answer(trace=trace, local=await self._local(entrant, row, trace))
+                trace = await answer(entrant.strategy, replace(entrant.sides, cloud=cloud), prompt, bench.sampling)
+            local = await self._local(entrant, row, trace)
+            found = Answer(trace=trace, local=local, leakage=leaked(row, cloud, trace))
         except (ConfigError, UnsupportedByBackend, RecordingMissing):
             raise  # every row would fail alike, or the recording is of another set
         except SelfRouteError as error:

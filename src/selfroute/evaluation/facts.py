@@ -9,6 +9,7 @@ from selfroute.evaluation.bench import Answered, Bench, Entrant
 from selfroute.evaluation.records import Record, Sample
 from selfroute.evaluation.references import CloudAlone
 from selfroute.grading import answerer, grade, judge
+from selfroute.privacy.values import Leakage
 from selfroute.strategies.base import Oracle
 from selfroute.tasks.base import Row
 from selfroute.types import Trace, Usage
@@ -23,10 +24,12 @@ class Answer:
     Attributes:
         trace: of the strategy.
         local: of the device without a cloud; None where the trace says it already.
+        leakage: what the cloud was told of the row's private values; None for a row that names none.
     """
 
     trace: Trace
     local: Trace | None
+    leakage: Leakage | None = None
 
 
 def failed(entrant: Entrant, row: Row, by_cloud: CloudAlone, error: Exception) -> Answered:
@@ -67,6 +70,8 @@ def graded(bench: Bench, entrant: Entrant, row: Row, found: Answer, by_cloud: Cl
         point=entrant.point,
         joint=joint,
         oracle=_is_oracle(entrant),
+        values_leaked=None if found.leakage is None else found.leakage.leaked,
+        values_lost=None if found.leakage is None else found.leakage.lost,
         **_spent(trace),
         **_tokens("attempt", None if joint else _attempt(trace)),
         **_tokens("local", (local or trace).usage("device")),

@@ -66,6 +66,9 @@ class Record:
             nobody counted.
         void_tokens: completion tokens of both sides that do not stand, e.g. rejected steps.
         oracle: whether the strategy decides by what nobody can know in time.
+        values_leaked: private values of the row that nobody else has to know, and that the cloud was told.
+        values_lost: those without which nobody can answer, and that a cloud which was asked was not told. Both are 0
+            where nothing left, and None for a row that names no private values.
     """
 
     strategy: str
@@ -101,6 +104,8 @@ class Record:
     cloud_layer_tokens: int = 0
     void_tokens: int = 0
     oracle: bool = False
+    values_leaked: int | None = None
+    values_lost: int | None = None
 
     @property
     def key(self) -> Key:
@@ -131,7 +136,8 @@ class Sample:
 
 
 # What not every strategy has, left out of a line where it says nothing.
-_OPTIONAL: dict[str, object] = {"point": None, "joint": False, "oracle": False} | dict.fromkeys(
+_OPTIONAL: dict[str, object] = dict.fromkeys(("point", "values_leaked", "values_lost"))
+_OPTIONAL |= {"joint": False, "oracle": False} | dict.fromkeys(
     ("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens"), 0
 )
 
@@ -268,7 +274,7 @@ _NUMBERS = (
 )
 _NUMBERS_OR_NONE = (
     "attempt_prompt_tokens", "attempt_tokens", "local_prompt_tokens", "local_tokens",
-    "cloud_answer_prompt_tokens", "cloud_answer_tokens",
+    "cloud_answer_prompt_tokens", "cloud_answer_tokens", "values_leaked", "values_lost",
 )  # fmt: skip
 
 

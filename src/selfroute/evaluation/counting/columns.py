@@ -29,7 +29,8 @@ _OF_EVERY = (
     "cloud_answer_prompt_tokens", "cloud_answer_tokens", "solve_rate", "solve_samples",
 )  # fmt: skip
 _OF_SOME = ("cloud_calls", "up_bytes", "down_bytes", "device_layer_tokens", "cloud_layer_tokens", "void_tokens")
-NUMBERS = (*_OF_EVERY, *_OF_SOME)
+_OF_PRIVATE = ("values_leaked", "values_lost")  # NaN in a record of a row that names no private values
+NUMBERS = (*_OF_EVERY, *_OF_SOME, *_OF_PRIVATE)
 # Fields that a record may lack, or one of an earlier version, and what they then are.
 _ABSENT = dict.fromkeys(
     ("device_prompt_tokens", "cloud_prompt_tokens", "solve_samples", "usd", "seconds", "device_tokens", "cloud_tokens",
@@ -56,8 +57,8 @@ class Columns:
         failed: whether the record holds an error.
         oracle: whether its strategy decides by what nobody can know in time.
         qualities: by name of `QUALITIES`: float64 in [0, 1], NaN where it is not known.
-        numbers: by name of `NUMBERS`: float64, NaN for null. Those that not every strategy has may be missing, and are
-            then 0 in every record.
+        numbers: by name of `NUMBERS`: float64, NaN for null. Those that not every strategy or task has may be missing,
+            and are then 0, or of private values null, in every record.
     """
 
     settings: tuple[Setting, ...]
@@ -114,8 +115,12 @@ def columns_of(records: Iterable[Record]) -> Columns:
         failed=np.array([r.error is not None for r in rows], dtype=bool),
         oracle=np.array([r.oracle for r in rows], dtype=bool),
         qualities={name: np.array([_number(getattr(r, name)) for r in rows], dtype=np.float64) for name in QUALITIES},
-        numbers={name: values for name, values in numbers.items() if name in _OF_EVERY or values.any()},
+        numbers={name: values for name, values in numbers.items() if name in _OF_EVERY or _tells(name, values)},
     )
+
+
+def _tells(name: str, values: npt.NDArray[np.float64]) -> bool:
+    return bool(values.any() if name in _OF_SOME else (~np.isnan(values)).any())
 
 
 def read_columns(path: Path, *, on_progress: OnBytes | None = None) -> Columns:
@@ -177,8 +182,9 @@ def _joined(path: Path, on_progress: OnBytes | None) -> Columns | None:
 
 
 def _chained(name: str, parts: Sequence[dict[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
-    """One field of all blocks, taken out of them; zeros for a block without it."""
-    return np.concatenate([part.pop(name) if name in part else np.zeros(len(part["id"])) for part in parts])
+    """One field of all blocks, taken out of them; what an absent one is for a block without it."""
+    absent = _ABSENT.get(name, np.nan)
+    return np.concatenate([part.pop(name) if name in part else np.full(len(part["id"]), absent) for part in parts])
 
 
 def _blocks(path: Path, on_progress: OnBytes | None) -> Iterator[bytes]:
@@ -203,7 +209,8 @@ def _parsed(block: bytes, settings: _Known[Setting], ids: _Known[str]) -> dict[s
     table = _table(block)
     if table is None:
         return None
-    optional = {name: table[name] for name in _OF_SOME if table[name].null_count < table.num_rows}
+    optional = {name: table[name] for name in NUMBERS if name not in _OF_EVERY}
+    optional = {name: values for name, values in optional.items() if values.null_count < table.num_rows}
     return {
         "setting": _settings(table["strategy"], table["point"], settings),
         "id": _coded(table["id"], ids),
@@ -214,7 +221,7 @@ def _parsed(block: bytes, settings: _Known[Setting], ids: _Known[str]) -> dict[s
         "oracle": table["oracle"].fill_null(False).to_numpy().astype(bool),
         **{name: _floats(table[name].cast("float64"), np.nan) for name in QUALITIES},
         **{name: _floats(table[name], _ABSENT.get(name, np.nan)) for name in _OF_EVERY},
-        **{name: _floats(values, _ABSENT[name]) for name, values in optional.items()},
+        **{name: _floats(values, _ABSENT.get(name, np.nan)) for name, values in optional.items()},
     }
 
 

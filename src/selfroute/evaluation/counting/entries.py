@@ -156,6 +156,7 @@ def entry_of(
         "device_tokens": int(numbers["device_tokens"].sum()),
         "cloud_tokens": int(numbers["cloud_tokens"].sum()),
         "device_tokens_handed_off": 0 if split.joint else int(numbers["device_tokens"][split.wants].sum()),
+        **_told(split),
         **_reliability(view),
         "errors": split.errors,
         "ci95": {
@@ -216,6 +217,18 @@ def _latencies(view: View) -> dict[str, float | None]:
         return {"latency_p50_s": None, "latency_p95_s": None}
     p50, p95 = np.quantile(view.latency_s, [0.5, 0.95])
     return {"latency_p50_s": float(p50), "latency_p95_s": float(p95)}
+
+
+def _told(split: Split) -> dict[str, Any]:
+    """Private values that the cloud was told or not told, as run; None where no row names any."""
+    if "values_leaked" not in split.numbers:
+        return dict.fromkeys(("values_leaked", "values_lost", "leaking_share"))
+    leaked, lost = split.numbers["values_leaked"], split.numbers["values_lost"]
+    return {
+        "values_leaked": int(np.nansum(leaked)),
+        "values_lost": int(np.nansum(lost)),
+        "leaking_share": float((leaked > 0).mean()),
+    }
 
 
 def _reliability(view: View) -> dict[str, Any]:

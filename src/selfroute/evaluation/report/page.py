@@ -60,6 +60,9 @@ GLOSSARY = {
     "place of hand-offs.",
     "tokens, $": "Completion tokens per request on each side, and the price of 1,000 requests.",
     "for nothing": "Tokens the device wrote per request for requests that were then handed off.",
+    "leaking, values leaked": "Requests of which the cloud was told a private value that nobody else has to know, over "
+    "all requests, and such values per request. Given for tasks that name private values.",
+    "needed lost": "Private values per request that the answer needs, and that a cloud which was asked was not told.",
     "latency": "Median and 95th percentile at the share of a stated model: device speed, network and cloud speed as "
     "given below, not the machine that evaluated.",
     "errors": "Requests with a failure on the way, also where the device could still answer.",
@@ -321,12 +324,25 @@ def _raw_table(summary: Mapping[str, Any]) -> str:
         ("device tokens", lambda e: f"{e['device_tokens'] / n:.0f}"),
         ("for nothing", lambda e: f"{e['device_tokens_handed_off'] / n:.0f}"),
         ("cloud tokens", lambda e: f"{e['cloud_tokens'] / n:.0f}"),
+        *_told_columns(summary),
         ("errors", lambda e: str(e["errors"])),
     ]
     lines = [_cells(entry, columns, is_best=False) for entry in summary["strategies"]]
     return table(
         [name for name, _ in columns], lines, "Each strategy's own decisions, no share imposed. Tokens are per request."
     )
+
+
+def _told_columns(summary: Mapping[str, Any]) -> list[Column]:
+    """Private values that left and that were missing, where the task knows them."""
+    if all(entry["values_leaked"] is None for entry in summary["strategies"]):
+        return []
+    n = summary["n"]
+    return [
+        ("leaking", lambda e: percent(e["leaking_share"])),
+        ("values leaked", lambda e: f"{e['values_leaked'] / n:.2f}"),
+        ("needed lost", lambda e: f"{e['values_lost'] / n:.2f}"),
+    ]
 
 
 def _cells(entry: Mapping[str, Any], columns: Sequence[Column], *, is_best: bool) -> str:
