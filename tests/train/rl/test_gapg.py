@@ -123,6 +123,7 @@ WAYS = [
     {"drop_idle_rows": False},
     {"drop_idle_rows": True, "length_chunks": 1},
     {"drop_idle_rows": True, "length_chunks": 4},
+    {"read_prompts_once": False},
 ]
 
 

@@ -106,6 +106,7 @@ WAYS: list[dict[str, Any]] = [
     {"drop_idle_rows": False},
     {"length_chunks": 1},
     {"length_chunks": 4},
+    {"read_prompts_once": False},
     {"rows_per_pass": 12},
 ]
 OBJECTIVES: list[tuple[Any, Any]] = [

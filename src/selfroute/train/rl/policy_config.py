@@ -49,6 +49,7 @@ class PolicyConfig(GRPOConfig):
         fast_sampler: use our sampler where TRL would call `generate`.
         drop_idle_rows: leave rows without gradient out of the forward pass.
         length_chunks: parts, sorted by length, in which a micro-batch is computed; less padding, same gradient.
+        read_prompts_once: compute the prompt of a group once and not for each of its attempts; same gradient.
     """
 
     loss_type: str = field(default="dr_grpo", metadata={"help": "Loss of TRL; the group estimator needs dr_grpo."})
@@ -61,3 +62,4 @@ class PolicyConfig(GRPOConfig):
     fast_sampler: bool = field(default=True, metadata={"help": "Use the sampler of selfroute for rollouts."})
     drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
     length_chunks: int = field(default=4, metadata={"help": "Length-sorted parts of a micro-batch."})
+    read_prompts_once: bool = field(default=True, metadata={"help": "Read the prompt of a group once."})

@@ -5,7 +5,8 @@ The only changes are:
 1. rollouts come from our sampler, and through a `Rollout`;
 2. a reward is a function of an `Outcome`, so that the facts of every rollout are known to what learns from them;
 3. an `Objective` turns rewards into the advantages of a batch, and `Constraint`s add to its loss;
-4. rows without a gradient leave a batch before the forward pass, and the rest goes through it in parts of like length;
+4. rows without a gradient leave a batch before the forward pass, the rest goes through it in parts of like length, and
+   the prompt of a group is read once;
 5. an epoch's order does not depend on the epochs before, and a checkpoint holds the state of named parts, so that a
    stopped run goes on bit for bit.
 
@@ -47,6 +48,7 @@ from selfroute.train.rl.objectives.base import BY_REFERENCE, ByPrefix, Learning,
 from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
+from selfroute.train.rl.prompt_pass import Behind, ReadPrompts, distinct, keeps_all, read_prompts
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
 from selfroute.train.rl.replay import Replaying, key_of
 from selfroute.train.rl.rollout_metrics import kind_of
@@ -60,6 +62,7 @@ __all__ = ["Grader", "PolicyTrainer"]
 
 Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
 Row = Mapping[str, Any]
+_PICTURES = {"pixel_values", "image_grid_thw"}  # they stand in prompts, and are read with them
 REFERENCE_FILE = "reference.pt"  # of a checkpoint whose reference moves
 
 
@@ -137,6 +140,7 @@ class PolicyTrainer(GRPOTrainer):
         self._purpose = "rollouts"
         self._pass: Pass | None = None
         self._watching = False
+        self._behind: Behind | None = None  # what the rows of the next pass have read
         self._terms: dict[str, list[Tensor]] = {name: [] for name in self.constraints}
         super().__init__(
             model, self._pay, args=args, train_dataset=train_dataset, processing_class=processing_class, **kwargs
@@ -405,9 +409,7 @@ class PolicyTrainer(GRPOTrainer):
     @torch.no_grad()
     def _prompt_states(self, batch: Batch) -> Tensor:
         """Mean last hidden state of the policy over the tokens of each row's prompt, shape (B, H); each prompt once."""
-        both = torch.stack([batch["prompt_ids"], batch["prompt_mask"]], dim=1)
-        once, places = both.unique(dim=0, return_inverse=True)
-        ids, mask = once.unbind(1)
+        ids, mask, places = distinct(batch["prompt_ids"], batch["prompt_mask"])
         model = self.accelerator.unwrap_model(self.model)
         with self.accelerator.autocast():
             found = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
@@ -442,10 +444,27 @@ class PolicyTrainer(GRPOTrainer):
         else:
             active = active_rows(inputs, self.accelerator.gather)
         total = torch.zeros((), device=active.device)
+        read = self._read_prompts(model, inputs, active)
         for part in by_length(inputs, active, chunks):
             share = len(part) / count_rows(inputs)
+            self._behind = None if read is None else read.of(part)
             total = total + self._loss_of_rows(model, take_rows(inputs, part), share)
+        self._behind = None
         return total
+
+    def _read_prompts(self, model: torch.nn.Module, batch: Batch, rows: Tensor) -> ReadPrompts | None:
+        """What some rows of a batch have read before their own pass; None where each is to read all by itself."""
+        if not self._reads_once or not _PICTURES.isdisjoint(batch):
+            return None
+        with self.accelerator.autocast():
+            return read_prompts(model, batch["prompt_ids"], batch["prompt_mask"], rows)
+
+    @property
+    def _reads_once(self) -> bool:
+        """Whether the prompt of a group may have a pass of its own, as DistributedDataParallel would not let it."""
+        policy = self.accelerator.unwrap_model(self.model)
+        alone = self.args.read_prompts_once and self.accelerator.num_processes == 1
+        return alone and not policy.is_gradient_checkpointing and keeps_all(policy.config)
 
     def _loss_of_rows(self, model: torch.nn.Module, rows: dict[str, Any], share: float) -> Tensor:
         """What rows that are a share of a micro-batch add to its loss: TRL's or the objective's, and constraints."""
@@ -487,6 +506,8 @@ class PolicyTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if self._behind is not None:
+            model, input_ids, attention_mask = self._behind(model, input_ids, attention_mask, logits_to_keep)
         if self._watching and self._reads_logits:
             with self.accelerator.autocast():
                 self._pass = plain_pass(
