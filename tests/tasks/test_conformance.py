@@ -14,9 +14,11 @@ from selfroute.tasks.base import Task
 from selfroute.tasks.chain import Chain
 from selfroute.tasks.code import HumanEval, OutputPrediction
 from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.game24 import Game24
 from selfroute.tasks.gsm8k import GSM8K
 from selfroute.tasks.hendrycks_math import HendrycksMath
 from selfroute.tasks.jsonl import JsonLines
+from selfroute.tasks.lookup import Lookup
 from selfroute.tasks.mmlu import MMLU
 from selfroute.tasks.recorded import Recorded
 from selfroute.tasks.shop import Shop
@@ -71,6 +73,8 @@ TASKS: Mapping[str, Callable[[Path], Task]] = {
     "tickets": lambda folder: Tickets(seed=3, limit=200),
     "shop": lambda folder: Shop(seed=3, limit=200),
     "shop, long": lambda folder: Shop(seed=3, limit=200, wishes=3),
+    "lookup": lambda folder: Lookup(seed=3, limit=200),
+    "game24": lambda folder: Game24(limit=100),
     "gsm8k": lambda folder: GSM8K(path=file_of("gsm8k", folder)),
     "math": lambda folder: HendrycksMath(path=file_of("math", folder)),
     "mmlu": lambda folder: MMLU(path=file_of("mmlu", folder)),
@@ -93,6 +97,6 @@ NEEDS = {"reasoning_gym": "reasoning_gym", "math": "math_verify", "jsonl, math":
 def test_it_keeps_the_contract(name: str, tmp_path: Path) -> None:
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason=f"needs {NEEDS[name]}")
-    drawn = name.split(",")[0] in ("countdown", "chain", "tickets", "shop")
+    drawn = name.split(",")[0] in ("countdown", "chain", "tickets", "shop", "lookup", "game24")
     splits = ("train", "validation", "test") if drawn else ("test",)
     check_task(TASKS[name](tmp_path), splits=splits)
