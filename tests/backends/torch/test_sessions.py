@@ -121,6 +121,16 @@ class Open:
             assert token.token_id == token.view.drawn
             self.check_view(token.view, row)
 
+    async def part(self, limit: int) -> None:
+        """Write what there is at once; more may be written ahead, and nobody sees it."""
+        written = await self.session.write(limit, within_s=0)
+        begin = len(self.ids)
+        self.ids += [token.token_id for token in written]
+        assert 0 < len(written) <= limit
+        for token, row in zip(written, self.seen()[begin:], strict=False):
+            assert token.view is not None
+            self.check_view(token.view, row)
+
     async def drop(self, count: int) -> None:
         count = min(count, len(self.ids))
         await self.session.drop(count)
@@ -131,6 +141,7 @@ TOKENS = st.lists(st.integers(10, 300), max_size=12)
 STEP = st.one_of(
     st.tuples(st.just("read"), TOKENS, st.booleans()),
     st.tuples(st.just("write"), st.integers(1, 6)),
+    st.tuples(st.just("part"), st.integers(1, 30)),
     st.tuples(st.just("drop"), st.integers(0, 9)),
     st.tuples(st.just("fail")),
     st.tuples(st.just("reopen")),
@@ -180,6 +191,8 @@ class TestAlternations:
         def broken(*_: object) -> None:
             raise RuntimeError("out of memory")
 
+        for each in open_:
+            await each.session.drop(0)  # so that nothing is written ahead
         hook = backend.model.register_forward_pre_hook(broken)
         try:
             await open_[0].session.read([11])
@@ -225,6 +238,40 @@ class TestSession:
         assert [token.score for token in written] == [1.0, 1.0, 0.0]
         assert list(session.ids) == expected[:2]
         assert all(token.view is not None and len(token.view.top) == 3 for token in shown)
+
+    async def test_parts_are_what_one_call_writes(self, tiny: TransformersBackend) -> None:
+        whole, parted = (tiny.session(ask("hello"), Sampling()) for _ in range(2))
+        expected = [token.token_id for token in await whole.write(40)]
+        tokens: list[int] = []
+        while len(tokens) < len(expected):
+            tokens += [token.token_id for token in await parted.write(40 - len(tokens), within_s=0.001)]
+            assert list(parted.ids) == tokens
+            assert parted.used.completion_tokens == len(tokens)
+        assert tokens == expected
+        assert parted.used == whole.used
+
+    async def test_is_written_ahead_of_a_slow_reader_a_little(self, tiny: TransformersBackend) -> None:
+        shown: list[Written] = []
+
+        def score(written: Sequence[Written]) -> list[float]:
+            shown.extend(written)
+            return [1.0] * len(written)
+
+        session = tiny.session(ask("hello"), Sampling())
+        first = await session.write(200, judge=Judge(score, 0.5), within_s=0)
+        await asyncio.sleep(0.3)
+        assert len(first) < len(shown) <= len(first) + 16
+
+    async def test_what_is_written_ahead_is_forgotten_for_other_questions(self, tiny: TransformersBackend) -> None:
+        whole = tiny.session(ask("hello"), Sampling())
+        expected = [token.token_id for token in await whole.write(4)]
+        session = tiny.session(ask("hello"), Sampling())
+        given = len(await session.write(30, within_s=0))
+        await session.drop(given - 1)
+        written = await session.write(3)
+        assert list(session.ids) == [expected[0], *(token.token_id for token in written)] == expected
+        views = await session.read([20], every=True)
+        assert (await session.write(1, within_s=0))[0].token_id == views[1].drawn
 
     async def test_a_mark_ends_a_step(self, tiny: TransformersBackend) -> None:
         whole = tiny.session(ask("hello"), Sampling())

@@ -26,12 +26,14 @@ from selfroute.errors import BackendError, SelfRouteError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["Engine", "Job", "ReadJob", "WriteJob"]
+__all__ = ["Engine", "Job", "ReadJob", "RecallJob", "WriteJob"]
 
 # How long a new answer that comes to an idle worker waits for company.
 _GATHER_S = 0.002
 # How long it waits before it puts its rows away.
 _REST_S = 0.05
+# Most tokens that an answer is written ahead of its reader.
+_AHEAD = 16
 
 
 @dataclass(eq=False)
@@ -39,19 +41,32 @@ class Job:
     """Something a session wants; `done` gets its result, or the error, in the worker thread."""
 
     line: Line
-    done: Callable[[Any], None]
+    done: Callable[[Any], None] = lambda result: None
     cancelled: bool = False
+    awaited: bool = False  # whether somebody waits for `done`
 
     @property
     def wanted(self) -> int:
         """Of how many of the last tokens the next place has to be known."""
         return 1
 
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to compute."""
+        return False
+
+    def begin(self) -> None:
+        """Do what needs no pass."""
+
     def settle(self, result: Any) -> None:
-        """It is over. What was seen last is kept, and not the whole pass that it is a part of."""
+        """It is over."""
+        self.rest()
+        self.done(result)
+
+    def rest(self) -> None:
+        """Keep what was seen last, and not the whole pass that it is a part of."""
         if (seen := self.line.seen) is not None:
             self.line.seen = seen.kept()
-        self.done(result)
 
 
 @dataclass(eq=False)
@@ -68,13 +83,80 @@ class ReadJob(Job):
 
 @dataclass(eq=False)
 class WriteJob(Job):
-    """Tokens to be written; `on_token` is told of each, and says whether it shall be the last."""
+    """Tokens to be written; `on_token` is told of each, and says whether it shall be the last.
+
+    At the deadline `done` gets what there is, and more is written meanwhile, a little ahead of the reader, whose next
+    question would otherwise come a pass too late. It gets the next part by submitting the job again.
+
+    Attributes:
+        limit: of all parts together.
+        until: the marks that `on_token` looks for.
+        written: what nobody has been given yet.
+        given: how many tokens were given so far.
+        goes_on: whether more may follow on them.
+    """
 
     limit: int = 1
     judge: Judge | None = None
     deadline: float | None = None
     on_token: Callable[[Written], bool] | None = None
     written: list[Written] = field(default_factory=list)
+    until: tuple[str, ...] = ()
+    goes_on: bool = False
+    given: int = 0
+    _ended: bool = False
+
+    @property
+    def over(self) -> bool:
+        return self._ended or self.given + len(self.written) >= self.limit
+
+    @property
+    def far_ahead(self) -> bool:
+        """Whether it waits for its reader."""
+        return not self.awaited and len(self.written) >= _AHEAD
+
+    def begin(self) -> None:
+        if self.over:  # written before it was asked for
+            self.hand_over()
+
+    def add(self, token: Written, state: int | None) -> None:
+        """Take a drawn token, which leads to `state` of the table of forbidden strings."""
+        line = self.line
+        self.written.append(token)
+        if token.kept:
+            line.own.add(len(line.ids))
+            line.push(token.token_id, state)
+            line.written += 1
+        told = self.on_token is not None and self.on_token(token)
+        self._ended = token.ends or not token.kept or told
+
+    def hand_over(self) -> None:
+        """Give what there is to whoever waits for it."""
+        self.awaited, self.goes_on = False, not self.over
+        written, self.written = self.written, []
+        self.given += len(written)
+        self.line.note()
+        if self.goes_on:
+            self.done(written)
+        else:
+            self.settle(written)
+
+
+@dataclass(eq=False)
+class RecallJob(Job):
+    """Forget what was written ahead of the reader, and write no more of it."""
+
+    ahead: WriteJob | None = None
+
+    @property
+    def over(self) -> bool:
+        return True
+
+    def begin(self) -> None:
+        assert self.ahead is not None
+        self.ahead.cancelled = True
+        self.line.drop(sum(token.kept for token in self.ahead.written))
+        self.settle(None)
 
 
 class Engine:
@@ -155,7 +237,10 @@ class Engine:
             if not active:
                 self._wait()
             while self._jobs and (len(active) < self._max_rows or self._closed):
-                active.append(self._jobs.popleft())
+                job = self._jobs.popleft()
+                job.awaited = True
+                if job not in active:  # else it is written on already
+                    active.append(job)
             going = list(self._letting_go)
             self._letting_go.clear()
         if self._closed is not None:
@@ -183,22 +268,25 @@ class Engine:
 
     def _is_wanted(self, job: Job) -> bool:
         """Whether somebody still waits for it; who closed its answer meanwhile is told so."""
-        if job.line.closed and not job.cancelled:
+        if job.awaited and job.line.closed and not job.cancelled:
             job.done(BackendError(f"{self.name}: the session was closed meanwhile", backend=self.name))
         return not (job.cancelled or job.line.closed)
 
     def _cycle(self, jobs: list[Job]) -> list[Job]:
         """Draw for all that can, read for all that must; the jobs that are not over."""
         try:
+            for job in jobs:
+                job.begin()
+            going = [job for job in jobs if not (job.over or job.cancelled)]
             with evaluating(self._model), self._lock:
-                over = self._draw([job for job in jobs if isinstance(job, WriteJob) and job.line.ready])
-                going = [job for job in jobs if job not in over]
+                over = self._draw([job for job in going if isinstance(job, WriteJob) and job.line.ready])
+                going = [job for job in going if job not in over]
                 self._read(going)
-            over |= self._views([job for job in going if isinstance(job, ReadJob)])
+            over = self._views([job for job in going if isinstance(job, ReadJob)])
         except Exception as error:  # the worker must outlive any failure of a library
             self._fail(jobs, self._as_backend_error(error))
             return []
-        return [job for job in jobs if job not in over]
+        return [job for job in going if job not in over]
 
     def _fail(self, jobs: Iterable[Job], error: SelfRouteError) -> None:
         for job in jobs:
@@ -281,24 +369,20 @@ class Engine:
             for token, logprob, view in zip(drawn.tokens, drawn.logprobs, views, strict=True)
         ]
         for job, token, state in zip(jobs, _judged(jobs, written), drawn.states, strict=True):
-            job.written.append(token)
-            line = job.line
-            if token.kept:
-                line.own.add(len(line.ids))
-                line.push(token.token_id, state)
-                line.written += 1
+            job.add(token, state)
             late = job.deadline is not None and now >= job.deadline
-            told = job.on_token is not None and job.on_token(token)
-            if token.ends or not token.kept or late or told or len(job.written) >= job.limit:
+            if job.awaited and (job.over or late):
+                job.hand_over()
+            elif job.over or job.far_ahead:
+                job.rest()
+            if job.over or job.far_ahead:
                 over.add(job)
-                job.settle(job.written)
         return over
 
 
 def _count(line: Line, tokens: int) -> None:
     """Tokens that the model reads: what it wrote itself, and reads for the first time, was paid as written."""
-    first, end = line.row.tokens, line.row.tokens + tokens
-    own = {place for place in line.own if first <= place < end}
+    own = line.own.intersection(range(line.row.tokens, line.row.tokens + tokens))
     line.own -= own
     line.read += tokens - len(own)
     line.computed += tokens

@@ -11,7 +11,7 @@ from selfroute.backends.sessions import Look
 from selfroute.backends.torch.kv_pool import Row, Seen
 from selfroute.backends.torch.sampler import check_heat
 from selfroute.errors import SelfRouteError
-from selfroute.types import Sampling, Usage
+from selfroute.types import Sampling
 
 __all__ = ["Line", "lucks"]
 
@@ -27,6 +27,7 @@ class Line:
         row: what the pool holds of it: the first `row.tokens` of `ids`.
         seen: views of the last places that were read, the last one of the place after `row.tokens`; None if unknown.
         states: of the table of forbidden strings, before each token of the answer.
+        noted: its `counts` when its reader was told last.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Line:
         self.own: set[int] = set()  # places of tokens that the model wrote itself
         self.closed = False
         self.failure: SelfRouteError | None = None
+        self.noted = self.counts()
         self._luck = luck
         self._drawn: list[float] = []
 
@@ -81,8 +83,13 @@ class Line:
             self._drawn.append(next(self._luck))
         return self._drawn[place]
 
-    def usage(self, layers: int) -> Usage:
-        return Usage(self.read, self.written, layer_tokens=self.computed * layers)
+    def counts(self) -> tuple[int, int, int, int]:
+        """Ids there are, tokens that the model read, wrote, computed."""
+        return len(self.ids), self.read, self.written, self.computed
+
+    def note(self) -> None:
+        """Its reader is told."""
+        self.noted = self.counts()
 
 
 def lucks(seed: int | None, first: int) -> Iterator[float]:

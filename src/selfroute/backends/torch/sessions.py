@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.sessions import Judge, View, Written
-from selfroute.backends.torch.engine import Engine, Job, ReadJob, WriteJob
+from selfroute.backends.torch.engine import Engine, Job, ReadJob, RecallJob, WriteJob
 from selfroute.backends.torch.lines import Line
 from selfroute.backends.torch.tokens import until_mark
 from selfroute.errors import BackendError, ContextLengthExceeded
@@ -46,21 +46,29 @@ class TorchSession:
         self.vocabulary = vocabulary
         self._engine, self._line, self._tokenizer = engine, line, tokenizer
         self._size, self._window = size, window
+        self._ahead: WriteJob | None = None  # whose tokens are written ahead of the reader
         self._finalizer = weakref.finalize(self, engine.let_go, line)
 
     @property
     def ids(self) -> Sequence[int]:
         """See `Session`."""
-        return self._line.ids[self._line.begin :]
+        return self._line.ids[self._line.begin : self._counts[0]]
 
     @property
     def used(self) -> Usage:
         """See `Session`."""
-        return self._line.usage(self._engine.layers)
+        _, read, written, computed = self._counts
+        return Usage(read, written, layer_tokens=computed * self._engine.layers)
+
+    @property
+    def _counts(self) -> tuple[int, int, int, int]:
+        """Without what is written ahead of the reader."""
+        return self._line.counts() if self._ahead is None else self._line.noted
 
     async def read(self, ids: Sequence[int], *, every: bool = False) -> list[View]:
         """See `Session`."""
         self._check(ids)
+        await self._recall()
         line = self._line
         first = line.seen if every and line.ready and ids else None
         for token_id in ids:
@@ -69,7 +77,7 @@ class TorchSession:
             return []
         if first is not None:
             first = first.last(1)
-        views: list[View] = await self._ask(lambda done: ReadJob(line, done, count=len(ids), first=first))
+        views: list[View] = await self._ask(ReadJob(line, count=len(ids), first=first))
         return views
 
     async def write(
@@ -79,21 +87,19 @@ class TorchSession:
         self._check(())
         if limit < 1:
             raise ValueError(f"limit is {limit}; a session writes at least 1 token")
-        room = limit if self._window is None else self._window - len(self._line.ids)
+        room = limit if self._window is None else min(limit, self._window - self._counts[0])
         if room < 1:
             raise self._full()
-        deadline = None if within_s is None else time.monotonic() + within_s
-        marks = until_mark(self._tokenizer, self.ids, until) if any(until) else None
-        written: list[Written] = await self._ask(
-            lambda done: WriteJob(
-                self._line, done, limit=min(limit, room), judge=judge, deadline=deadline, on_token=marks
-            )
-        )
+        job = await self._going_on(room, tuple(until), judge)
+        job.deadline = None if within_s is None else time.monotonic() + within_s
+        written: list[Written] = await self._ask(job)
+        self._ahead = job if job.goes_on else None
         return written
 
     async def drop(self, count: int) -> None:
         """See `Session`."""
         self._check(())
+        await self._recall()
         if not 0 <= count <= len(self._line.ids) - self._line.begin:
             raise ValueError(f"cannot drop {count} tokens of an answer of {len(self._line.ids) - self._line.begin}")
         if count:
@@ -103,7 +109,23 @@ class TorchSession:
         """See `Session`."""
         self._finalizer()
 
-    async def _ask(self, make: Callable[[Callable[[Any], None]], Job]) -> Any:
+    async def _going_on(self, limit: int, until: tuple[str, ...], judge: Judge | None) -> WriteJob:
+        """The job that is written ahead, if it is what is asked for; else a new one."""
+        job = self._ahead
+        if job is not None and (job.until, job.judge) == (until, judge) and job.given + limit >= job.limit:
+            job.limit = job.given + limit
+            return job
+        await self._recall()
+        marks = until_mark(self._tokenizer, self.ids, until) if any(until) else None
+        return WriteJob(self._line, limit=limit, until=until, judge=judge, on_token=marks)
+
+    async def _recall(self) -> None:
+        """Forget what is written ahead of the reader."""
+        if self._ahead is not None:
+            await self._ask(RecallJob(self._line, ahead=self._ahead))
+            self._ahead = None
+
+    async def _ask(self, job: Job) -> Any:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
 
@@ -115,12 +137,13 @@ class TorchSession:
             else:
                 answer.set_result(result)
 
-        job = make(lambda result: self._engine.tell(loop, settle, result))
+        job.done = lambda result: self._engine.tell(loop, settle, result)
         self._engine.submit(job)
         try:
             return await answer
-        finally:
+        except BaseException:
             job.cancelled = True
+            raise
 
     def _check(self, ids: Sequence[int]) -> None:
         line, name = self._line, self._engine.name
