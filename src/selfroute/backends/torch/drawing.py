@@ -37,8 +37,9 @@ def last_of(lines: Sequence[Line]) -> tuple[Tensor, Tensor]:
     seen = [line.seen for line in lines if line.seen is not None]
     whole = seen[0].whole
     if all(each.whole is whole for each in seen):
-        rows, places = [each.row for each in seen], [each.end - 1 for each in seen]
-        return whole.logits[rows, places], whole.hidden[rows, places]
+        count = whole.logits.shape[1]
+        at = torch.tensor([each.row * count + each.end - 1 for each in seen], device=whole.logits.device)
+        return whole.logits.flatten(0, 1).index_select(0, at), whole.hidden.flatten(0, 1).index_select(0, at)
     logits = [each.whole.logits[each.row, each.end - 1] for each in seen]
     return torch.stack(logits), torch.stack([each.whole.hidden[each.row, each.end - 1] for each in seen])
 

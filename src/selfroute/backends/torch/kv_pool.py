@@ -169,6 +169,8 @@ class KVPool:
             keeps: of how many of its last places each row's logits are wanted, at most as many as it appends.
         """
         near = [i for i, append in enumerate(appends) if len(append) <= NARROW and rows[i].tokens]
+        if len(near) == len(rows):
+            return self._together(rows, appends, keeps)
         far = sorted(set(range(len(rows))) - set(near), key=lambda i: len(appends[i]))
         seen: dict[int, Seen] = {}
         for part in self._parts(far, appends, keeps):
@@ -335,9 +337,7 @@ class KVPool:
         return {kind: masks[window] for kind, window in zip(kinds, self._windows, strict=True)}
 
     def _as_taken(self, visible: Tensor) -> Tensor:
-        """A mask as the attention of the model takes it."""
-        if self.model.config._attn_implementation == "sdpa":
-            return visible
+        """A mask to be added, which every kind of attention takes; of one to be looked up each layer makes its own."""
         least = torch.finfo(self.model.dtype).min
         return torch.zeros_like(visible, dtype=self.model.dtype).masked_fill(~visible, least)
 
