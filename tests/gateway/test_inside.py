@@ -90,7 +90,9 @@ class TestSocket:
                 assert (there.text, there.source, there.error) == (here.text, here.source, None)
                 ours, theirs = here.usage("cloud"), there.usage("cloud")
                 assert (theirs.prompt_tokens, theirs.completion_tokens) == (ours.prompt_tokens, ours.completion_tokens)
-                assert bool(theirs.up_bytes) == bool(theirs.completion_tokens)
+                assert bool(theirs.up_bytes) == bool(theirs.completion_tokens) == bool(theirs.round_trips)
+                if strategy.name == "token_level":  # a call for each stretch
+                    assert theirs.round_trips == sum(segment.source == "cloud" for segment in there.segments)
         assert len(server.app.open_answers) == 0  # type: ignore[arg-type]
         await nothing_is_held(device, cloud)
 

@@ -149,7 +149,7 @@ class _Asking:
                 answer = answer or each
         if answer is None:
             raise self._malformed("nothing")
-        self._usage += Usage(up_bytes=len(json.dumps(body)), down_bytes=len(json.dumps(answer)))
+        self._usage += Usage(up_bytes=len(json.dumps(body)), down_bytes=len(json.dumps(answer)), round_trips=1)
         return answer
 
     def _count(self, answer: Mapping[str, Any]) -> None:
