@@ -65,6 +65,11 @@ class TestCalls:
         assert trace.usage("cloud").completion_tokens == 3
         assert trace.usage("cloud").prompt_tokens == 3  # d0 d1, then d2
 
+    async def test_a_calls_tokens_are_its_own_segments(self) -> None:
+        trace = await relayed(CALLING)
+        written = [(s.part, s.usage.completion_tokens) for s in trace.segments if s.source == "device"]
+        assert written == [("answer", 2), ("void", 3), ("answer", 1), ("void", 3), ("answer", 2)]
+
     async def test_the_reader_sees_who_writes_and_no_call(self) -> None:
         events = [event async for event in Relay().stream(pair(CALLING), ask(1), SAMPLING)]
         assert isinstance(events[-1], Finished)

@@ -11,16 +11,16 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
-from selfroute.backends.base import Backend, capability, complete
-from selfroute.backends.sessions import NO_LOOK, Judge, Look, Session, Sessions, Written
+from selfroute.backends.base import Backend, capability, complete, find_capability
+from selfroute.backends.sessions import NO_LOOK, Bounded, Judge, Look, Session, Sessions, Written
 from selfroute.budget.base import Estimate, Lease
 from selfroute.budget.estimate import most_used
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.handoff import Piece, StreamParser
 from selfroute.prices import Price
-from selfroute.strategies.base import Sides
+from selfroute.strategies.base import Needs, Sides
 from selfroute.strategies.sides import muzzled
 from selfroute.types import (
     Completion,
@@ -36,7 +36,7 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["Joint", "check_limit", "check_pair", "joint"]
+__all__ = ["ExchangesIds", "Joint", "check_limit", "check_pair", "joint"]
 
 T = TypeVar("T")
 NOTHING = Usage()
@@ -80,6 +80,33 @@ def check_pair(strategy: str, sides: Sides, *, device: frozenset[str], cloud: fr
         )
 
 
+class ExchangesIds:
+    """What strategies say of their sides alike whose device and cloud write one answer in token ids.
+
+    Attributes:
+        name: of the strategy.
+        of_device, of_cloud: what the sides' sessions must give.
+    """
+
+    __slots__ = ()
+    name: str
+    of_device: ClassVar[frozenset[str]] = frozenset({"ids", "spell"})
+    of_cloud: ClassVar[frozenset[str]] = frozenset({"ids"})
+
+    @property
+    def needs(self) -> Needs:
+        """See `selfroute.strategies.base.Strategy`."""
+        return Needs(device=(Sessions,), cloud=(Sessions,))
+
+    def check(self, sides: Sides) -> None:
+        """See `selfroute.strategies.base.Checked`.
+
+        Raises:
+            ConfigError: the sides' sessions lack something, or their vocabularies differ.
+        """
+        check_pair(self.name, sides, device=self.of_device, cloud=self.of_cloud)
+
+
 class Joint:
     """One answer under way; see `joint`.
 
@@ -105,6 +132,8 @@ class Joint:
         reads: Callable[[int], int],
         beside: Usage,
     ) -> None:
+        bounded = find_capability(sides.device, Bounded)
+        sampling = sampling if bounded is None else bounded.bounded(sampling)
         self._sides, self._messages, self._sampling = sides, messages, sampling
         self._strategy, self._luck, self._reads, self._beside = strategy, luck, reads, beside
         self._asked: Reason = reason
@@ -338,7 +367,7 @@ class Joint:
             for token in written:
                 speller.push(token.token_id)
             speller.finish()
-            self._append(source, "void", speller.take(last=True)[0], None, note=note)
+            self._append(source, "void", speller.take(last=True)[0], None, tokens=len(written), note=note)
 
     def _note(self, source: Source, text: str, written: Sequence[Written]) -> None:
         scores = [token.score for token in written if token.score is not None]
@@ -348,9 +377,9 @@ class Joint:
             self._segments.pop()
             text = last.text + text
             doubt = max((s for s in (doubt, last.score) if s is not None), default=None)
-            self._append(source, "answer", text, doubt, before=last)
+            self._append(source, "answer", text, doubt, tokens=len(written), before=last)
         else:
-            self._append(source, "answer", text, doubt)
+            self._append(source, "answer", text, doubt, tokens=len(written))
 
     def _append(
         self,
@@ -359,10 +388,11 @@ class Joint:
         text: str,
         score: float | None,
         *,
+        tokens: int | None = None,
         before: Segment | None = None,
         note: str = "",
     ) -> None:
-        used, seconds = self._take(source)
+        used, seconds = self._take(source, tokens)
         if before is not None:
             used, seconds = before.usage + used, before.seconds + seconds
         side = self._sides.device if source == "device" else self._cloud_side
@@ -381,12 +411,21 @@ class Joint:
         )
         self._segments.append(segment)
 
-    def _take(self, source: Source) -> tuple[Usage, float]:
-        """What a side has used and how long it was waited for since its last segment; a session is one call."""
+    def _take(self, source: Source, tokens: int | None) -> tuple[Usage, float]:
+        """What a side has used and how long it was waited for since its last segment; a session is one call.
+
+        Args:
+            tokens: of the segment. What the device wrote beyond them is that of segments to come, such as a call that
+                stands behind a text; None for all there is.
+        """
         session = self.device if source == "device" else self._cloud
         now = replace(session.used, calls=1) if session is not None else Usage()
         now += self._extra if source == "cloud" else Usage()
-        before, self._booked[source] = self._booked[source], now
+        before = self._booked[source]
+        if source == "device" and tokens is not None:
+            written = min(now.completion_tokens, before.completion_tokens + tokens)
+            now = replace(now, completion_tokens=written)
+        self._booked[source] = now
         seconds, self._waited[source] = self._waited[source], 0.0
         return _less(now, before), seconds
 
