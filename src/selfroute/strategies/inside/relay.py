@@ -15,8 +15,8 @@ from selfroute.backends.base import capability
 from selfroute.backends.sessions import Sessions, Written
 from selfroute.calls import CALL_END, CallReader, Stretch
 from selfroute.errors import ConfigError
-from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
+from selfroute.strategies.base import Sides
+from selfroute.strategies.inside.joint import ExchangesIds, Joint, check_limit, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["MOST_TOKENS", "LimitedRelay", "Relay", "refused"]
@@ -41,7 +41,7 @@ def refused(count: int | None, *, most: int, left: int) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Relay:
+class Relay(ExchangesIds):
     """The cloud writes the tokens that the device asks for in its answer, as many as the call says.
 
     A call that is malformed, asks for too many tokens or for more than are left is passed over, and so is every call
@@ -64,18 +64,6 @@ class Relay:
         if self.most_tokens < 1:
             raise ConfigError(f"most_tokens: {self.most_tokens} is below 1; give how many tokens one call may ask for")
         check_limit(self.max_cloud_tokens)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(device=(Sessions,), cloud=(Sessions,))
-
-    def check(self, sides: Sides) -> None:
-        """See `selfroute.strategies.base.Checked`.
-
-        Raises:
-            ConfigError: the sides' sessions lack something, or their vocabularies differ.
-        """
-        check_pair(self.name, sides, device=frozenset({"ids", "spell"}), cloud=frozenset({"ids"}))
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from selfroute.backends.sessions import Session, Sessions, View, Written
+from selfroute.backends.sessions import Session, View, Written
 from selfroute.errors import BackendError, ConfigError
-from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
+from selfroute.strategies.base import Sides
+from selfroute.strategies.inside.joint import ExchangesIds, Joint, check_limit, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Speculative"]
@@ -24,7 +25,7 @@ _LUCK_BITS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speculative:
+class Speculative(ExchangesIds):
     """The cloud's answer, drafted by the device in blocks.
 
     A cloud that refuses or fails leaves the rest to the device.
@@ -37,6 +38,8 @@ class Speculative:
         ConfigError: a number is out of range.
     """
 
+    of_cloud: ClassVar[frozenset[str]] = frozenset({"ids", "every"})
+
     block: int = 4
     max_cloud_tokens: int | None = None
     name: str = "speculative"
@@ -45,18 +48,6 @@ class Speculative:
         if self.block < 1:
             raise ConfigError(f"block: {self.block} is below 1; give how many tokens the device drafts at a time")
         check_limit(self.max_cloud_tokens)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(device=(Sessions,), cloud=(Sessions,))
-
-    def check(self, sides: Sides) -> None:
-        """See `selfroute.strategies.base.Checked`.
-
-        Raises:
-            ConfigError: the sides' sessions lack something.
-        """
-        check_pair(self.name, sides, device=frozenset({"ids", "spell"}), cloud=frozenset({"ids", "every"}))
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""

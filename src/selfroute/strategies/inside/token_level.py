@@ -10,12 +10,12 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from selfroute.backends.sessions import NO_LOOK, Judge, Sessions, Written
+from selfroute.backends.sessions import NO_LOOK, Judge, Written
 from selfroute.errors import ConfigError
 from selfroute.scores.tokens import TokenHead, TokenScorer
-from selfroute.strategies.base import Needs, Sides
+from selfroute.strategies.base import Sides
 from selfroute.strategies.inside.foresight import Foreseer
-from selfroute.strategies.inside.joint import Joint, check_limit, check_pair, joint
+from selfroute.strategies.inside.joint import ExchangesIds, Joint, check_limit, check_pair, joint
 from selfroute.types import Event, Finished, Message, Sampling, TextDelta
 
 __all__ = ["Foresight", "TokenLevel"]
@@ -31,7 +31,7 @@ class Foresight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLevel:
+class TokenLevel(ExchangesIds):
     """The device's token stands if its score reaches a threshold; else the cloud writes in its place.
 
     At threshold 0 the answer is the device's, above 1 the cloud's, token for token. A cloud that refuses or fails, or
@@ -66,10 +66,6 @@ class TokenLevel:
     def knob(self) -> str:
         """See `selfroute.strategies.base.Knobbed`."""
         return "threshold"
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(device=(Sessions,), cloud=(Sessions,))
 
     @property
     def oracle(self) -> bool:
