@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from tests.strategies.inside.pair import model, sides
 
 from selfroute.backends.as_trained import AsTrained
-from selfroute.backends.base import BatchBackend, complete, find_capability
+from selfroute.backends.base import BatchBackend, capability, complete, find_capability
 from selfroute.backends.function import FunctionBackend
+from selfroute.backends.sessions import Sessions
+from selfroute.strategies.base import answer
+from selfroute.strategies.inside.speculative import Speculative
 from selfroute.types import Message, Sampling
 
 CONVERSATION = [Message("system", "Be brief."), Message("user", "1"), Message("assistant", "one"), Message("user", "2")]
@@ -86,3 +90,20 @@ async def test_calls_that_nobody_follows_are_left_out() -> None:
     model = FunctionBackend("calling", lambda messages, sampling: CALLED)
     assert (await complete(AsTrained(model, calls=True), CONVERSATION, Sampling())).text == "1+1=x2"
     assert (await complete(AsTrained(model), CONVERSATION, Sampling())).text == CALLED
+
+
+async def test_a_session_goes_the_same_way() -> None:
+    plain = model("small", seed=1)
+    sessions = capability(AsTrained(plain, temperature=0.0, last_turn=True), Sessions)
+    open_request = Sampling(temperature=0.9, extra={"temperature": None})
+    written = await sessions.session(CONVERSATION, open_request).write(8)
+    expected = await plain.session([CONVERSATION[0], CONVERSATION[-1]], Sampling()).write(8)
+    assert [token.token_id for token in written] == [token.token_id for token in expected]
+    assert find_capability(AsTrained(Noting(), max_tokens=1), Sessions) is None
+
+
+async def test_an_answer_of_two_is_no_longer_than_in_training() -> None:
+    plain, cloud, question = model("small", seed=1), model("cloud", seed=2), [Message("user", "w4")]
+    short = await answer(Speculative(), sides(plain, cloud), question, Sampling(max_tokens=6))
+    kept = await answer(Speculative(), sides(AsTrained(plain, max_tokens=6), cloud), question, Sampling(max_tokens=40))
+    assert (kept.text, kept.end.finish_reason) == (short.text, "length")

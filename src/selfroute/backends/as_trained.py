@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from selfroute.backends.base import Backend, BatchBackend, as_backend, capability, find_capability
 from selfroute.backends.flight import closing
+from selfroute.backends.sessions import NO_LOOK, Look, Session, Sessions, Speller
 from selfroute.calls import CallText
 from selfroute.prompts import last_question
 from selfroute.types import Completion, Delta, Message, Sampling
@@ -53,14 +54,17 @@ class AsTrained(Backend):
         self.calls = calls
 
     def offer(self, kind: type[T]) -> T | None:
-        """As any backend; batches only over one that has them."""
+        """As any backend; batches and sessions only over one that has them."""
         if kind is BatchBackend and find_capability(self.inner, kind) is None:
             return None
+        if kind is Sessions:
+            sessions = find_capability(self.inner, Sessions)
+            return None if sessions is None else cast(T, _SessionsAsTrained(sessions, self._turns, self.bounded))
         return super().offer(kind)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; the model's own stream, so that a piece costs nothing."""
-        stream = self.inner.stream(self._turns(messages), self._sampling(sampling))
+        stream = self.inner.stream(self._turns(messages), self.bounded(sampling))
         return _without_calls(stream) if self.calls else stream
 
     def generate_batch(self, prompts: Sequence[Sequence[Message]], sampling: Sampling) -> list[Completion]:
@@ -70,7 +74,7 @@ class AsTrained(Backend):
             UnsupportedByBackend: the model has no batches.
         """
         batches = capability(self.inner, BatchBackend)
-        answers = batches.generate_batch([self._turns(messages) for messages in prompts], self._sampling(sampling))
+        answers = batches.generate_batch([self._turns(messages) for messages in prompts], self.bounded(sampling))
         return [replace(answer, text=CallText.of(answer.text)) for answer in answers] if self.calls else answers
 
     def _turns(self, messages: Sequence[Message]) -> Sequence[Message]:
@@ -80,7 +84,8 @@ class AsTrained(Backend):
         begun = len(list(own))
         return [*messages[:begun], *last_question(messages[begun:])]
 
-    def _sampling(self, sampling: Sampling) -> Sampling:
+    def bounded(self, sampling: Sampling) -> Sampling:
+        """See `selfroute.backends.sessions.Bounded`."""
         extra = dict(sampling.extra)
         if self.temperature is not None and "temperature" in extra:  # None: left to the server
             del extra["temperature"]
@@ -89,6 +94,34 @@ class AsTrained(Backend):
             extra = {name: value for name, value in extra.items() if name not in _LIMITS}
             sampling = replace(sampling, max_tokens=min(sampling.max_tokens, self.max_tokens))
         return replace(sampling, extra=extra)
+
+
+class _SessionsAsTrained:
+    """The `selfroute.backends.sessions.Sessions` of a model, opened as in its training; calls stay in their texts."""
+
+    def __init__(
+        self,
+        inner: Sessions,
+        turns: Callable[[Sequence[Message]], Sequence[Message]],
+        bounded: Callable[[Sampling], Sampling],
+    ) -> None:
+        self._inner, self._turns, self._bounded = inner, turns, bounded
+
+    @property
+    def gives(self) -> frozenset[str]:
+        return self._inner.gives
+
+    @property
+    def vocabulary(self) -> str:
+        return self._inner.vocabulary
+
+    def session(
+        self, messages: Sequence[Message], sampling: Sampling, *, look: Look = NO_LOOK, luck: int | None = None
+    ) -> Session:
+        return self._inner.session(self._turns(messages), self._bounded(sampling), look=look, luck=luck)
+
+    def speller(self, stop: Sequence[str] = ()) -> Speller:
+        return self._inner.speller(stop)
 
 
 class Reworded(AsTrained):

@@ -12,7 +12,19 @@ from typing import Any, Protocol, runtime_checkable
 
 from selfroute.types import Message, Sampling, Usage
 
-__all__ = ["NO_LOOK", "Encodes", "Judge", "Look", "Session", "Sessions", "Speller", "View", "Written", "fingerprint"]
+__all__ = [
+    "NO_LOOK",
+    "Bounded",
+    "Encodes",
+    "Judge",
+    "Look",
+    "Session",
+    "Sessions",
+    "Speller",
+    "View",
+    "Written",
+    "fingerprint",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +252,18 @@ class Encodes(Protocol):
 
     def ids_of(self, text: str) -> list[int]:
         """Ids that spell a text as it stands inside an answer."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """Optional capability: a model that is kept to the length and temperature of its training.
+
+    A session writes as long as it is asked to; whoever keeps count of an answer asks here how long that may be.
+    """
+
+    def bounded(self, sampling: Sampling) -> Sampling:
+        """What a request asks for, within these bounds."""
         ...
 
 
