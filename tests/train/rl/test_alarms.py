@@ -7,7 +7,8 @@ import json
 import pytest
 
 from selfroute.grading import Outcome
-from selfroute.train.rl.alarms import ADVICE, PATIENCE, Alarms, symptoms
+from selfroute.train.rl.alarms import ADVICE, PATIENCE, Alarms, advice, symptoms
+from selfroute.train.rl.options import GAPGOptions
 
 
 @pytest.mark.parametrize("kind", list(ADVICE))
@@ -17,6 +18,24 @@ def test_what_lasts_is_said_once_with_the_fix(kind: str) -> None:
     assert [bool(messages) for messages in said] == [step == PATIENCE - 1 for step in range(3 * PATIENCE)]
     what, fix = ADVICE[kind]
     assert alarms.messages == [f"step {PATIENCE - 1}: {what} for {PATIENCE} steps; {fix}"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names_reward"),
+    [
+        (GAPGOptions(), True),
+        (GAPGOptions(algorithm="grpo"), True),
+        (GAPGOptions(handoff_reward="dual"), False),
+        (GAPGOptions(algorithm="relay"), False),
+    ],
+    ids=["gapg", "grpo", "a met share", "relay"],
+)
+def test_the_fix_is_one_of_the_algorithm(options: GAPGOptions, names_reward: bool) -> None:
+    for kind in ("always asks", "never asks"):
+        fix = advice(kind, priced=options.is_dual)
+        assert ("reward.cloud" in fix) == names_reward
+        assert ("multiplier_rate" in fix) == (not names_reward)
+    assert advice("cloud down", priced=options.is_dual) == ADVICE["cloud down"][1]
 
 
 def test_a_good_step_starts_the_count_anew() -> None:

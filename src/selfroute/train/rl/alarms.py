@@ -32,6 +32,22 @@ ADVICE = {
     ),
 }
 
+# What to change instead where a price moves until the share is met: there is no reward.cloud to set.
+WHERE_PRICED = {
+    "always asks": "raise multiplier_rate, so that the price catches up, or want a larger share",
+    "never asks": "lower multiplier_rate or multiplier_damping: the price went too high; or warm up a model that asks",
+}
+
+
+def advice(kind: str, *, priced: bool) -> str:
+    """What to change.
+
+    Args:
+        kind: key of `ADVICE`.
+        priced: whether asking has a price that moves, as with `handoff_reward=dual` and `relay`.
+    """
+    return WHERE_PRICED[kind] if priced and kind in WHERE_PRICED else ADVICE[kind][1]
+
 
 def symptoms(groups: Sequence[Sequence[Outcome]], *, forced: int, may_ask: bool, filtered: bool) -> list[str]:
     """What is the matter with a step, keys of `ADVICE`.
@@ -61,11 +77,15 @@ class CollapseWarning(UserWarning):
 class Alarms:
     """Counts bad steps in a row, and speaks once per stretch of them.
 
+    Args:
+        priced: as in `advice`.
+
     Attributes:
         messages: all that was said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, priced: bool = False) -> None:
+        self._priced = priced
         self.messages: list[str] = []
         self._steps: dict[str, int] = {}
 
@@ -73,7 +93,7 @@ class Alarms:
         """Note what is the matter in this step, keys of `ADVICE`; returns the messages of what has lasted too long."""
         self._steps = {kind: self._steps.get(kind, 0) + 1 for kind in found}
         new = [
-            f"step {step}: {ADVICE[kind][0]} for {PATIENCE} steps; {ADVICE[kind][1]}"
+            f"step {step}: {ADVICE[kind][0]} for {PATIENCE} steps; {advice(kind, priced=self._priced)}"
             for kind, steps in self._steps.items()
             if steps == PATIENCE
         ]

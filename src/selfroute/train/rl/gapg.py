@@ -80,7 +80,7 @@ class GAPGTrainer(PolicyTrainer):
         check_trainer(options, args, write_prompt, local_grader, held_out)
         self.held_out = held_out_of(options, held_out, write_prompt, local_grader)
         self.targets = targets_of(options, seed=args.seed)
-        self.alarms = Alarms()
+        self.alarms = Alarms(priced=options.is_dual)
         super().__init__(
             model,
             grader,
