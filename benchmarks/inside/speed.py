@@ -2,8 +2,8 @@
 
     python benchmarks/inside/speed.py                      # all parts, embedded pair
     python benchmarks/inside/speed.py ends --n 500         # threshold 0 and above 1 against each side alone
-    python benchmarks/inside/speed.py ends --n 60 --pair smollm2    # one pretrained model as both sides
-    python benchmarks/inside/speed.py ends --n 60 --pair llama_cpp  # the same on llama.cpp
+    python benchmarks/inside/speed.py ends --n 500 --pair smollm2 --at-once 32 --minutes 20   # one model as both sides
+    python benchmarks/inside/speed.py ends --n 500 --pair llama_cpp --at-once 8 --minutes 20  # the same on llama.cpp
 
 Every ratio is of two measures of one run, taken in turns: medians of `--rounds` rounds, with the least and the largest
 of the rounds' ratios. torch has one thread. `batch` and `together` count CPU seconds of the process, which others at
@@ -16,8 +16,10 @@ import argparse
 import asyncio
 import gc
 import json
+import math
 import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -50,8 +52,8 @@ PARTS = ("batch", "together", "arrival", "reading", "memory", "ends")
 class Pair:
     """Two models of one vocabulary, and questions for them."""
 
-    def __init__(self, name: str, count: int, seed: int) -> None:
-        self.name = name
+    def __init__(self, name: str, count: int, seed: int, *, at_once: int = 256, minutes: float = math.inf) -> None:
+        self.name, self.at_once, self.minutes = name, at_once, minutes
         if name == "smollm2":
             from selfroute.backends.llama_cpp import find_smollm2
             from selfroute.backends.transformers import TransformersBackend
@@ -294,31 +296,44 @@ def as_text(answer: Completion | SelfRouteError) -> str:
     return answer.text
 
 
+ENDS: dict[str, tuple[Any, str]] = {
+    "threshold 0": (TokenLevel(scorer=MaxProbability(), threshold=0.0), "device"),
+    "threshold 1.01": (TokenLevel(scorer=MaxProbability(), threshold=1.01), "cloud"),
+    "threshold 1.01, 4 at a time": (TokenLevel(scorer=MaxProbability(), threshold=1.01, tokens=4), "cloud"),
+    "speculative": (Speculative(), "cloud"),
+}
+
+
 async def ends(pair: Pair, rounds: int) -> dict[str, Any]:
-    """Answers that are each side's alone, token for token: all at once, and some one by one."""
-    found: dict[str, Any] = {"n": len(pair.questions)}
-    device = [as_text(a) for a in await complete_all(pair.device, pair.prompts(), pair.muzzled)]
-    cloud = [as_text(a) for a in await complete_all(pair.cloud, pair.questions, pair.sampling)]
-    strategies: list[tuple[str, Any, list[str]]] = [
-        ("threshold 0", TokenLevel(scorer=MaxProbability(), threshold=0.0), device),
-        ("threshold 1.01", TokenLevel(scorer=MaxProbability(), threshold=1.01), cloud),
-        ("threshold 1.01, 4 at a time", TokenLevel(scorer=MaxProbability(), threshold=1.01, tokens=4), cloud),
-        ("speculative", Speculative(), cloud),
-    ]
-    for name, strategy, alone in strategies:
-        some = asyncio.Semaphore(256)
+    """Answers that are each side's alone, token for token: `--at-once` together, and a tenth of them one by one."""
+    until = time.monotonic() + 60 * pair.minutes
+    equal = {name: {"at once": 0, "one by one": 0} for name in ENDS}
+    reached = singly = 0
+    for begin in range(0, len(pair.questions), pair.at_once):
+        if time.monotonic() > until:
+            break
+        part = range(begin, min(begin + pair.at_once, len(pair.questions)))
+        few = part[: max(1, len(part) // 10)]
+        alone = await _alone(pair, part)
+        for name, (strategy, side) in ENDS.items():
+            together = await asyncio.gather(*(_text(pair, strategy, i) for i in part))
+            equal[name]["at once"] += sum(a == b for a, b in zip(together, alone[side], strict=True))
+            equal[name]["one by one"] += sum([await _text(pair, strategy, i) == alone[side][i - begin] for i in few])
+        reached, singly = reached + len(part), singly + len(few)
+        print(json.dumps({"reached": reached, "one by one": singly, "equal": equal}), file=sys.stderr, flush=True)
+    return {"n": reached, "of them one by one": singly, "equal": equal}
 
-        async def one(question: list[Message], strategy: Any = strategy, some: Any = some) -> str:
-            async with some:
-                return (await answer(strategy, pair.sides, question, pair.sampling)).text
 
-        at_once = await asyncio.gather(*(one(question) for question in pair.questions))
-        few = [await one(question) for question in pair.questions[: max(1, len(pair.questions) // 10)]]
-        found[name] = {
-            "equal, 256 at once": sum(a == b for a, b in zip(at_once, alone, strict=True)),
-            "equal, one by one": f"{sum(a == b for a, b in zip(few, alone, strict=False))} of {len(few)}",
-        }
-    return found
+async def _alone(pair: Pair, part: range) -> dict[str, list[str]]:
+    """What each side answers without the other."""
+    prompts, questions = pair.prompts(), pair.questions
+    device = await complete_all(pair.device, [prompts[i] for i in part], pair.muzzled)
+    cloud = await complete_all(pair.cloud, [questions[i] for i in part], pair.sampling)
+    return {"device": [as_text(a) for a in device], "cloud": [as_text(a) for a in cloud]}
+
+
+async def _text(pair: Pair, strategy: Any, i: int) -> str:
+    return (await answer(strategy, pair.sides, pair.questions[i], pair.sampling)).text
 
 
 def main() -> None:
@@ -328,11 +343,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pair", choices=("embedded", "smollm2", "llama_cpp"), default="embedded")
+    parser.add_argument("--at-once", type=int, default=256, help="of ends: questions together")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of ends: begin no more questions then")
     options = parser.parse_args()
     if wrong := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part '{wrong[0]}'; known: {', '.join(PARTS)}")
     torch.set_num_threads(1)
-    pair = Pair(options.pair, options.n, options.seed)
+    pair = Pair(options.pair, options.n, options.seed, at_once=options.at_once, minutes=options.minutes)
     for part in options.parts:
         measure: Callable[[Pair, int], Awaitable[dict[str, Any]]] = globals()[part]
         found = asyncio.run(_run(measure, pair, options.rounds))
