@@ -18,23 +18,19 @@ import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from corpus import LOCALES, sentences
 
 from selfroute.privacy.base import find
 from selfroute.privacy.numbers import Numbers
 from selfroute.privacy.patterns import Patterns
 
-# The gateway's own benchmark, which has the same name as this file.
-_spec = spec_from_file_location("gateway_run", Path(__file__).resolve().parents[1] / "gateway" / "run.py")
-assert _spec is not None and _spec.loader is not None
-gateway = module_from_spec(_spec)
-sys.modules["gateway_run"] = gateway  # its dataclasses look themselves up
-_spec.loader.exec_module(gateway)
+sys.path.append(str(Path(__file__).resolve().parents[1] / "gateway"))
+import servers
 
 _FINDINGS = (
     "Write to a.b@example.com and c.d@example.org, call +49 171 2345678 or (415) 555-2671, card 4111 1111 1111 1111, "
@@ -94,33 +90,35 @@ def show_found(count: int, seed: int) -> None:
 
 
 def show_served(rounds: int) -> None:
-    command = [sys.executable, "-m", "uvicorn", "upstream:app", "--no-access-log", "--log-level", "warning"]
+    """Requests per second, and processor time of the gateway per request; a round asks every pair in turn."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        _, upstream = stack.enter_context(
-            gateway.process("stub", lambda port: [*command, "--port", str(port)], cwd=gateway.HERE)
-        )
-        urls = {}
+        stub = stack.enter_context(servers.process(lambda port: [*servers.STUB, str(port)], cwd=servers.HERE))
+        made = {}
         for name in ("without", "with"):
             (folder / name).mkdir()
-            urls[name] = stack.enter_context(
-                gateway.process(name, lambda port, n=name: _gateway(folder / n, upstream, port, n))
+            made[name] = stack.enter_context(
+                servers.process(lambda port, n=name: _gateway(folder / n, stub.url, port, n))
             )
-        rates: dict[tuple[str, str], list[float]] = {}
+        took: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for _ in range(rounds):
             for body in ("no findings", "ten findings"):
-                for name, (_, url) in urls.items():
-                    rates.setdefault((body, name), []).append(asyncio.run(_rate(url, _text(body))))
-        memory = {name: row.process.memory_info().rss / 1e6 for name, (row, _) in urls.items()}
+                for name, server in made.items():
+                    took.setdefault((body, name), []).append(asyncio.run(_took(server, _text(body))))
+        memory = {name: server.process.memory_info().rss / 1e6 for name, server in made.items()}
     for body in ("no findings", "ten findings"):
-        ratios = [b / a for a, b in zip(rates[body, "without"], rates[body, "with"], strict=True)]
-        middle, spread = statistics.median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"{body}: {middle:.2f} ({spread}, n = {rounds}) of the requests/s without redaction")
+        pairs = list(zip(took[body, "without"], took[body, "with"], strict=True))
+        walls, cpus = ([without[i] / with_[i] for without, with_ in pairs] for i in (0, 1))
+        print(f"{body}, of the requests/s without redaction: {_spread(walls)}; by processor time: {_spread(cpus)}")
     print(", ".join(f"{name} redaction {mb:.1f} MB" for name, mb in memory.items()))
 
 
+def _spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, n = {len(ratios)})"
+
+
 def _gateway(folder: Path, upstream: str, port: int, name: str) -> list[str]:
-    made = gateway.ours(folder, upstream, port)
+    made = servers.ours(folder, upstream, port)
     if name == "with":
         recipe = json.loads((folder / "serve.yaml").read_text())
         recipe["privacy"] = {"names": ["Anna Müller"]}
@@ -133,8 +131,8 @@ def _text(body: str) -> str:
     return (head + _PROSE * 10)[:1000]
 
 
-async def _rate(url: str, text: str, count: int = 400, at_once: int = 16) -> float:
-    """Requests per second."""
+async def _took(server: servers.Server, text: str, count: int = 400, at_once: int = 16) -> tuple[float, float]:
+    """Seconds for some requests, and the gateway's processor seconds."""
     left = iter(range(count))
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
@@ -143,12 +141,17 @@ async def _rate(url: str, text: str, count: int = 400, at_once: int = 16) -> flo
             for _ in left:
                 messages = [{"role": "user", "content": f"{text} {next(_number)}x"}]
                 body = {"model": "stub", "max_tokens": 1, "messages": messages}
-                async with http.post(f"{url}/v1/chat/completions", json=body) as answer:
+                async with http.post(f"{server.url}/v1/chat/completions", json=body) as answer:
                     assert answer.status == 200, await answer.text()
 
-        began = loop.time()
+        began, busy = loop.time(), _busy(server.process)
         await asyncio.gather(*(client() for _ in range(at_once)))
-        return count / (loop.time() - began)
+        return loop.time() - began, _busy(server.process) - busy
+
+
+def _busy(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 if __name__ == "__main__":
