@@ -81,6 +81,34 @@ def test_what_is_none_is_left(text: str) -> None:
     assert kinds(text) == []
 
 
+def test_two_accounts_with_few_words_between_are_both_found() -> None:
+    text = "Old: GB29NWBK60161331926819 We have GB82WEST12345698765432 here"
+    assert kinds(text) == [("iban", "GB29NWBK60161331926819"), ("iban", "GB82WEST12345698765432")]
+
+
+VALUES = [
+    *("12 Baker Street, London NW1 6XE", "Calle Mayor 5, 28013 Madrid", "DE89 3704 0044 0532 0130 00", "10.0.0.12"),
+    *("536-90-4399", "anna.mueller@example.co.uk", "sk-abcdefghijklmnop1234", "4111 1111 1111 1111"),
+    "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----",
+]
+PROSE = [
+    "and so on, ",
+    "in room 12 of the 3rd floor, ",
+    "host to the key token secret of it: ",
+    "PL OF ST, ",
+    "x" * 200 + " ",
+]
+
+
+@given(st.lists(st.sampled_from(PROSE), max_size=30), st.lists(st.sampled_from(PROSE), max_size=30), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_value_is_found_wherever_it_stands(before: list[str], behind: list[str], data: st.DataObject) -> None:
+    value = data.draw(st.sampled_from(VALUES))
+    text = f"{''.join(before)}; {value}; {''.join(behind)}"
+    start = text.index(f"; {value}") + 2
+    assert any(span.start <= start and start + len(value) <= span.end for span in find(text, DETECTORS))
+
+
 def test_of_two_that_overlap_the_longer_one_stands() -> None:
     assert kinds("4155552671@example.org") == [("email", "4155552671@example.org")]
     assert kinds("4111 1111 1111 1111") == [("card", "4111 1111 1111 1111")]

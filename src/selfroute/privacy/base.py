@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from selfroute.errors import ConfigError, PrivacyRefused
@@ -22,6 +23,7 @@ KINDS: Mapping[str, str] = {
     "address": "streets with a house number, and the town behind it",
     "name": "names from the list that the user gives; a further detector may find others",
 }
+_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,8 +73,15 @@ def find(text: str, detectors: Sequence[Detector]) -> list[Span]:
         except Exception as error:
             # Only the kind of failure: its message may hold the text.
             raise PrivacyRefused(f"the detector '{detector.name}' failed: {type(error).__name__}") from None
+    found.sort(key=_start)
+    if all(first.end <= second.start for first, second in pairwise(found)):
+        return found
     chosen: list[Span] = []
-    for span in sorted(found, key=lambda span: (span.start - span.end, list(KINDS).index(span.kind), span.start)):
+    for span in sorted(found, key=lambda span: (span.start - span.end, _RANK[span.kind], span.start)):
         if all(span.end <= other.start or other.end <= span.start for other in chosen):
             chosen.append(span)
-    return sorted(chosen)
+    return sorted(chosen, key=_start)
+
+
+def _start(span: Span) -> int:
+    return span.start

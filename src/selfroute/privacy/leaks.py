@@ -35,7 +35,8 @@ def _readings(body: str) -> Iterator[str]:
     except (ValueError, RecursionError):
         texts = [body]
     for text in texts:
-        yield text
+        if text not in body:
+            yield text
         if "%" in text:
             yield unquote(text)
 

@@ -23,6 +23,7 @@ _CARD = re.compile(rf"(?<![\w.])\d(?:{_GAP}\d){{12,18}}(?![\w]|\.\d)")
 # First digits that issuers have: Visa, Mastercard, American Express, Discover, Diners, JCB, UnionPay, Maestro.
 _ISSUER = re.compile(r"4|5[0-8]|2[2-7]|3[0-9]|6[0-9]|1800|2131")
 _IBAN = re.compile(rf"(?<!\w)[A-Z]{{2}}{_GAP}\d{_GAP}\d(?:{_GAP}[A-Z0-9]){{11,30}}", re.IGNORECASE)
+_IBAN_START = re.compile(r"[A-Za-z]{2}\W?\d")  # any account begins so, and this is soon looked for
 _IBAN_LENGTHS = range(15, 35)
 _TELEPHONE = re.compile(
     rf"(?<!\w)(?:\+|\()?{_SPACE}?\d(?:[\s\u00a0\u2009\u202f().\-/\u2010-\u2015]{{0,3}}\d){{6,16}}"
@@ -104,7 +105,9 @@ class Numbers:
                 raise ConfigError(f"privacy.regions: {region!r} is no country; give two letters, e.g. DE")
         self.regions = tuple(regions)
         self._dials = [_dial(self._phones, None), *(_dial(self._phones, region) for region in regions)]
-        self._ids = [_checker(each) for region in regions for each in REGIONS.get(region, ())]
+        ids = [each for region in regions for each in REGIONS.get(region, ())]
+        self._ids = [_checker(each) for each in ids]
+        self._any_id = _form("|".join(each.form for each in ids) or r"(?!)")
 
     def spans(self, text: str) -> Iterator[Span]:
         written = text.encode(errors="replace")
@@ -125,13 +128,12 @@ class Numbers:
                 yield match.span()
 
     def _accounts(self, text: str) -> Iterator[tuple[int, int]]:
-        for match in _IBAN.finditer(text):
+        begun = (_IBAN.match(text, start.start()) for start in _IBAN_START.finditer(text))
+        for match in filter(None, begun):
             places = [i for i, sign in enumerate(match.group()) if sign.isalnum()]
             written = "".join(match.group()[i] for i in places)
-            digits = [str(int(sign, 36)) for sign in written]
-            for length in _IBAN_LENGTHS:  # words may follow without anything between
-                near = length <= len(written) and int("".join(digits[4:length] + digits[:4])) % 97 == 1
-                if near and self._iban.is_valid(written[:length]):
+            for length in _lengths(written):
+                if self._iban.is_valid(written[:length]):
                     yield match.start(), match.start() + places[length - 1] + 1
 
     def _telephones(self, text: str, taken: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -160,11 +162,23 @@ class Numbers:
 
     def _persons(self, text: str) -> Iterator[tuple[int, int]]:
         for cluster in _CLUSTER.finditer(text):
-            for form, is_valid, said in self._ids:
-                for match in form.finditer(text, max(0, cluster.start() - _BEFORE), cluster.end() + _BEHIND):
+            reach = max(0, cluster.start() - _BEFORE), cluster.end() + _BEHIND
+            for form, is_valid, said in self._ids if self._any_id.search(text, *reach) else ():
+                for match in form.finditer(text, *reach):
                     before = text[max(0, match.start() - 40) : match.start()]
                     if (said is None or said.search(before)) and is_valid(match.group()):
                         yield match.span()
+
+
+def _lengths(written: str) -> Iterator[int]:
+    """How many signs of a text have an account's checksum; words may follow without anything between."""
+    head = "".join(str(int(sign, 36)) for sign in written[:4])
+    shift, country, rest = 10 ** len(head) % 97, int(head) % 97, 0
+    for length, sign in enumerate(written[4:], 5):
+        value = int(sign, 36)
+        rest = (rest * (10 if value < 10 else 100) + value) % 97
+        if length in _IBAN_LENGTHS and (rest * shift + country) % 97 == 1:
+            yield length
 
 
 def _dial(phones: Any, region: str | None) -> Callable[[str, str], bool]:
@@ -191,10 +205,13 @@ def _dial(phones: Any, region: str | None) -> Callable[[str, str], bool]:
 
 
 def _checker(known: _Id) -> tuple[re.Pattern[str], Callable[[str], bool], re.Pattern[str] | None]:
-    form = re.compile(rf"(?<![\w.])(?:{known.form})(?![\w]|[.-]\d)", re.IGNORECASE)
     is_valid: Callable[[str], bool] = _library(f"stdnum.{known.module}").is_valid if known.module else bool
     said = re.compile(rf"(?<![a-z])(?:{known.said})", re.IGNORECASE) if known.said else None
-    return form, partial(_is_valid, is_valid), said
+    return _form(known.form), partial(_is_valid, is_valid), said
+
+
+def _form(form: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<![\w.])(?:{form})(?![\w]|[.-]\d)", re.IGNORECASE)
 
 
 def _is_valid(check: Callable[[str], bool], written: str) -> bool:

@@ -20,10 +20,11 @@ _MAIL = re.compile(r"[\w.+'-]+(?:@|%40|&#0*64;|\(at\)|\[at\])[\w-]+(?:\.[\w-]+)+
 
 # Forms that providers give to their keys.
 _KEY_SIGNS = (
-    "private key", "sk-", "sk_", "rk_", "pk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "akia",
+    "sk-", "sk_", "rk_", "pk_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "akia",
     "asia", "aiza", "ya29.", "xox", "xapp-", "hf_", "r8_", "sg.", "npm_", "pypi-", "dop_v1_", "gsk_", "xai-", "pplx-",
     "eyj",
 )  # fmt: skip
+_ARMOUR_SIGNS = ("private key",)  # stands within what a private key begins with
 _KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\bsk-[A-Za-z0-9_-]{16,}|\b[srp]k_(?:live|test)_[A-Za-z0-9]{10,}"
@@ -35,18 +36,8 @@ _KEY = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"
 )
 # What a text itself calls a secret; it holds a digit or a sign, unlike the word behind "my password is".
-_SECRET_SIGNS = (
-    "passw",
-    "passphrase",
-    "pwd",
-    "kennwort",
-    "contraseña",
-    "mot de passe",
-    "secret",
-    "key",
-    "token",
-    "bearer",
-)
+_SECRET_SIGNS = ("passw", "passphrase", "pwd", "kennwort", "contraseña", "mot de passe", "secret", "token", "bearer")
+_ACCESS_SIGNS = ("key", "token")  # with another word before them
 _SECRET = re.compile(
     r"(?:passw(?:or[dt])|passwd|passphrase|kennwort|contraseña|mot de passe|secret|(?:api|access)[ _-]?key|bearer"
     r"|(?:(?:auth|access)[ _-]?|(?<![a-z]))token|(?<![a-z])pwd)"
@@ -54,7 +45,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
-_DIGIT = re.compile(r"\d")
+_DIGIT, _DIGITS = re.compile(r"\d"), re.compile(r"\d+")
+_DOTTED = re.compile(r"\d\.\d")
 _IP4 = re.compile(r"(?<![\w.:])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 _IP6 = re.compile(r"(?<![\w.:])(?:[0-9a-fA-F]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-fA-F]{0,4})(?![\w:])")
 
@@ -68,6 +60,8 @@ _HOUSE = r"\d{1,5}(?:\s?[a-zA-Z](?!\w))?(?:\s?[-/]\s?\d{1,4}[a-zA-Z]?)?(?!\w)"
 _PLACE = rf"{_CAPITAL}[\w'’-]*(?:[ ](?:(?:am|an[ ]der|de|del|la|sur|upon|in|den|di)[ ])?{_CAPITAL}[\w'’-]*){{0,2}}"
 _CODE = r"(?:[A-Z]{1,2}-)?\d{4,5}(?:\s?[A-Z]{2}(?!\w))?(?!\w)"  # before a town, or behind it as in Spain
 _STATE = r"(?:[A-Z]{2}\s+\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s?\d[A-Z]{2})(?!\w)"
+_STATES = re.compile(_STATE)
+_AROUND = 160  # characters of an address before and behind each of its numbers, at most
 _TOWN = (
     rf"(?:,?\s+{_CODE},?\s+{_PLACE}(?:\s\([A-Z]{{2}}\))?|,\s+{_PLACE},\s+{_CODE}|(?:,?\s+{_PLACE}){{1,2}},?\s+{_STATE})"
 )
@@ -169,17 +163,18 @@ def _near(
     for sign in signs:
         at = small.find(sign)
         while at >= 0:
-            start = max(0, at - before)
-            while (found := form.search(text, start, at + _REACH)) and found.end() <= at:
-                start = found.end()
-            if found:
+            # To search would read on to the end of the text where nothing is.
+            begun = (form.match(text, start, at + _REACH) for start in range(max(0, at - before), at + 1))
+            if found := next((match for match in begun if match and match.end() > at), None):
                 yield found
             at = small.find(sign, at + 1)
 
 
 def _keys(text: str, small: str) -> _Found:
-    yield from (match.span() for match in _near(_KEY, text, small, _KEY_SIGNS, before=40))
-    yield from (match.span(1) for match in _near(_SECRET, text, small, _SECRET_SIGNS, before=16))
+    yield from (match.span() for match in _near(_KEY, text, small, _KEY_SIGNS, before=0))
+    yield from (match.span() for match in _near(_KEY, text, small, _ARMOUR_SIGNS, before=40))
+    yield from (match.span(1) for match in _near(_SECRET, text, small, _SECRET_SIGNS, before=0))
+    yield from (match.span(1) for match in _near(_SECRET, text, small, _ACCESS_SIGNS, before=7))
 
 
 def _mails(text: str, small: str) -> _Found:
@@ -189,7 +184,8 @@ def _mails(text: str, small: str) -> _Found:
 def _machines(text: str, small: str) -> _Found:
     if text.count(":") < 2 and _DIGIT.search(text) is None:
         return
-    forms = [form for form, sign, times in ((_IP4, ".", 3), (_IP6, ":", 2)) if text.count(sign) >= times]
+    forms = [_IP4] if _DOTTED.search(text) else []
+    forms += [_IP6] if text.count(":") >= 2 else []
     for match in (match for form in forms for match in form.finditer(text)):
         try:
             address = ipaddress.ip_address(match.group())
@@ -200,9 +196,23 @@ def _machines(text: str, small: str) -> _Found:
 
 
 def _streets(text: str, small: str) -> _Found:
-    if _DIGIT.search(text) is None:
-        return
-    for signs, form in _STREETS:
-        if not signs or _holds(small, signs):
-            for match in form.finditer(text):
-                yield match.start(), match.start() + len(match.group().rstrip(". "))
+    for start, end in _around_digits(text):
+        near = small[start:end] if len(small) == len(text) else small
+        for signs, form in _STREETS:
+            if _holds(near, signs) if signs else _STATES.search(text, start, end):
+                for match in form.finditer(text, start, end):
+                    yield match.start(), match.start() + len(match.group().rstrip(". "))
+
+
+def _around_digits(text: str) -> _Found:
+    """Stretches of a text in which an address may stand: there is none without a number."""
+    start = end = -1
+    for number in _DIGITS.finditer(text):
+        before = max(0, number.start() - _AROUND)
+        if before > end >= 0:
+            yield start, end
+            start = -1
+        start = before if start < 0 else start
+        end = min(len(text), number.end() + _AROUND)
+    if end >= 0:
+        yield start, end

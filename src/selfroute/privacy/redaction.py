@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal, get_args
 
 from selfroute.errors import ConfigError, PrivacyRefused
@@ -21,6 +22,7 @@ _REMEMBERED = 1000
 
 # Parts of a message's content that hold text alone; others are pictures, sounds and files.
 _READABLE = frozenset({"text", "input_text", "output_text", "refusal", "summary_text", "reasoning_text", "tool_result"})
+_BASE64 = ";base64,"
 _DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
 
 
@@ -92,7 +94,12 @@ class Redactor:
         self._remember(text for text in texts if text not in found)
         table = Table("\n".join(texts) if found else "")
         known = {text: _replaced(text, spans, table) for text, spans in found.items()}
-        return table, lambda text: table.hide(known.get(text, text))
+
+        @cache  # the text of a message is asked for once as such and once within its fields
+        def hide(text: str) -> str:
+            return table.hide(known.get(text, text))
+
+        return table, hide
 
     def _remember(self, plain: Iterable[str]) -> None:
         """Names of fields and roles come with every request; they are looked at once."""
@@ -145,7 +152,7 @@ def _texts(value: Any) -> Iterator[str]:
         PrivacyRefused: one is a file in letters.
     """
     if isinstance(value, str):
-        if _DATA.search(value):
+        if _BASE64 in value.lower() and _DATA.search(value):
             raise PrivacyRefused("a file within a text cannot be read, so it is not sent")
         inner = _parsed(value)
         if inner is None:
