@@ -3,6 +3,7 @@
     python benchmarks/attributes/run.py all --base out/tickets/device/checkpoint
     python benchmarks/attributes/run.py next --base …   # the next cell that results.json lacks, and no more
     python benchmarks/attributes/run.py all --arms RL regularised --base …
+    python benchmarks/attributes/run.py all --arms critic "critic + rules" --base …   # the second takes the first one's
     python benchmarks/attributes/run.py page            # results.md and the figure from results.json
 
 A cell is an arm and a seed. All arms begin with the same device, which imitated messages half of which leak
@@ -67,7 +68,8 @@ SPLITS = {"unseen": "test", "seen": "validation"}
 TASK, TEMPLATE = Tickets(), TEMPLATES["private"]
 STEPS, PROMPTS, GROUP, TOKENS = 40, 16, 8, 40  # of reinforcement learning
 MORE = 150  # further steps of imitation
-ROUNDS, BATCH = 25, 128  # of the critic
+ROUNDS, HELD, BATCH = 25, 4, 128  # of the critic: fitted to so many batches, calibrated on others
+FRESH_BATCHES = 8  # on which its calibration is measured
 Messages = list[str]  # what the device wrote for each row: the completion
 Writes = Callable[[Sequence[Row]], Messages]
 
@@ -162,7 +164,9 @@ def cell(arm: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         facts["trained"] = last_steps(folder.parent)
     with TransformersBackend.load(folder) as device:
         guide = None
-        if arm.startswith("critic"):
+        if arm == "critic + rules":
+            guide = GuidedBackend(device, arguments.out / f"critic-{seed}.safetensors")
+        elif arm == "critic":
             guide, facts["calibration_error"] = guided(device, seed, oracle, arguments)
         facts |= {"oracle_calls": oracle.calls, "seconds": time.perf_counter() - began}
         facts["cpu_s"] = time.process_time() - worked
@@ -190,18 +194,28 @@ def guided(
     device: TransformersBackend, seed: int, oracle: Counted, arguments: argparse.Namespace
 ) -> tuple[GuidedBackend, float]:
     """The device with a critic that was fitted to its own samples, and the critic's calibration error on fresh ones."""
-    judged, rows = Judged(oracle), list(Tickets(limit=BATCH * (ROUNDS + 2), seed=100 + seed).rows("train"))
+    judged, rows = (
+        Judged(oracle),
+        list(Tickets(limit=BATCH * (ROUNDS + HELD + FRESH_BATCHES), seed=100 + seed).rows("train")),
+    )
 
-    def batch(number: int) -> tuple[list[list[int]], list[Row]]:
-        some = rows[number * BATCH : (number + 1) * BATCH]
+    def batch(number: int, size: int = 1) -> tuple[list[list[int]], list[Row]]:
+        some = rows[number * BATCH : (number + size) * BATCH]
         return [device._encode(asked(row)) for row in some], some
 
     fit = fit_critic(
-        device.model, device.tokenizer, (batch(i) for i in range(ROUNDS)), judged,
-        rounds=ROUNDS, max_new_tokens=TOKENS, seed=seed,
+        device.model, device.tokenizer, (batch(i) for i in range(ROUNDS + HELD)), judged,
+        rounds=ROUNDS, held=HELD, max_new_tokens=TOKENS, seed=seed,
     )  # fmt: skip
     calls = oracle.calls
-    fresh = judged_samples(device.model, device.tokenizer, *batch(ROUNDS), judged, max_new_tokens=TOKENS, seed=seed)
+    fresh = judged_samples(
+        device.model,
+        device.tokenizer,
+        *batch(ROUNDS + HELD, FRESH_BATCHES),
+        judged,
+        max_new_tokens=TOKENS,
+        seed=5000 + seed,
+    )
     oracle.calls = calls  # judging the critic is no part of making it
     assert fresh.places is not None
     file = arguments.out / f"critic-{seed}.safetensors"
