@@ -173,6 +173,12 @@ TEMPLATES: dict[str, PromptTemplate] = {
         help=f"If you cannot find the answer, return: {HANDOFF_TEXT}.",
         user="{question}",
     ),
+    # As "think", in few words: each costs a small model as much as one of the answer.
+    "short": PromptTemplate(
+        system="Work inside <think> </think>, then answer inside <answer> </answer>.",
+        help=f"If the work may be wrong, write {HANDOFF_TEXT} instead of an answer.",
+        user="{question}",
+    ),
     # No words around the question: for questions that carry their own instructions, and for recorded answers.
     "plain": PromptTemplate(
         system="You are a helpful assistant.",

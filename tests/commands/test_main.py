@@ -107,11 +107,12 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not [path for path in tmp_path.rglob("*") if path.suffix != ".sqlite"], "refused before any work"
 
 
-def test_a_warm_up_does_not_go_on_from_gguf(tmp_path: Path) -> None:
+def test_a_warm_up_names_a_start_that_is_no_model(tmp_path: Path) -> None:
     (file := tmp_path / "model.gguf").write_bytes(b"GGUF")
     result = invoke("train", WARM_UP, f"start={file}", f"out={tmp_path / 'run'}")
     assert result.exit_code == 2
-    assert "is a GGUF file; a warm-up goes on from a model folder" in result.stderr
+    assert str(file) in result.stderr
+    assert result.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -289,24 +289,25 @@ def _open_cloud(
 
 
 def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None = None, **options: Any) -> Path:
-    """Make a small model from nothing; returns its folder.
+    """Make a small model from nothing, or teach one to answer in tags and to ask; returns its folder.
 
     Args:
         say: told nothing, as no cloud is asked.
         options: for `selfroute.train.imitation.warmup.warm_up`, e.g. `on_progress`.
 
     Raises:
-        ConfigError: the task has nothing written to imitate; `start` is a GGUF file; an option of the traces belongs
-            to the other role or to another task.
+        ConfigError: a new model, and the task has nothing written to imitate; an option of the traces belongs to the
+            other role or to another task.
     """
     task = make_task(recipe.task, seed=recipe.seed)
     place = TASKS[recipe.task.name].writer
-    if place is None:
+    if place is None and recipe.start is None:
         known = ", ".join(name for name, entry in TASKS.items() if entry.writer)
-        raise ConfigError(f"task: '{recipe.task.name}' has no written searches to imitate; use one of {known}")
-    start = None if recipe.start is None else model_files(recipe.start).model
-    if start is not None and is_gguf(start):
-        raise ConfigError(f"start: '{recipe.start}' is a GGUF file; a warm-up goes on from a model folder")
+        raise ConfigError(
+            f"task: '{recipe.task.name}' has nothing written that a new model could learn from; use one of {known}, or "
+            "go on with a model that has learned to write: start=smollm2, a folder or a hub repository"
+        )
+    start = None if recipe.start is None else model_files(recipe.start)
     for other in {"device": ("shown_rate",), "cloud": ("told_rate", "call_rate")}[recipe.role]:
         if value := getattr(recipe.traces, other):
             owner = "cloud" if recipe.role == "device" else "device"
@@ -316,14 +317,20 @@ def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None 
 
     from selfroute.train.imitation.tokenizer import build_tokenizer, task_tokenizer
     from selfroute.train.imitation.warmup import warm_up
+    from selfroute.train.imitation.worked import Worked
     from selfroute.train.imitation.writers import TraceStyle, Worded
+    from selfroute.train.pretrained import load_tokenizer
 
-    make_writer: Callable[..., Writer] = at(place)
+    make_writer: Callable[..., Writer] = Worked if place is None else at(place)
     writer = make_writer(task, TraceStyle(**asdict(recipe.traces)), recipe.role)
     quiet_libraries()
+    if start is not None:
+        tokenizer = load_tokenizer(start.tokenizer)
+    else:
+        tokenizer = task_tokenizer(task.template, writer.corpus) if isinstance(writer, Worded) else build_tokenizer()
     warm_up(
         out=recipe.out,
-        tokenizer=task_tokenizer(task.template, writer.corpus) if isinstance(writer, Worded) else build_tokenizer(),
+        tokenizer=tokenizer,
         writer=writer,
         hidden_size=recipe.hidden_size,
         layers=recipe.layers,
@@ -332,7 +339,7 @@ def warm_up_recipe(recipe: WarmupRecipe, *, say: Callable[[str], object] | None 
         learning_rate=recipe.learning_rate,
         optimizer=recipe.optimizer,
         seed=recipe.seed,
-        start=start,
+        start=None if start is None else start.model,
         workers=recipe.workers,
         resume=recipe.resume,
         config=to_values(recipe),

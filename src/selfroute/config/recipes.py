@@ -286,7 +286,7 @@ class TraceOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmupRecipe:
-    """What `selfroute train` needs to make a small model from nothing (`algorithm: warm_up`).
+    """What `selfroute train` needs to make a small model from nothing, or to teach one the form (`algorithm: warm_up`).
 
     Attributes:
         role: the device learns to hand off, the cloud does not.
@@ -294,7 +294,8 @@ class WarmupRecipe:
         batch_tokens: padded tokens per step.
         learning_rate: peak of the cosine schedule.
         optimizer: `muon` for matrices learns from fewer steps; the rest stays with AdamW.
-        start: model to go on with (`embedded:device` or a folder); None makes a new one.
+        start: model to go on with: `embedded:device`, `smollm2`, a folder, a GGUF file or a hub repository; a
+            pretrained one learns from the rows of any task. None makes a new one.
         workers: processes that write traces; 0 writes them between steps.
     """
 

@@ -1,7 +1,8 @@
-"""Supervised warm-up: make the embedded pair from nothing by imitating written searches.
+"""Supervised warm-up: make the embedded pair from nothing by imitating written searches, or teach a model the form.
 
 A model that starts at random shows no group with both a right and a wrong answer, so reinforcement learning has
-nothing to learn from; a short imitation of searches gives it skill to sharpen and an even chance of asking.
+nothing to learn from; a short imitation of searches gives it skill to sharpen and an even chance of asking. A
+pretrained model has the skill and may lack the tags and the hand-off, which a much shorter imitation gives it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from selfroute.calls import CALL_FORM, call_text
 from selfroute.prompts import TEMPLATES, TrainedPrompt, with_attempt
@@ -22,9 +23,10 @@ from selfroute.train import folder
 from selfroute.train.imitation.batches import IGNORED, Batch, cut
 from selfroute.train.imitation.supervised import Optimizer, tune
 from selfroute.train.imitation.writers import TOLD_SHARES
+from selfroute.train.pretrained import load_network
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
     from selfroute.train.imitation.writers import Writer
     from selfroute.types import Message
@@ -35,7 +37,7 @@ QUESTION, ATTEMPT = "\0", "\1"  # stand for them in a rendered prompt
 
 
 def build_model(
-    tokenizer: PreTrainedTokenizerFast, *, hidden_size: int, layers: int, head_size: int = 32
+    tokenizer: PreTrainedTokenizerBase, *, hidden_size: int, layers: int, head_size: int = 32
 ) -> LlamaForCausalLM:
     """A small Llama with tied embeddings and one key-value head; 128 x 5 is about 0.9 M parameters.
 
@@ -75,7 +77,7 @@ class TraceBatches(IterableDataset[Batch]):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerBase,
         writer: Writer,
         *,
         seed: int,
@@ -154,7 +156,7 @@ def prompt_of(writer: Writer) -> TrainedPrompt:
 def warm_up(
     *,
     out: Path,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     writer: Writer,
     hidden_size: int,
     layers: int,
@@ -176,7 +178,8 @@ def warm_up(
         steps: optimiser steps; each sees about `batch_tokens` padded tokens.
         learning_rate: peak of a cosine schedule with 2 % linear warm-up; 1e-3 to 3e-3 suits these sizes.
         optimizer: "muon" takes `MuonAdamW`.
-        start: folder of a model to go on with, in place of a new one of `hidden_size` and `layers`.
+        start: folder, hub repository or GGUF file of a model to go on with, in place of a new one of `hidden_size` and
+            `layers`; `tokenizer` is that model's.
         workers: processes that draw traces.
         resume: go on from the newest checkpoint in `out`.
         config: the resolved recipe, written beside the result.
@@ -193,9 +196,9 @@ def warm_up(
         folder.check_config(out, config or {})
     torch.manual_seed(seed)
     if start is None:
-        model = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
+        model: PreTrainedModel = build_model(tokenizer, hidden_size=hidden_size, layers=layers)
     else:
-        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
+        model = load_network(start, attention="eager")
     data = TraceBatches(tokenizer, writer, seed=seed, batch_tokens=batch_tokens)
     origin = folder.begin(out, config or {}, checkpoint)
     wall_s = tune(
