@@ -16,7 +16,7 @@ import pytest
 from selfroute.backends import llama_cpp
 from selfroute.backends.base import complete
 from selfroute.backends.llama_cpp import LlamaCppBackend, find_smollm2
-from selfroute.config import Spec, make_backend
+from selfroute.config import Spec, make_backend, window_of
 from selfroute.errors import BackendError, BackendUnavailable, ConfigError, UnsupportedByBackend
 from selfroute.types import Message, Sampling
 
@@ -62,6 +62,13 @@ async def test_a_consumer_that_leaves_frees_its_slot(smollm2: LlamaCppBackend) -
     started = time.perf_counter()
     await complete(smollm2, ask("Hi"), Sampling(max_tokens=1))
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize("form", ["value", "option"])
+def test_the_window_is_known_in_either_form_of_a_spec(smollm2_file: Path, form: str) -> None:
+    path = str(smollm2_file)
+    spec = Spec("llama_cpp", path) if form == "value" else Spec("llama_cpp", None, {"path": path, "context_tokens": 64})
+    assert window_of(spec) == (4096 if form == "value" else 64)
 
 
 async def test_a_prompt_beyond_the_window_is_refused(smollm2: LlamaCppBackend) -> None:

@@ -152,7 +152,10 @@ def window_of(spec: Spec, *, where: str = "backend") -> int | None:
     if place is None:
         return None
     window, value = at(place), model_value(spec, where=where)
-    found: int | None = window(*([] if value is None else [value]), **asked_for(window, spec.options))
+    positional = [] if value is None else [value]
+    taken = list(inspect.signature(window).parameters)[: len(positional)]
+    options = {name: option for name, option in spec.options.items() if name not in taken}
+    found: int | None = window(*positional, **asked_for(window, options))
     return found
 
 
