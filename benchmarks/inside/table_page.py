@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table_rows import ROWS
 
 from selfroute.tasks.chain import KINDS, Chain
 
@@ -22,6 +23,7 @@ TITLES = {
 }
 MEASURES = ("auroc", "auroc_bad", "calibration_error")
 WORDS = Path(__file__).with_name("words.md")
+OWN_DEVICE = [name for name, row in ROWS.items() if row.recipe.keys() & {"policies", "device"}]
 CUTS = (0.05, 0.1)  # of the cloud's tokens, for the parts of the problems
 Summary = Mapping[str, Any]
 
@@ -42,8 +44,10 @@ def page(folders: Sequence[Path]) -> str:
         *([WORDS.read_text(encoding="utf-8").strip()] if WORDS.is_file() else []),
         *(section(axis, summaries) for axis in AXES),
         gap_section(summaries),
+        own_section(folders, summaries),
         parts_section(folders, summaries),
         heads_section(folders),
+        steps_section(folders),
         commands(folders),
     ]
     return "\n\n".join(parts) + "\n"
@@ -130,6 +134,57 @@ def gaps(name: str, summary: Summary) -> dict[float, tuple[float, ...]]:
     }
 
 
+# --- devices of their own ----------------------------------------------------------------------------------------
+
+
+def own_section(folders: Sequence[Path], summaries: Sequence[Summary]) -> str:
+    """What was trained on the device's side, point by point, and what it is worth without a cloud."""
+    lines = [
+        "## With a device of its own",
+        "Rows whose device was trained for them, each point as run: tokens that the cloud wrote, in % of what it "
+        "writes alone; answers that are right, in %, and those of the device where there is no cloud.",
+        table_head("strategy", "threshold", "cloud tokens", "right", "right without a cloud", "round trips", "bytes"),
+    ]
+    names = [line["name"] for line in part_of(summaries[0], "cloud_tokens")["lines"] if line["name"] in OWN_DEVICE]
+    alone = [alone_of(folder, names) for folder in folders]
+    rows = [row for name in names for row in own_rows(name, summaries, [each[name] for each in alone])]
+    return "\n\n".join(lines) + "\n" + "\n".join(rows)
+
+
+def own_rows(name: str, summaries: Sequence[Summary], alone: Sequence[float]) -> list[str]:
+    found = [points_of(name, summary) for summary in summaries]
+    rows = []
+    for at in range(len(found[0])):
+        points = [each[at] for each in found]
+        threshold = "–" if points[0][0] is None else f"{points[0][0]:g}"
+        share, right, trips, sent = (
+            spread([point[i] for point in points], scale) for i, scale in ((1, 100), (2, 100), (3, 1), (4, 1))
+        )
+        rows.append(f"| {name} | {threshold} | {share} | {right} | {spread(alone, 100)} | {trips} | {sent} |")
+    return rows
+
+
+def points_of(name: str, summary: Summary) -> list[tuple[float | None, ...]]:
+    """Threshold, share of the cloud's tokens, accuracy, round trips, and bytes of each point."""
+    spent = [line_of(part_of(summary, axis), name)["points"] for axis in ("cloud_tokens", "round_trips", "bytes")]
+    whole = part_of(summary, "cloud_tokens")["cloud_spent"]
+    return [
+        (tokens["point"], tokens["spent"] / whole, tokens["accuracy"], trips["spent"], sent["spent"])
+        for tokens, trips, sent in zip(*spent, strict=True)
+    ]
+
+
+def alone_of(folder: Path, names: Sequence[str]) -> dict[str, float]:
+    """By strategy, how often its device is right where it may not ask."""
+    right: dict[str, dict[str, float]] = {name: {} for name in names}
+    for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["strategy"] in right:
+            alone = record.get("local_correct")
+            right[record["strategy"]][record["id"]] = float(record["device_correct"] if alone is None else alone)
+    return {name: float(np.mean(list(values.values()))) for name, values in right.items()}
+
+
 # --- parts of the problems ---------------------------------------------------------------------------------------
 
 
@@ -210,6 +265,25 @@ def heads_section(folders: Sequence[Path]) -> str:
         ]
         rows.append(f"| {name.removeprefix('head-')} | {' | '.join(cells)} |")
     return "\n\n".join(lines) + "\n" + "\n".join(rows)
+
+
+def steps_section(folders: Sequence[Path]) -> str:
+    """How the tags do on validation problems."""
+    places = [folder.parent / "trained" / "adaswitch" for folder in folders]
+    found = [read(place, "run") for place in places if (place / "run.json").is_file()]
+    lines = [
+        "## The tags",
+        "AdaSwitch after its training, on the steps that it writes to 200 validation problems: wrong ones, in %, and "
+        "AUROC of two doubts for them. Of its steps in the exam before, "
+        f"{spread([run['exam_wrong'] for run in found], 100)} % were wrong.",
+        table_head("steps", "wrong", "AUROC of the tag", "AUROC of min probability"),
+    ]
+    cells = [
+        spread([run["judged"] for run in found], 1, places=0),
+        spread([run["wrong"] for run in found], 100),
+        *(spread([run[key] for run in found], 1, places=3) for key in ("auroc_tag", "auroc_min_probability")),
+    ]
+    return "\n\n".join(lines) + f"\n| {' | '.join(cells)} |"
 
 
 def heads_of(folder: Path) -> list[Path]:
