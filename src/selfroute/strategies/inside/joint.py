@@ -197,8 +197,8 @@ class Joint:
 
         Args:
             until, judge: as in `selfroute.backends.sessions.Session.write`.
-            shown: come back in time for the reader: soon at first, then less and less often, as each time takes it
-                out of its batch.
+            shown: come back in time for the reader: soon at first, then less and less often, as each time wakes the
+                event loop.
 
         Raises:
             BackendError: it failed.
