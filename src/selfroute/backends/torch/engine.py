@@ -368,14 +368,16 @@ class Engine:
             Written(token, logprob, token in self._ends, view)
             for token, logprob, view in zip(drawn.tokens, drawn.logprobs, views, strict=True)
         ]
-        for job, token, state in zip(jobs, _judged(jobs, written), drawn.states, strict=True):
+        _judge(jobs, written)
+        for job, token, state in zip(jobs, written, drawn.states, strict=True):
             job.add(token, state)
             late = job.deadline is not None and now >= job.deadline
-            if job.awaited and (job.over or late):
+            leaves = job.over or job.far_ahead
+            if job.awaited and (leaves or late):
                 job.hand_over()
-            elif job.over or job.far_ahead:
+            elif leaves:
                 job.rest()
-            if job.over or job.far_ahead:
+            if leaves:
                 over.add(job)
         return over
 
@@ -388,22 +390,16 @@ def _count(line: Line, tokens: int) -> None:
     line.computed += tokens
 
 
-def _judged(jobs: Sequence[WriteJob], written: list[Written]) -> list[Written]:
-    """What became of each token; each judge is asked once for all of its own."""
-    by_score: dict[int, list[int]] = defaultdict(list)
-    for i, job in enumerate(jobs):
+def _judge(jobs: Sequence[WriteJob], written: Sequence[Written]) -> None:
+    """Note what becomes of each token; each judge is asked once for all of its own."""
+    by_score: dict[int, list[tuple[Judge, Written]]] = defaultdict(list)
+    for job, token in zip(jobs, written, strict=True):
         if job.judge is not None:
-            by_score[id(job.judge.score)].append(i)
-    for at in by_score.values():
-        first = jobs[at[0]].judge
-        assert first is not None
-        for i, score in zip(at, first.score([written[i] for i in at]), strict=True):
-            judge = jobs[i].judge
-            assert judge is not None
-            token = written[i]
-            kept = score >= judge.least
-            written[i] = Written(token.token_id, token.logprob, token.ends, token.view, kept, float(score))
-    return written
+            by_score[id(job.judge.score)].append((job.judge, token))
+    for asked in by_score.values():
+        scores = asked[0][0].score([token for _, token in asked])
+        for (judge, token), score in zip(asked, scores, strict=True):
+            token.score, token.kept = float(score), bool(score >= judge.least)
 
 
 def _call_all(news: Sequence[tuple[Callable[[Any], None], Any]]) -> None:
