@@ -22,7 +22,7 @@ TITLES = {
     "seconds": "Seconds, by the default network of `selfroute.network.link.Network`",
 }
 MEASURES = ("auroc", "auroc_bad", "calibration_error")
-WORDS = Path(__file__).with_name("words.md")
+WORDS, BARS = (Path(__file__).with_name(name) for name in ("words.md", "bars.md"))
 OWN_DEVICE = [name for name, row in ROWS.items() if row.recipe.keys() & {"policies", "device"}]
 CUTS = (0.05, 0.1)  # of the cloud's tokens, for the parts of the problems
 Summary = Mapping[str, Any]
@@ -41,16 +41,22 @@ def page(folders: Sequence[Path]) -> str:
         HEAD,
         f"n = {summaries[0]['n']} for each of the seeds {seeds}. Right, in %: device alone {ends['device']}, cloud "
         f"alone {ends['cloud']}.",
-        *([WORDS.read_text(encoding="utf-8").strip()] if WORDS.is_file() else []),
+        *said(WORDS),
         *(section(axis, summaries) for axis in AXES),
         gap_section(summaries),
         own_section(folders, summaries),
         parts_section(folders, summaries),
         heads_section(folders),
         steps_section(folders),
+        *said(BARS),
         commands(folders),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def said(file: Path) -> list[str]:
+    """What is written by hand."""
+    return [file.read_text(encoding="utf-8").strip()] if file.is_file() else []
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -142,47 +148,49 @@ def own_section(folders: Sequence[Path], summaries: Sequence[Summary]) -> str:
     lines = [
         "## With a device of its own",
         "Rows whose device was trained for them, each point as run: tokens that the cloud wrote, in % of what it "
-        "writes alone; answers that are right, in %, and those of the device where there is no cloud.",
-        table_head("strategy", "threshold", "cloud tokens", "right", "right without a cloud", "round trips", "bytes"),
+        "writes alone and of all that stand in the answers or were written for them; answers that are right, in %, and "
+        "those of the device where there is no cloud.",
+        table_head(
+            "strategy",
+            "threshold",
+            "cloud tokens",
+            "of all tokens",
+            "right",
+            "right without a cloud",
+            "round trips",
+            "bytes",
+        ),
     ]
     names = [line["name"] for line in part_of(summaries[0], "cloud_tokens")["lines"] if line["name"] in OWN_DEVICE]
-    alone = [alone_of(folder, names) for folder in folders]
-    rows = [row for name in names for row in own_rows(name, summaries, [each[name] for each in alone])]
+    found = [own_of(folder, names, summary) for folder, summary in zip(folders, summaries, strict=True)]
+    scales = (100, 100, 100, 100, 1, 1)
+    rows = []
+    for name, point in found[0]:
+        columns = zip(*(each[name, point] for each in found), strict=True)
+        cells = [spread(values, scale) for values, scale in zip(columns, scales, strict=True)]
+        rows.append(f"| {name} | {'–' if point is None else f'{point:g}'} | {' | '.join(cells)} |")
     return "\n\n".join(lines) + "\n" + "\n".join(rows)
 
 
-def own_rows(name: str, summaries: Sequence[Summary], alone: Sequence[float]) -> list[str]:
-    found = [points_of(name, summary) for summary in summaries]
-    rows = []
-    for at in range(len(found[0])):
-        points = [each[at] for each in found]
-        threshold = "–" if points[0][0] is None else f"{points[0][0]:g}"
-        share, right, trips, sent = (
-            spread([point[i] for point in points], scale) for i, scale in ((1, 100), (2, 100), (3, 1), (4, 1))
-        )
-        rows.append(f"| {name} | {threshold} | {share} | {right} | {spread(alone, 100)} | {trips} | {sent} |")
-    return rows
-
-
-def points_of(name: str, summary: Summary) -> list[tuple[float | None, ...]]:
-    """Threshold, share of the cloud's tokens, accuracy, round trips, and bytes of each point."""
-    spent = [line_of(part_of(summary, axis), name)["points"] for axis in ("cloud_tokens", "round_trips", "bytes")]
-    whole = part_of(summary, "cloud_tokens")["cloud_spent"]
-    return [
-        (tokens["point"], tokens["spent"] / whole, tokens["accuracy"], trips["spent"], sent["spent"])
-        for tokens, trips, sent in zip(*spent, strict=True)
-    ]
-
-
-def alone_of(folder: Path, names: Sequence[str]) -> dict[str, float]:
-    """By strategy, how often its device is right where it may not ask."""
-    right: dict[str, dict[str, float]] = {name: {} for name in names}
+def own_of(folder: Path, names: Sequence[str], summary: Summary) -> dict[tuple[str, float | None], list[float]]:
+    """By strategy and threshold: cloud tokens over the cloud's own and over all, right, right alone, trips, bytes."""
+    records: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
     for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        if record["strategy"] in right:
-            alone = record.get("local_correct")
-            right[record["strategy"]][record["id"]] = float(record["device_correct"] if alone is None else alone)
-    return {name: float(np.mean(list(values.values()))) for name, values in right.items()}
+        if record["strategy"] in names:
+            records.setdefault((record["strategy"], record.get("point")), []).append(record)
+    whole = part_of(summary, "cloud_tokens")["cloud_spent"]
+    return {place: own_line(own, whole) for place, own in records.items()}
+
+
+def own_line(records: Sequence[Mapping[str, Any]], whole: float) -> list[float]:
+    def mean(*names: str) -> float:
+        return float(np.mean([sum(record.get(name) or 0 for name in names) for record in records]))
+
+    alone = [r["device_correct"] if r.get("local_correct") is None else r["local_correct"] for r in records]
+    cloud, everything = mean("cloud_tokens"), mean("cloud_tokens", "device_tokens")
+    shares = cloud / whole, cloud / everything
+    return [*shares, mean("correct"), float(np.mean(alone)), mean("cloud_calls"), mean("up_bytes", "down_bytes")]
 
 
 # --- parts of the problems ---------------------------------------------------------------------------------------
