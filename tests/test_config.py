@@ -23,6 +23,7 @@ from selfroute.config import (
     LOADS,
     OBJECTIVES,
     ORACLES,
+    PAIRS,
     STRATEGIES,
     TASKS,
     Entry,
@@ -227,7 +228,7 @@ def test_an_unknown_backend_names_the_nearest() -> None:
         make_backend(Spec("opnai"), where="cloud")
 
 
-TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES]
+TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES, PAIRS]
 every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 
 

@@ -18,11 +18,13 @@ from selfroute.config import (
     LOADS,
     OBJECTIVES,
     ORACLES,
+    PAIRS,
     STRATEGIES,
     TASKS,
     EvaluateRecipe,
     HeadRecipe,
     ReportOptions,
+    RewardRecipe,
     TrainRecipe,
     WarmupRecipe,
 )
@@ -109,7 +111,7 @@ def test_every_row_has_a_meaning(name: str) -> None:
 def test_every_key_of_every_recipe_is_explained() -> None:
     recipes = {
         "serving-reference.md": [ServeRecipe],
-        "train-reference.md": [TrainRecipe, WarmupRecipe, HeadRecipe],
+        "train-reference.md": [TrainRecipe, WarmupRecipe, HeadRecipe, RewardRecipe],
         "evaluate-reference.md": [EvaluateRecipe, ReportOptions],
     }
     for page, kinds in recipes.items():
@@ -119,7 +121,7 @@ def test_every_key_of_every_recipe_is_explained() -> None:
 
 def test_every_name_of_every_table_is_explained() -> None:
     text = (DOCS / "names.md").read_text(encoding="utf-8")
-    for table in (STRATEGIES, TASKS, BACKENDS, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES):
+    for table in (STRATEGIES, TASKS, BACKENDS, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES, PAIRS):
         assert [name for name in table if f"\n| `{name}` |" not in text] == []
 
 

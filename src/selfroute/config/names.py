@@ -18,7 +18,17 @@ from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimi
 from selfroute.config.entries import AlgorithmEntry, Entry, StrategyEntry, at, not_installed
 from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
-from selfroute.config.tables import ALGORITHMS, BACKENDS, LEDGERS, OBJECTIVES, ORACLES, POLICIES, STRATEGIES, TASKS
+from selfroute.config.tables import (
+    ALGORITHMS,
+    BACKENDS,
+    LEDGERS,
+    OBJECTIVES,
+    ORACLES,
+    PAIRS,
+    POLICIES,
+    STRATEGIES,
+    TASKS,
+)
 from selfroute.config.values import Spec, build, check_keys, convert, suggest, to_values
 from selfroute.config.variables import is_filled
 from selfroute.errors import ConfigError
@@ -30,6 +40,7 @@ from selfroute.train.rl.objectives.kinds import OBJECTIVES as OBJECTIVE_KINDS
 if TYPE_CHECKING:
     from selfroute.bandits.policy import Policy
     from selfroute.scores.oracles import Oracle
+    from selfroute.train.fit.pairs import Pairs
     from selfroute.train.rl.objectives.base import Objective
     from selfroute.train.rl.options import GAPGOptions
 
@@ -44,6 +55,7 @@ __all__ = [
     "make_ledger",
     "make_objective",
     "make_oracle",
+    "make_pairs",
     "make_policy",
     "make_strategy",
     "make_task",
@@ -251,6 +263,21 @@ def make_oracle(spec: Spec, *, where: str = "oracle") -> Oracle:
     if spec.value is not None:
         options[_value_parameter(inspect.signature(factory).parameters.values())] = spec.value
     return cast("Oracle", construct(factory, options, f"{where}.{spec.name}", ORACLES[spec.name]))
+
+
+def make_pairs(spec: Spec, *, task: Task | None, seed: int, where: str = "pairs") -> Pairs:
+    """The pairs that a spec names, made or read.
+
+    Raises:
+        ConfigError: an unknown name or option, or pairs that cannot be made.
+    """
+    factory, options = PAIRS.resolve(spec.name, where=where), dict(spec.options)
+    given = {"task": task, "seed": seed}
+    if spec.value is not None:
+        own = [p for name, p in inspect.signature(factory).parameters.items() if name not in given]
+        options[_value_parameter(own)] = spec.value
+    where = f"{where}.{spec.name}"
+    return cast("Pairs", construct(factory, options, where, PAIRS[spec.name], given=given))
 
 
 def make_objective(spec: Spec, method: GAPGOptions, *, where: str = "objective") -> Objective:

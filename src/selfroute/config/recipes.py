@@ -24,6 +24,7 @@ __all__ = [
     "LoraOptions",
     "PlaceRecipe",
     "ReportOptions",
+    "RewardRecipe",
     "ShotOptions",
     "SlotOptions",
     "StepOptions",
@@ -39,6 +40,7 @@ EMBEDDED_DEVICE = Spec("embedded", "device")
 EMBEDDED_CLOUD = Spec("embedded", "cloud")
 SQLITE = Spec("sqlite")
 CONSENSUS = Spec("consensus")
+WALKS = Spec("walks")
 Bins = Annotated[int, Bounds(2)]
 Folds = Annotated[int, Bounds(2)]
 
@@ -358,6 +360,42 @@ class HeadRecipe:
     temperature: NotNegative = 0.0
     seed: int = 0
     out: Path = Path("out/head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardRecipe:
+    """What `selfroute train` needs to learn a reward from pairs (`algorithm: reward_model`).
+
+    Attributes:
+        task: where walks or answers come from; null for pairs of a file.
+        pairs: where the pairs come from, a name of `PAIRS`.
+        model: device model whose backbone it takes, as for other algorithms.
+        lora: train an adapter and the head, and add the adapter to the model at the end; null trains all weights.
+        steps: optimiser steps.
+        pairs_per_step: in one optimiser step.
+        pairs_per_pass: in one forward and backward pass; null takes a whole step's.
+        learning_rate: peak of the cosine schedule, after a tenth of the steps.
+        centring: weight of the squared sum of a pair's scores, which keeps scores around 0.
+        bf16: passes in bfloat16; weights are float32.
+        save_steps: steps between checkpoints.
+        resume: go on from the newest checkpoint in `out`.
+    """
+
+    task: Spec | None = None
+    algorithm: Literal["reward_model"] = "reward_model"
+    pairs: Spec = WALKS
+    model: str = "embedded:device"
+    lora: LoraOptions | None = None
+    steps: Count = 500
+    pairs_per_step: Count = 32
+    pairs_per_pass: Count | None = None
+    learning_rate: Positive = 1e-3
+    centring: NotNegative = 1e-3
+    bf16: bool = False
+    save_steps: Count = 100
+    seed: int = 0
+    out: Path = Path("out/reward")
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

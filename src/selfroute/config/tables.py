@@ -30,6 +30,7 @@ __all__ = [
     "LOADS",
     "OBJECTIVES",
     "ORACLES",
+    "PAIRS",
     "POLICIES",
     "STRATEGIES",
     "TASKS",
@@ -228,6 +229,11 @@ STRATEGIES = Table(
         example="{speculative: {block: 4}}",
     ),
     StrategyEntry(
+        name="planned",
+        place="selfroute.assemble.searching:planned",
+        example="{planned: {reward: FOLDER, threshold: 0.0}}",
+    ),
+    StrategyEntry(
         name="relay",
         place="selfroute.strategies.inside.catalogue:relay",
         example="{relay: {max_cloud_tokens: 64}}",
@@ -264,12 +270,42 @@ ALGORITHMS = Table(
         no_dry_run="a head takes seconds once its pair is loaded",
     ),
     AlgorithmEntry(
+        name="reward_model",
+        place="selfroute.assemble.reward_models:reward_model_recipe",
+        summary="Learn a reward from pairs of answers or trajectories, without labels where a task can be explored.",
+        options="selfroute.config.recipes:RewardRecipe",
+        offers_handoff=False,
+        no_dry_run="its pairs are made first, and they are what it learns from",
+    ),
+    AlgorithmEntry(
         name="adaswitch",
         place="selfroute.assemble.adaswitch:adaswitch_recipe",
         summary="Teach a device to tag its own steps as right or wrong, and to mend the wrong ones.",
         options="selfroute.config.recipes:AdaSwitchRecipe",
         offers_handoff=False,
         no_dry_run="how much there is to learn is known after its exam",
+    ),
+)
+
+PAIRS = Table(
+    "pairs",
+    Entry(
+        name="walks",
+        place="selfroute.assemble.reward_models:from_walks",
+        example="{walks: {rows: 2000}}",
+        given=("task", "seed"),
+    ),
+    Entry(
+        name="answers",
+        place="selfroute.assemble.reward_models:from_answers",
+        example="{answers: {device: embedded:device}}",
+        given=("task", "seed"),
+    ),
+    Entry(
+        name="file",
+        place="selfroute.assemble.reward_models:from_file",
+        example="{file: {path: pairs.jsonl}}",
+        given=("task", "seed"),
     ),
 )
 

@@ -8,6 +8,7 @@ thresholds are calibrated (`selfroute calibrate`) and never assumed.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from selfroute.errors import ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["REWARD_FILE", "RewardModel", "check_reward_folder", "vocabulary_of"]
+__all__ = ["REWARD_FILE", "RewardFolder", "RewardModel", "check_reward_folder", "vocabulary_of"]
 
 REWARD_FILE = "reward.json"  # beside the weights: which tokenizer they read, and what they were trained on
 _BATCH = 16
@@ -128,6 +129,33 @@ class RewardModel:
         kept = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self.model.device)
         scores: list[float] = self.model(input_ids=ids, attention_mask=kept).logits[:, 0].double().tolist()
         return scores
+
+
+class RewardFolder:
+    """A reward model that is loaded when it is first asked.
+
+    Args:
+        folder: what `RewardModel.save` wrote.
+
+    Raises:
+        ConfigError: it holds none.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.facts = check_reward_folder(folder)
+        self._folder = Path(folder).expanduser()
+        self._lock = threading.Lock()
+        self._loaded: RewardModel | None = None
+
+    def __call__(self, rows: Sequence[tuple[str, str]]) -> list[float | None]:
+        """As `RewardModel.scores`.
+
+        Raises:
+            ConfigError: as `RewardModel.load`, the first time.
+        """
+        with self._lock:
+            self._loaded = self._loaded or RewardModel.load(self._folder)
+            return self._loaded.scores(rows)
 
 
 def check_reward_folder(folder: str | Path) -> dict[str, Any]:

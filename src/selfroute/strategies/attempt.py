@@ -13,7 +13,7 @@ from selfroute.handoff import Piece, StreamParser
 from selfroute.prices import Price
 from selfroute.types import Delta, Message, Part, Sampling, Segment, Source, TextDelta, Token, Usage
 
-__all__ = ["Attempt", "speak"]
+__all__ = ["Attempt", "speak", "spoken"]
 
 
 _CALL = Usage(calls=1)
@@ -168,6 +168,13 @@ async def speak(
                 yield TextDelta("", "device", extra=delta.extra)
     for said in _deltas(parser.close(), cursor, strip=not shown):
         yield said
+
+
+def spoken(text: str) -> list[TextDelta]:
+    """A device's finished answer for a reader, as `speak` would have told it."""
+    parser = StreamParser()
+    pieces = [*parser.feed(text), *parser.close()]
+    return _deltas(pieces, _TokenCursor(), strip=True)
 
 
 def _deltas(pieces: Sequence[Piece], cursor: _TokenCursor, *, strip: bool) -> list[TextDelta]:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Protocol, runtime_checkable
 
 from selfroute.actions import Action
@@ -19,6 +20,7 @@ __all__ = [
     "Interactive",
     "Observation",
     "Restorable",
+    "Retelling",
     "Row",
     "Stepwise",
     "Task",
@@ -217,5 +219,19 @@ class Interactive(Task, Protocol):
 
         Raises:
             ConfigError: the question is none of this task's.
+        """
+        ...
+
+
+@runtime_checkable
+class Retelling(Interactive, Protocol):
+    """Optional: a task that can say in hindsight which question an episode was right for."""
+
+    def retell(self, row: Row, answer: str, rng: Random) -> Row | None:
+        """A row of the same environment and split for which an episode's answer is right; None if there is none.
+
+        Args:
+            row: in whose environment the episode was.
+            rng: draws one of several.
         """
         ...

@@ -61,6 +61,7 @@ SHOPS = 1_000
 DEFAULT_LIMITS: Mapping[str, int] = {"train": 5_000, "validation": 500, "test": 1_000}
 # Share of the wishes per split, in percent: train below 80, validation below 90, test the rest.
 _TRAIN_BELOW, _VALIDATION_BELOW = 80, 90
+_TRIES = 64  # draws for a wish of one split; the smallest holds a tenth of them
 _QUESTION = re.compile(r"In shop (\d{1,9}), buy (.+)", re.ASCII | re.DOTALL)
 _BOUGHT = re.compile(r"item (\d{1,3}) size ([A-Z]{1,4})", re.ASCII)
 
@@ -206,6 +207,18 @@ class Shop:
     def gold_completion(self, row: Row) -> str:
         return f"<answer>{row.gold}</answer>"
 
+    def retell(self, row: Row, answer: str, rng: random.Random) -> Row | None:
+        """See `Retelling`: wishes for two or three attributes of what was bought, in the split of the row's own."""
+        shop, split, bag = row.fields["shop"], split_of(row.fields["wishes"]), bought(answer)
+        if len(bag) != len(row.fields["wishes"]):
+            return None
+        wishes = [_fitting_wish(items_of(shop)[number - 1], size, split, rng) for number, size in bag]
+        told = [wish for wish in wishes if wish is not None]
+        if len(told) < len(bag):
+            return None
+        asked = question(shop, told)
+        return Row(id=asked, question=asked, gold=answer, fields={"shop": shop, "wishes": told})
+
     def environment(self, row: Row) -> Episode[Cart]:
         """The shop that the question names."""
         asked = _QUESTION.fullmatch(row.question.strip())
@@ -219,6 +232,16 @@ class Shop:
 
         moves = ((VIEW, _viewer(items_of(shop))), (CHOOSE, _choose), (BUY, _buyer(wanted)))
         return Episode(Cart(), moves, judge, options=_options)
+
+
+def _fitting_wish(item: Item, size: str, split: str, rng: random.Random) -> Wish | None:
+    """A wish of a split that an item in a size fits; None if there is none among a few."""
+    for _ in range(_TRIES):
+        names = sorted(rng.sample(list(ATTRIBUTES), rng.randint(2, 3)))
+        wish = {**{name: item[name] for name in names}, "size": size}
+        if split_of([wish]) == split:
+            return wish
+    return None
 
 
 def _fitting(shop: int, wishes: Sequence[Wish]) -> Iterator[tuple[int, str]]:

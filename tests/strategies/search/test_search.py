@@ -21,14 +21,14 @@ from selfroute.strategies.search.tree_search import Node, tree_search, worth
 CODE = "0312"
 
 
-async def nothing_learned(question: str, place: Place, score: float | None) -> str:
-    return ""
+async def nothing_learned(question: str, place: Place, score: float | None) -> tuple[str, int]:
+    return "", 0
 
 
-async def first_wrong(question: str, place: Place, score: float | None) -> str:
+async def first_wrong(question: str, place: Place, score: float | None) -> tuple[str, int]:
     """The first digit that is wrong, as somebody says who knows."""
     at = next((i for i, step in enumerate(place.steps) if step.action.text != CODE[i]), 0)
-    return f"{at}={CODE[at]}"
+    return f"{at}={CODE[at]}", 3
 
 
 SEARCHES: dict[str, Callable[[Arena], Awaitable[Found]]] = {

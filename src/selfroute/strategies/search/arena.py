@@ -188,6 +188,7 @@ class Found:
     Attributes:
         best: the attempt to go by, None where none came to its end and could be scored.
         score: of it.
+        first: the first whole attempt, to fall back on; None where there was none.
         scores: of all whole attempts, in the order in which they ended; None where one could not be judged.
         spent: what the search took.
         ended: the limit that ended it, or `enough` where a score was good enough, or `exhausted`.
@@ -195,6 +196,7 @@ class Found:
 
     best: Place | None
     score: float | None
+    first: Place | None
     scores: tuple[float | None, ...]
     spent: Spent
     ended: str
@@ -211,6 +213,7 @@ class Arena:
         scores: the reward of whole attempts.
         limits: what the search may take.
         most_steps: of one attempt; a longer one is broken off and not judged.
+        read: what the reward reads of an attempt; by default all of it.
 
     Raises:
         ConfigError: the environment has no snapshot.
@@ -222,6 +225,7 @@ class Arena:
     scores: Scores
     limits: Limits
     most_steps: int = MOST_STEPS
+    read: Callable[[Place], str] = lambda place: place.text
     meter: Meter = field(init=False)
     _paid: frozenset[str] = field(init=False)
 
@@ -268,7 +272,7 @@ class Arena:
         """Scores of whole attempts."""
         if not places:
             return []
-        rows = [(self.question, place.text) for place in places]
+        rows = [(self.question, self.read(place)) for place in places]
         return list(await asyncio.to_thread(self.scores, rows))
 
     def found(self, ended: Sequence[tuple[Place, float | None]], why: str) -> Found:
@@ -277,7 +281,8 @@ class Arena:
         best = max(known, key=lambda one: one[1], default=None)
         scores = tuple(score for _, score in ended)
         place, score = best if best is not None else (None, None)
-        return Found(best=place, score=score, scores=scores, spent=self.meter.spent, ended=why)
+        first = ended[0][0] if ended else None
+        return Found(best=place, score=score, first=first, scores=scores, spent=self.meter.spent, ended=why)
 
 
 def check_restorable(environment: Environment) -> None:

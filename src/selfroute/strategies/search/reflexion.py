@@ -9,8 +9,8 @@ from selfroute.strategies.search.arena import Arena, Found, Place
 
 __all__ = ["Reflect", "reflexion"]
 
-# From question, attempt and score to a lesson for the next attempt.
-Reflect = Callable[[str, Place, float | None], Awaitable[str]]
+# From question, attempt and score to a lesson for the next attempt, and the tokens that writing it took.
+Reflect = Callable[[str, Place, float | None], Awaitable[tuple[str, int]]]
 
 
 async def reflexion(arena: Arena, reflect: Reflect, *, enough: float = math.inf, seed: int = 0) -> Found:
@@ -31,5 +31,7 @@ async def reflexion(arena: Arena, reflect: Reflect, *, enough: float = math.inf,
         ended.append((place, score))
         if score is not None and score >= enough:
             return arena.found(ended, "enough")
-        lessons.append(await reflect(arena.question, place, score))
+        lesson, tokens = await reflect(arena.question, place, score)
+        arena.meter.tokens += tokens
+        lessons.append(lesson)
     return arena.found(ended, why)

@@ -114,9 +114,9 @@ async def tree_search(
 async def _leaf(
     arena: Arena, node: Node, ended: Sequence[Ended], *, form: Form, c: float, width: int, seed: int
 ) -> Node | None:
-    """The place to try next, with a child for it; None where the way down has turned out to be closed."""
+    """The place to try next, with a child for it; None where a limit is met, or the way down is closed."""
     known = [score for _, score in ended if score is not None] or [0.0]
-    while True:
+    while arena.meter.room("environment_calls", "tokens", "seconds"):
         open_children = [child for child in node.children if not child.closed]
         wider = form == "standard" and node.asked < 1 + math.sqrt(node.visits) / 2
         if not node.untried and (wider or not open_children):
@@ -125,10 +125,9 @@ async def _leaf(
             node.closed = True
             return None
         if node.untried:
-            if not arena.meter.room("environment_calls", "tokens", "seconds"):
-                return None
             return _child(arena, node, node.untried.pop(0))
         node = max(open_children, key=lambda child: worth(child, form, c, lowest=min(known), highest=max(known)))
+    return None
 
 
 async def _widen(arena: Arena, node: Node, width: int, seed: int) -> None:

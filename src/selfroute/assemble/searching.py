@@ -1,0 +1,67 @@
+"""`planned` from a recipe: the folder of a reward, a search with its limits, and the task that it acts in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from selfroute.bounds import Count, Positive
+from selfroute.config import Spec, make_task
+from selfroute.errors import ConfigError
+from selfroute.scores.reward_model import RewardFolder
+from selfroute.strategies.search.arena import Limits
+from selfroute.strategies.search.planned import Planned, Search
+from selfroute.tasks.base import Interactive, Restorable, Row
+
+__all__ = ["planned"]
+
+
+def planned(
+    *,
+    reward: Path,
+    threshold: float,
+    search: Search = "best_of_n",
+    attempts: Count | None = 8,
+    environment_calls: Count | None = None,
+    tokens: Count | None = None,
+    seconds: Positive | None = None,
+    temperature: Positive = 0.7,
+    enough: float = math.inf,
+    task: Spec | None = None,
+) -> Planned:
+    """The best of several attempts by a learned reward; the cloud answers where even that is low (arXiv 2502.12130).
+
+    Args:
+        reward: folder of a reward model, as `algorithm: reward_model` writes it.
+        threshold: least score, minus the best reward, that goes to the cloud; `selfroute calibrate` finds it.
+        search: `best_of_n`, `reflexion`, `tree_search` or `released_tree`; the last two need a task.
+        attempts: most attempts; null sets no limit.
+        environment_calls: most actions that are carried out.
+        tokens: most that the device writes.
+        seconds: most wall time.
+        temperature: of the attempts.
+        enough: reward at which reflexion stops.
+        task: with environments, in which the device acts; null for plain answers.
+
+    Raises:
+        ConfigError: no reward model in the folder, no limit, or a task without environments.
+    """
+    return Planned(
+        scores=RewardFolder(reward),
+        threshold=threshold,
+        limits=Limits(attempts=attempts, environment_calls=environment_calls, tokens=tokens, seconds=seconds),
+        search=search,
+        temperature=temperature,
+        enough=enough,
+        environment=None if task is None else _environments(task),
+    )
+
+
+def _environments(spec: Spec) -> Callable[[str], Restorable]:
+    """From a question to its environment."""
+    task = make_task(spec, where="planned.task")
+    if not isinstance(task, Interactive):
+        raise ConfigError(f"planned.task: '{spec.name}' has no environments to act in; leave task out, or take shop")
+    return lambda question: cast(Restorable, task.environment(Row(question, question, "")))
