@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ import torch
 from tests.train.seams import ByLoss, Fading, Given, TwoTurns, Unsaid, VarGrad, brief, given_words
 from tests.train.tiny import ASK, PROMPTS, WORDS, arguments, data, grade, policy, policy_trainer, tokenizer
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
@@ -29,6 +30,7 @@ from selfroute.train.rl.objectives.base import Scored
 from selfroute.train.rl.objectives.group import Group, group_advantages
 from selfroute.train.rl.objectives.trl import TRLAdvantages
 from selfroute.train.rl.policy_trainer import PolicyTrainer
+from selfroute.train.rl.view import TokenView, head_of, hidden_states
 
 GROUP = 6
 
@@ -211,6 +213,51 @@ def test_a_view_with_logits_and_the_fused_head_agree(tmp_path: Path) -> None:
     for one, other in zip(fused[:2], plain[:2], strict=True):
         assert one is not None and other is not None
         assert torch.allclose(one.double(), other, atol=1e-6)
+
+
+class Light(Unsaid):
+    """The same constraint by hidden states and the model's head."""
+
+    needs: ClassVar = frozenset({"hidden"})
+
+    def loss(self, view: TokenView) -> Tensor:
+        assert view.hidden is not None and view.head is not None and view.logits is None
+        logits = view.head(view.hidden)
+        said = logits.log_softmax(-1).gather(-1, view.ids[..., None])[..., 0]
+        assert torch.allclose(said[view.own], view.logps[view.own].to(said.dtype), atol=1e-5)
+        return super().loss(replace(view, logits=logits))
+
+
+@pytest.mark.parametrize("ways", WAYS, ids=str)
+def test_hidden_states_and_their_head_come_without_logits_of_every_token(tmp_path: Path, ways: dict[str, Any]) -> None:
+    light, heavy = Light(ASK, 0.05), Unsaid(ASK, 0.05)
+    found = []
+    for number, constraint in enumerate((light, heavy)):
+        constraint.dual.value = 3.0
+        found.append(gradient(tmp_path / str(number), rollout=Given(), constraints={"unsaid": constraint}, **ways))
+    assert distance(*found) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gemma2", {"final_logit_softcapping": 5.0, "head_dim": 8}),
+        ("granite", {"logits_scaling": 3.0}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("llama", {}),
+    ],
+)
+def test_a_head_scales_and_caps_as_its_model(kind: str, options: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(
+        kind, vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **options,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.randint(3, 40, (2, 6))
+    with torch.no_grad(), hidden_states(model, wanted=True) as seen:
+        logits = model(input_ids=ids).logits
+        assert torch.allclose(head_of(model, 0.5)(seen[0]), logits / 0.5, atol=1e-5)
 
 
 def test_parts_go_on_where_a_checkpoint_was_written(tmp_path: Path) -> None:

@@ -51,8 +51,15 @@ class Critic(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Log-odds of C behind each next token: hidden states (…, H) to (…, V)."""
-        found: Tensor = self.up(functional.gelu(self.down(self.norm(hidden.float()))))
+        found: Tensor = self.up(self._inner(hidden))
         return found
+
+    def of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Log-odds of C behind one token each, without those of the others: (N, H) and (N,) to (N,)."""
+        return (self._inner(hidden) * self.up.weight[tokens]).sum(-1) + self.up.bias[tokens]
+
+    def _inner(self, hidden: Tensor) -> Tensor:
+        return functional.gelu(self.down(self.norm(hidden.float())))
 
     def save(self, file: Path, facts: dict[str, Any]) -> None:
         """Write it as one safetensors file, with `facts` (JSON) beside its shape."""

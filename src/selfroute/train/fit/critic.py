@@ -181,8 +181,7 @@ def _platt(odds: NDArray[np.float64], kept: NDArray[np.float64]) -> tuple[float,
 
 def _odds(critic: Critic, places: Places) -> torch.Tensor:
     """Of the tokens that were written, shape (N,)."""
-    found: torch.Tensor = critic(places.hidden).gather(1, places.token[:, None])[:, 0]
-    return found
+    return critic.of(places.hidden, places.token)
 
 
 @torch.no_grad()

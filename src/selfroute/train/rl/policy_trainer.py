@@ -56,7 +56,7 @@ from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
 from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
 from selfroute.train.rl.seams import check_behaviour, check_objective, check_seams
-from selfroute.train.rl.view import Pass, TokenView, plain_pass, view_of
+from selfroute.train.rl.view import Pass, TokenView, head_of, hidden_states, plain_pass, view_of
 
 __all__ = ["Grader", "PolicyTrainer"]
 
@@ -492,8 +492,11 @@ class PolicyTrainer(GRPOTrainer):
 
     @property
     def _reads_logits(self) -> bool:
-        """Whether one of them reads more than the fused head of TRL gives."""
-        return any(constraint.needs for constraint in self.constraints.values()) or self._own_loss is not None
+        """Whether one of them reads logits of every token, which the fused head of TRL does not give."""
+        return self._needed("logits") or self._own_loss is not None
+
+    def _needed(self, name: str) -> bool:
+        return any(name in constraint.needs for constraint in self.constraints.values())
 
     @contextmanager
     def _watch(self) -> Iterator[None]:
@@ -508,6 +511,7 @@ class PolicyTrainer(GRPOTrainer):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         if self._behind is not None:
             model, input_ids, attention_mask = self._behind(model, input_ids, attention_mask, logits_to_keep)
+        policy = self.accelerator.unwrap_model(self.model)
         if self._watching and self._reads_logits:
             with self.accelerator.autocast():
                 self._pass = plain_pass(
@@ -518,12 +522,15 @@ class PolicyTrainer(GRPOTrainer):
                     temperature=self.temperature,
                     ends=sorted(self.eos_token_ids) if self._own_loss else (),
                 )
+            self._pass = replace(self._pass, head=head_of(policy, self.temperature))
             return self._pass.logps, self._pass.entropy, None
-        logps, entropy, aux_loss = super()._get_per_token_logps_and_entropies(
-            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-        )
+        with hidden_states(policy, wanted=self._watching and self._needed("hidden")) as seen:
+            logps, entropy, aux_loss = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
         if self._watching:
-            self._pass = Pass(logps, entropy)
+            hidden = torch.cat(seen)[:, -logits_to_keep - 1 : -1] if seen else None
+            self._pass = Pass(logps, entropy, hidden=hidden, head=head_of(policy, self.temperature))
         return logps, entropy, aux_loss
 
     @property

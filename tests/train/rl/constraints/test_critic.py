@@ -164,6 +164,9 @@ def test_the_consistency_term_vanishes_at_the_truth() -> None:
         def forward(self, hidden: Tensor) -> Tensor:
             return (hidden @ WORLD.odds().float().flatten(0, 1)).clamp(-15, 15)
 
+        def of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+            return self(hidden).gather(1, tokens[:, None])[:, 0]
+
     texts = WORLD.draw(256)  # once a text has broken the rule, these states do not know
     critic, data = True_(LENGTH * (WORDS + 1), WORDS), places(texts[clean(texts)])
     plain, tied = (critic_loss(critic, data, consistency=gamma) for gamma in (0.0, 1.0))
@@ -213,3 +216,10 @@ def test_the_pull_is_the_divergence_with_a_gradient_through_the_policy_alone() -
 
     torch.testing.assert_close(logits.grad, numeric(fixed, logits.detach()), atol=1e-7, rtol=0)
     assert float(pull(WORLD.base(), torch.full_like(WORLD.base(), 3.0)).abs().max()) < 1e-12, "one risk everywhere"
+
+
+def test_the_odds_of_one_token_are_those_among_all() -> None:
+    torch.manual_seed(0)
+    critic, hidden, tokens = Critic(6, 9, width=4), torch.randn(20, 6), torch.randint(9, (20,))
+    critic.up.weight.data.normal_()
+    torch.testing.assert_close(critic.of(hidden, tokens), critic(hidden).gather(1, tokens[:, None])[:, 0])

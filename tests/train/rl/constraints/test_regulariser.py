@@ -18,11 +18,14 @@ from selfroute.rewards.attributes import Fixed, Penalised
 from selfroute.rewards.hierarchical import hierarchical
 from selfroute.scores.oracles import Judged, Words
 from selfroute.tasks.base import Row
+from selfroute.train.rl.constraints import regulariser
 from selfroute.train.rl.constraints.attributes import Attribute, penalised, regularisers
+from selfroute.train.rl.constraints.critic import CriticFit
 from selfroute.train.rl.constraints.dual import Multiplier
 from selfroute.train.rl.objectives.group import Group
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_trainer import PolicyTrainer
+from selfroute.train.rl.view import TokenView
 
 ROW = Row(id="r", question="", gold="")
 RUDE = Judged(Words(["w3", "w5"]), "answer")
@@ -73,6 +76,36 @@ def test_a_policy_learns_to_keep_to_an_attribute(tmp_path: Path, parallel: bool)
     made.train()
     assert before > 0.2
     assert violation(made) < before / 4
+
+
+def terms(made: PolicyTrainer, at_once: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[torch.Tensor]:
+    """The constraint's terms over some given texts, and the gradient of their sum."""
+    monkeypatch.setattr(regulariser, "_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 5, 16, requires_grad=True)
+    critic = Critic(16, len(tiny.WORDS), width=4)
+    critic.up.weight.data.normal_()
+    pulled = regulariser.Regulariser("r", CriticFit(critic), tiny.tokenizer(), "answer", weight=1.0, **options)
+    span = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 0, 0]], dtype=torch.bool)
+    view = TokenView(
+        torch.randint(4, 20, (3, 5)), torch.ones_like(span), torch.zeros(3, 5), None, None, hidden,
+        head=made.model.get_output_embeddings(), facts={"span": span, "kept": torch.tensor([1.0, 1.0, 0.0])},
+    )  # fmt: skip
+    found = pulled.loss(view)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert hidden.grad is not None
+    return [found.detach(), hidden.grad]
+
+
+@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"allowed": 0.1}, {"parallel": True}], ids=str)
+def test_in_parts_the_terms_and_their_gradient_are_the_same(
+    tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = trainer(tmp_path, Attribute(judged=RUDE, weight=1.0, width=16))
+    whole, parts = (terms(made, at_once, monkeypatch, **options) for at_once in (1 << 22, 3 * len(tiny.WORDS)))
+    assert whole[0][0] > 0 and whole[0][1] == 0
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 def test_a_target_moves_the_weight(tmp_path: Path) -> None:

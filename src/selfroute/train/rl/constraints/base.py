@@ -20,7 +20,8 @@ class Constraint(Protocol):
     One that remembers something between steps has `state()` and `restore(state)`, as in `checkpoint.Part`.
 
     Attributes:
-        needs: "logits" or "hidden", which the fused head of TRL does not give; a pass with them takes more memory.
+        needs: "hidden" for last hidden states and the head behind them; "logits" for logits of every token as well, in
+            a pass that takes more memory than the fused head of TRL.
         multiplier: what its mean over a step's rollouts is multiplied with, read in every pass.
     """
 

@@ -53,11 +53,11 @@ def critic_loss(critic: Critic, places: Places, *, consistency: float = 0.0) -> 
     Args:
         consistency: γ; it ties what is expected at a place to what was said of the token before it.
     """
+    if not consistency:
+        return functional.binary_cross_entropy_with_logits(critic.of(places.hidden, places.token), places.kept)
     odds = critic(places.hidden)
     said = odds.gather(1, places.token[:, None])[:, 0]
     loss = functional.binary_cross_entropy_with_logits(said, places.kept)
-    if not consistency:
-        return loss
     assert places.logprobs is not None and places.before is not None
     follows = places.before >= 0
     if not bool(follows.any()):

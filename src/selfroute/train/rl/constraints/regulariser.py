@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from selfroute.backends.sessions import fingerprint
 from selfroute.backends.torch.critic import Critic, expected, tilted
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from selfroute.grading import Outcome
-    from selfroute.train.rl.view import TokenView
+    from selfroute.train.rl.view import Head, TokenView
 
 __all__ = ["Regulariser", "pull"]
+
+_AT_ONCE = 1 << 22  # numbers of places times vocabulary that are held together
 
 
 def pull(logprobs: Tensor, odds: Tensor, *, allowed: float = 0.0, start: Tensor | None = None) -> Tensor:
@@ -57,7 +60,7 @@ class Regulariser:
         dual: moves λ until the share of violations is met; None leaves it.
     """
 
-    needs: ClassVar = frozenset({"logits", "hidden"})
+    needs: ClassVar = frozenset({"hidden"})
 
     def __init__(
         self,
@@ -110,28 +113,41 @@ class Regulariser:
 
     def loss(self, view: TokenView) -> Tensor:
         """λ's factor: Σ KL(q* ‖ p) over the channel's tokens of each row, shape (B,)."""
-        assert view.logits is not None and view.hidden is not None
+        assert view.head is not None and view.hidden is not None
         span = view.facts["span"] & ~view.facts["kept"].isnan()[:, None]
         terms = view.logps.new_zeros(len(view.ids))
         if not bool(span.any()):
             return terms + 0.0 * view.logps.sum(1)
-        rows = span.nonzero()[:, 0]
-        logprobs = view.logits[span].log_softmax(-1)
-        critic = self._critic(view, span, rows, logprobs) if torch.is_grad_enabled() else self.fit.critic
-        with torch.no_grad():
-            odds = critic(view.hidden[span].detach())
-            ahead = expected(logprobs, odds)
-            first = torch.ones_like(rows, dtype=torch.bool)
-            first[1:] = rows[1:] != rows[:-1]
-            start = ahead[first][first.cumsum(0) - 1]
-        pulls = pull(logprobs, odds, allowed=self.allowed, start=start)
-        if self.adaptive:
-            pulls = pulls * (1.0 - ahead)
+        rows, hidden = span.nonzero()[:, 0], view.hidden[span]
+        critic = self._critic(view, span, rows, hidden) if torch.is_grad_enabled() else self.fit.critic
+        starts = self._starts(view.head, critic, hidden, rows) if self.allowed else torch.zeros_like(rows)
+        size = max(1, _AT_ONCE // critic.vocabulary)
+        parts = list(zip(torch.split(hidden, size), torch.split(starts, size), strict=True))
+        if len(parts) == 1:
+            pulls = self._pulls(view.head, critic, hidden, starts)
+        else:  # what a part holds of the vocabulary is made again going backward, by the critic as it is now
+            fixed = deepcopy(critic)
+            pulls = torch.cat([checkpoint(self._pulls, view.head, fixed, *part, use_reentrant=False) for part in parts])
         return terms.index_add(0, rows, pulls.to(terms.dtype))
 
-    def _critic(self, view: TokenView, span: Tensor, rows: Tensor, logprobs: Tensor) -> Critic:
+    def _pulls(self, head: Head, critic: Critic, hidden: Tensor, starts: Tensor) -> Tensor:
+        """KL(q* ‖ p) at places with these states (N, H), shape (N,)."""
+        logprobs = head(hidden).log_softmax(-1)
+        with torch.no_grad():
+            odds = critic(hidden.detach())
+            risk = 1.0 - expected(logprobs, odds) if self.adaptive else 1.0
+        return pull(logprobs, odds, allowed=self.allowed, start=starts) * risk
+
+    @torch.no_grad()
+    def _starts(self, head: Head, critic: Critic, hidden: Tensor, rows: Tensor) -> Tensor:
+        """R of each text before its channel, at all of its places: shape (N,)."""
+        first = torch.ones_like(rows, dtype=torch.bool)
+        first[1:] = rows[1:] != rows[:-1]
+        return expected(head(hidden[first]).log_softmax(-1), critic(hidden[first]))[first.cumsum(0) - 1]
+
+    def _critic(self, view: TokenView, span: Tensor, rows: Tensor, hidden: Tensor) -> Critic:
         """The critic that gives q* to this batch, which it is fitted to before or meanwhile."""
-        places = self._places(view, span, rows, logprobs)
+        places = self._places(view, span, rows, hidden.detach())
         if self._thread is None:
             self.fit.fit(places)
             return self.fit.critic
@@ -140,14 +156,16 @@ class Regulariser:
         self._fitting = self._thread.submit(self.fit.fit, places)
         return self._stale
 
-    def _places(self, view: TokenView, span: Tensor, rows: Tensor, logprobs: Tensor) -> Places:
-        assert view.hidden is not None
-        kept, hidden = view.facts["kept"][rows].to(torch.float32), view.hidden[span].detach()
+    def _places(self, view: TokenView, span: Tensor, rows: Tensor, hidden: Tensor) -> Places:
+        kept = view.facts["kept"][rows].to(torch.float32)
         if not self.fit.consistency:
             return Places(hidden, view.ids[span], kept)
         before = torch.arange(len(rows), device=rows.device) - 1
         before[1:][rows[1:] != rows[:-1]] = -1
-        return Places(hidden, view.ids[span], kept, logprobs.detach(), before)
+        assert view.head is not None
+        with torch.no_grad():
+            logprobs = view.head(hidden).log_softmax(-1)
+        return Places(hidden, view.ids[span], kept, logprobs, before)
 
     def _join(self) -> None:
         if self._fitting is not None:
