@@ -65,7 +65,7 @@ def _head(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 def _pairs(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield "## Order of held-out pairs"
     yield ""
-    yield "A decoder of two layers, width 64, learned from walks in `shop`; judged on clean pairs of other wishes."
+    yield "A decoder of three layers, width 64, learned from walks in `shop`; judged on clean pairs of other wishes."
     yield ""
     yield from _table(
         "learned from",

@@ -21,8 +21,8 @@ from selfroute.tasks.shop import ATTRIBUTES, ITEMS, SIZES, Cart, Shop, items_of
 _READ = f"(?:{'|'.join(ATTRIBUTES)}) \\w+|size [SML]|item \\d|\\[end\\]"
 
 
-def small_model(folder: Path, *, width: int = 64, layers: int = 2, seed: int = 0) -> str:
-    """A decoder of two layers with a token for each thing that is said in the shop, and nothing learned; its folder."""
+def small_model(folder: Path, *, width: int = 64, layers: int = 3, seed: int = 0) -> str:
+    """A decoder of three layers with a token for each thing that is said in the shop, and nothing learned; its folder."""
     if not (folder / "config.json").exists():
         words = _tokenizer()
         torch.manual_seed(seed)
@@ -33,6 +33,7 @@ def small_model(folder: Path, *, width: int = 64, layers: int = 2, seed: int = 0
             num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=512,
+            initializer_range=width**-0.5,  # the usual 0.02 is for wide models: here attention would see no difference
             bos_token_id=None,
             eos_token_id=1,
             pad_token_id=0,

@@ -5,7 +5,7 @@
 
 Parts, each of which writes one JSON file per seed:
 
-* ``pairs``: a reward of two layers learns from walks in the shop, told in hindsight: as they are, with a part of the
+* ``pairs``: a reward of three layers learns from walks in the shop, told in hindsight: as they are, with a part of the
   intents exchanged for another walk's, and without some pairs of attribute values. All are judged on clean pairs.
 * ``choice``: a shopper that acts well now and then makes N attempts at a wish; the reward, an oracle or luck chooses.
 * ``handoff``: the best of 8 is kept, or a cloud that is always right is called: by the reward of the best, or by the
@@ -79,7 +79,7 @@ def trained(given: argparse.Namespace, condition: str, seed: int) -> tuple[Rewar
     if not (out / "run.json").exists():
         model = small_model(given.out / f"small-{seed}", seed=seed)
         steps = given.long_steps if condition == "long" else given.steps
-        arguments = reward_arguments(out, steps=steps, learning_rate=3e-3, save_steps=200, seed=seed)
+        arguments = reward_arguments(out, steps=steps, learning_rate=2e-3, save_steps=200, seed=seed)
         again = any((out / "checkpoints").glob("checkpoint-*"))
         if not again and (out / "metrics.jsonl").exists():
             (out / "metrics.jsonl").unlink()
@@ -316,14 +316,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all by default, in this order for each seed")
-    parser.add_argument("--rows", type=int, default=8000, help="walks to learn from")
+    parser.add_argument("--rows", type=int, default=6000, help="walks to learn from")
     parser.add_argument("--held-out", type=int, default=600, help="walks to judge by")
-    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps of a reward")
+    parser.add_argument("--steps", type=int, default=700, help="optimiser steps of a reward")
     parser.add_argument("--long-steps", type=int, default=600, help="those of the reward of three wishes")
     parser.add_argument("--goals", type=int, default=100, help="wishes of the choice among N")
     parser.add_argument("--handoff-goals", type=int, default=400)
     parser.add_argument("--equal-goals", type=int, default=40)
-    parser.add_argument("--problems", type=int, default=100, help="of the game of 24")
+    parser.add_argument("--problems", type=int, default=40, help="of the game of 24")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     given.out.mkdir(parents=True, exist_ok=True)
