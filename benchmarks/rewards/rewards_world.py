@@ -22,7 +22,7 @@ _READ = f"(?:{'|'.join(ATTRIBUTES)}) \\w+|size [SML]|item \\d|\\[end\\]"
 
 
 def small_model(folder: Path, *, width: int = 64, layers: int = 3, seed: int = 0) -> str:
-    """A decoder of three layers with a token for each thing that is said in the shop, and nothing learned; its folder."""
+    """A decoder of three layers with a token for each thing said in the shop, and nothing learned; its folder."""
     if not (folder / "config.json").exists():
         words = _tokenizer()
         torch.manual_seed(seed)

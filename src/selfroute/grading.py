@@ -38,6 +38,7 @@ class Outcome:
             that names none.
         violations: by the name of an attribute how much its channel violates it, in [0, 1]; without those whose channel
             is empty.
+        score: what a learned reward gives the device's own answer, higher for better; None where none was asked.
         error: what failed, None if nothing did.
     """
 
@@ -52,6 +53,7 @@ class Outcome:
     cut_off: bool = False
     leakage: Leakage | None = None
     violations: Mapping[str, float] = field(default_factory=dict)
+    score: float | None = None
     error: str | None = None
 
 

@@ -15,6 +15,7 @@ from selfroute.backends.base import find_capability
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.config import BACKENDS, Spec, TrainRecipe, make_objective, make_task, prepare_backend
 from selfroute.errors import ConfigError
+from selfroute.scores.reward_model import check_reward_folder
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
 
@@ -55,6 +56,8 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
     rows = _rows(task, notes)
     price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
+    if recipe.scored_by is not None:
+        check_reward_folder(recipe.scored_by.model)
     cloud = _cloud(recipe.cloud, notes) if recipe.asks else "none, the algorithm does not ask"
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm

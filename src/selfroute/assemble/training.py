@@ -41,6 +41,9 @@ from selfroute.config import (
 )
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.prices import Price
+from selfroute.rewards.base import Reward
+from selfroute.rewards.scored import Scored
+from selfroute.scores.reward_model import RewardFolder
 from selfroute.tasks.base import Task
 from selfroute.types import Message, Sampling
 
@@ -52,6 +55,7 @@ __all__ = [
     "ModelFiles",
     "ask_ahead",
     "model_files",
+    "reward_of",
     "serving_line",
     "train_recipe",
     "warm_up_recipe",
@@ -170,6 +174,7 @@ def train_recipe(
     table = price_table(recipe.prices, recipe.priced_as, device=recipe.model, cloud=recipe.cloud)
     files = model_files(recipe.model)
     attributes = attributes_of(recipe)
+    scores = None if recipe.scored_by is None else RewardFolder(recipe.scored_by.model)
     objective = None if recipe.objective is None else make_objective(recipe.objective, recipe)
     needs_cloud = recipe.asks
     if recipe.ask_ahead and recipe.kind.inside:
@@ -200,11 +205,19 @@ def train_recipe(
         resume=recipe.resume,
         attributes=attributes,
         objective=objective,
+        reward=reward_of(recipe),
+        scores=scores,
         config=to_values(recipe),
         on_progress=on_progress,
     )
     report_outage(summary, recipe.out / "checkpoint")
     return recipe.out / "checkpoint"
+
+
+def reward_of(recipe: TrainRecipe) -> Reward:
+    """What an outcome is worth: by verdicts, or by a learned score of local answers."""
+    by = recipe.scored_by
+    return recipe.reward if by is None else Scored(reward=recipe.reward, zero=by.zero, scale=by.scale)
 
 
 def attributes_of(recipe: TrainRecipe) -> dict[str, Attribute]:

@@ -25,6 +25,7 @@ __all__ = [
     "PlaceRecipe",
     "ReportOptions",
     "RewardRecipe",
+    "ScoredOptions",
     "ShotOptions",
     "SlotOptions",
     "StepOptions",
@@ -231,6 +232,21 @@ class AttributeOptions:
     critic: Path | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredOptions:
+    """A learned reward that pays local answers in place of the verifier (docs/learned-rewards.md).
+
+    Attributes:
+        model: folder of a reward model, as `algorithm: reward_model` writes it.
+        zero: score at which an answer counts as half right.
+        scale: of the scores; an answer is right to the degree σ((score − zero) / scale).
+    """
+
+    model: Path
+    zero: float = 0.0
+    scale: Positive = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe(GAPGOptions, LoopOptions):
     """What `selfroute train` needs: the method's options, the loop's, and what both work on.
@@ -241,6 +257,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
         model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
         lora: train an adapter and add it to the model at the end; None trains all weights.
         attributes: name in the metrics -> an attribute that completions are to keep to.
+        scored_by: a learned reward that pays local answers; None takes the verifier.
         objective: how rewards become a gradient, a name of docs/objectives.md; None takes the algorithm's.
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
@@ -258,6 +275,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     lora: LoraOptions | None = None
     cloud: Spec = EMBEDDED_CLOUD
     attributes: Mapping[str, AttributeOptions] = field(default_factory=dict)
+    scored_by: ScoredOptions | None = None
     objective: Spec | None = None
     ask_ahead: bool = False
     max_minutes: Positive | None = None

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train import tiny
+from tests.train import small_run, tiny
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from selfroute.assemble.training import model_files
+from selfroute.commands.main import app
 from selfroute.errors import ConfigError
 from selfroute.scores.reward_model import REWARD_FILE, RewardModel, check_reward_folder
 from selfroute.train.fit.pairs import Pair, Pairs, clean, divide
@@ -150,6 +152,26 @@ def test_a_template_that_leaves_out_reasoning_is_refused(model: str) -> None:
     words.chat_template = "{% for m in messages %}{{ m['content'].split('</think>')[-1] }} {% endfor %}"
     with pytest.raises(ConfigError, match="does not write the whole"):
         RewardModel(with_score(model), words)
+
+
+def test_a_policy_is_paid_by_a_learned_reward(tmp_path: Path) -> None:
+    """From a recipe: what the reward model says is in the rollouts' rewards, and not the verifier's verdicts."""
+    files = model_files("embedded:device")
+    RewardModel(with_score(files.model), AutoTokenizer.from_pretrained(files.tokenizer)).save(tmp_path / "reward")
+    recipe = {
+        "task": {"countdown": {"limit": 8}}, "algorithm": "task_tuning", "model": small_run.small_model(tmp_path / "m"),
+        "scored_by": {"model": str(tmp_path / "reward")}, "steps": 1, "prompts_per_step": 2, "group_size": 4,
+        "max_new_tokens": 6, "out": str(tmp_path / "out"),
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    result = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml")])
+    assert result.exit_code == 0, result.output
+    lines = (tmp_path / "out/rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    shown = [json.loads(line) for line in lines]
+    paid = [one["reward"] for one in shown if one["kind"] != "handed_off"]
+    assert paid and all(reward not in (0.0, 1.0) and 0 < reward < 1 for reward in paid)
+    gone = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.yaml"), f"scored_by.model={tmp_path}"])
+    assert gone.exit_code == 2 and "holds no reward model" in gone.output
 
 
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:

@@ -120,6 +120,21 @@ def test_without_a_cloud_asking_earns_nothing() -> None:
     assert [hierarchical(outcome) for outcome in outcomes] == [0.0, 1.0]
 
 
+def test_a_learned_reward_scores_local_answers_at_once() -> None:
+    asked: list[list[tuple[str, str]]] = []
+
+    def scores(rows: Sequence[tuple[str, str]]) -> list[float | None]:
+        asked.append(list(rows))
+        return [None if "long" in text else float(len(text)) for _, text in rows]
+
+    grade = OutcomeGrader(TASK, ROWS, None, scores=scores)
+    solved, asking, unknown = grade([IDS[0], IDS[0], IDS[1]], [gold(IDS[0]), ASK, "too long"])
+    assert asked == [[(ROWS[IDS[0]].question, gold(IDS[0])), (ROWS[IDS[1]].question, "too long")]]
+    assert (solved.score, solved.device_correct) == (float(len(gold(IDS[0]))), True)
+    assert asking.score is None
+    assert (unknown.score, unknown.device_correct) == (None, None)  # left out, never a zero
+
+
 class Broken(Countdown):
     def verify(self, row: Row, completion: str) -> Verdict:
         raise RuntimeError("out of memory")

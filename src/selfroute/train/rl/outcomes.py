@@ -18,7 +18,10 @@ from selfroute.scores.oracles import Judged
 from selfroute.tasks.base import Row, Task, digest_of
 from selfroute.types import Message, Sampling
 
-__all__ = ["AnswersOfAll", "CloudAnswers", "Counted", "OutcomeGrader", "credited"]
+__all__ = ["AnswersOfAll", "CloudAnswers", "Counted", "OutcomeGrader", "Scores", "credited"]
+
+# A learned reward of questions and answers, as `selfroute.scores.reward_model.RewardModel.scores`.
+Scores = Callable[[Sequence[tuple[str, str]]], Sequence[float | None]]
 
 
 @runtime_checkable
@@ -153,6 +156,7 @@ class OutcomeGrader:
         cloud: None where no hand-off is offered; a completion that asks all the same has no correct answer.
         writes_question: the cloud gets the message behind a hand-off, and not the row's question.
         attributes: what completions are judged by beside right and wrong, by name.
+        scores: a learned reward, of local answers; one that it cannot judge counts as one that could not be graded.
     """
 
     def __init__(
@@ -163,8 +167,10 @@ class OutcomeGrader:
         *,
         writes_question: bool = False,
         attributes: Mapping[str, Judged] | None = None,
+        scores: Scores | None = None,
     ) -> None:
         self.task = task
+        self.scores = scores
         self.rows = rows
         self.cloud = cloud
         self.writes_question = writes_question
@@ -173,6 +179,7 @@ class OutcomeGrader:
     def __call__(self, row_ids: Sequence[str], completions: Sequence[str]) -> list[Outcome]:
         """Outcomes in order."""
         outcomes = [self._local(self.rows[i], text) for i, text in zip(row_ids, completions, strict=True)]
+        self._score(row_ids, completions, outcomes)
         asking = [index for index, outcome in enumerate(outcomes) if outcome.wants_cloud]
         if self.cloud is None:
             for index in asking:
@@ -183,6 +190,16 @@ class OutcomeGrader:
         for index, verdict in zip(asking, verdicts, strict=True):
             outcomes[index] = replace(outcomes[index], cloud_correct=verdict)
         return outcomes
+
+    def _score(self, row_ids: Sequence[str], completions: Sequence[str], outcomes: list[Outcome]) -> None:
+        """Give local answers their learned scores, all at once."""
+        local = [index for index, outcome in enumerate(outcomes) if not outcome.wants_cloud]
+        if self.scores is None or not local:
+            return
+        found = self.scores([(self.rows[row_ids[index]].question, completions[index]) for index in local])
+        for index, score in zip(local, found, strict=True):
+            right = None if score is None else outcomes[index].device_correct
+            outcomes[index] = replace(outcomes[index], score=score, device_correct=right)
 
     def _local(self, row: Row, text: str) -> Outcome:
         said = parse(text)

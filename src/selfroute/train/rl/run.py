@@ -17,6 +17,7 @@ from selfroute.backends.sessions import fingerprint
 from selfroute.errors import ConfigError
 from selfroute.prices import Price
 from selfroute.prompts import TrainedPrompt, find_template, share_sentence, write_prompt
+from selfroute.rewards.base import Reward
 from selfroute.tasks.base import Row, Task
 from selfroute.train import folder
 from selfroute.train.folder import Progress
@@ -43,7 +44,7 @@ from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.held_out import WritePrompt
 from selfroute.train.rl.objectives.base import Objective
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
-from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader
+from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader, Scores
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse, try_device
 from selfroute.train.rl.prompt_filter import ratio_from_share
@@ -147,6 +148,8 @@ def train(
     resume: bool = False,
     attributes: Mapping[str, Attribute] | None = None,
     objective: Objective | None = None,
+    reward: Reward | None = None,
+    scores: Scores | None = None,
     config: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -166,6 +169,8 @@ def train(
         resume: go on from the newest checkpoint in the folder.
         attributes: what completions are to keep to, by name; critics that are fitted are kept in OUT/critics.
         objective: what rewards are worth to the gradient; None takes the algorithm's.
+        reward: what an outcome is worth; None takes that of the options.
+        scores: a learned reward, for `Outcome.score`.
         config: the resolved recipe, written beside the result.
         on_progress: called with step, steps and the step's metrics.
 
@@ -217,16 +222,16 @@ def train(
     origin = folder.begin(out, config or {}, checkpoint, used)
     trainer = GAPGTrainer(
         network,
-        OutcomeGrader(task, known, answers, writes_question=options.writes_question, attributes=judged),
+        OutcomeGrader(task, known, answers, writes_question=options.writes_question, attributes=judged, scores=scores),
         arguments,
         build_dataset(rows, task, offer_handoff=offer_handoff),
         words,
         options=options,
         write_prompt=write,
-        local_grader=OutcomeGrader(task, known, None, attributes=judged),
+        local_grader=OutcomeGrader(task, known, None, attributes=judged, scores=scores),
         held_out=[row.id for row in held_out],
         objective=made,
-        reward=penalised(options.reward, controlled),
+        reward=penalised(reward or options.reward, controlled),
         constraints=pulls,
         rollout=options.kind.make() if turns is None else options.kind.make(cloud=turns),
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
