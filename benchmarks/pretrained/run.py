@@ -1,0 +1,249 @@
+"""A pretrained LLM learns to hand off: SmolLM2-135M-Instruct, three seeds, beside every baseline that reads text.
+
+    python benchmarks/pretrained/run.py                        # everything; about a day on two cores, or a GPU
+    python benchmarks/pretrained/run.py seeds=1 steps=10       # a look
+    python benchmarks/pretrained/run.py stages=train seeds=2 'arms=["GAPG"]'   # one run
+    python benchmarks/pretrained/run.py stages=page            # the page alone
+
+Stages are data, warm, train, evaluate, page. Stopped and started again it goes on where it was. What is fixed before:
+
+- **Problems** are those of the families that `survey.py` took, as many of each; other ones for each seed, in training,
+  warm-up and test. Those that it held out are the shift.
+- **Cloud**: recorded answers, wrong as often as its family slips (`families.py`), then with the answer to another
+  problem of the family. A model that is trained longer would fail where the device does.
+- **Warm-up**: the form, and hand-offs in a fifth of the rows, drawn by chance whatever the row.
+- **Runs** of `steps` steps of 16 prompts x 8 by LoRA, each problem once; the last step's policy is judged.
+- Thresholds for a share are set on the test problems themselves, as everywhere in these evaluations, so that shares are
+  equal. For the shift they are those of the test problems.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from families import FAMILIES
+from results_page import write_page
+from survey import FOUND, TEMPLATE, Seen, problems, row, split, warm_up
+
+from selfroute.assemble.evaluating import evaluate_recipe
+from selfroute.assemble.pieces import quiet_libraries
+from selfroute.assemble.training import train_recipe
+from selfroute.config import EvaluateRecipe, TrainRecipe, build, parse_overrides
+from selfroute.environment import has_fast_bf16
+from selfroute.prompts import TEMPLATES
+from selfroute.train.folder import can_resume
+from selfroute.train.rl.checkpoint import STATE_FILE
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("data", "warm", "train", "evaluate", "page")
+TUNED, BEST = "task tuning", "GAPG"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    TUNED: {"algorithm": "task_tuning"},
+    BEST: {"algorithm": "gapg"},
+    "GAPG, no filter": {"algorithm": "gapg", "prompt_filter": False},
+    "GRPO": {"algorithm": "grpo"},
+}
+ENDS = ("always_device", "always_cloud", "random_offload")
+ROUTERS = (
+    "prompt_length", "prompt_router", "tfidf_ridge", "embedding_knn", "embedding_logistic", "matrix_factorization",
+)  # fmt: skip
+CASCADES = ("answer_features", "quality_gap", "frugal_cascade", "mean_logprob", "min_logprob", "entropy")
+ASKED_AGAIN = ("self_consistency", "self_verification")  # these cost further answers, so on the warm device alone
+# Which device the strategies have beneath them, and which.
+BENEATH = {
+    "warm": (*ENDS, *ROUTERS, *CASCADES, *ASKED_AGAIN),
+    TUNED: (*ENDS, *ROUTERS, *CASCADES),
+    BEST: (*ENDS, *CASCADES),
+}
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What can be changed with key=value.
+
+    Attributes:
+        families, held: in place of what the survey says.
+        strategies: in place of those of `BENEATH`, on every device.
+        test, shift: problems that are judged.
+        warm: problems of the warm-up, and its steps.
+    """
+
+    stages: tuple[str, ...] = STAGES
+    seeds: tuple[int, ...] = (1, 2, 3)
+    arms: tuple[str, ...] = tuple(ARMS)
+    families: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
+    strategies: tuple[str, ...] = ()
+    steps: int = 100
+    prompts: int = 16
+    group: int = 8
+    tokens: int = 64
+    learning_rate: float = 1e-4
+    cloud_reward: float = 0.5
+    rank: int = 16
+    warm: int = 1200
+    warm_steps: int = 120
+    test: int = 1000
+    shift: int = 500
+    router_rows: int = 600
+    out: Path = Path("out/pretrained")
+    page: Path = ROOT / "docs/results/pretrained.md"
+
+    def place(self, seed: int) -> Path:
+        return self.out / f"seed-{seed}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run what is missing of the stages that are asked for."""
+    values = parse_overrides(arguments)
+    for name in ("stages", "seeds", "arms", "families", "held", "strategies"):
+        if name in values and not isinstance(values[name], list):
+            values[name] = [values[name]]
+    options = build(Options, values, where="benchmarks/pretrained/run.py")
+    for name, known in (("stages", STAGES), ("arms", ARMS), ("families", FAMILIES), ("held", FAMILIES)):
+        if wrong := next((each for each in getattr(options, name) if each not in known), None):
+            raise SystemExit(f"{name}: '{wrong}' is unknown; known: {', '.join(known)}")
+    quiet_libraries()
+    for seed in options.seeds:
+        write_data(options, seed)
+        if "warm" in options.stages:
+            warm_up(task(options, seed, "warm"), options.place(seed) / "warm", steps=options.warm_steps, seed=seed)
+        for arm in options.arms if "train" in options.stages else ():
+            train(options, seed, arm)
+        for beneath in BENEATH if "evaluate" in options.stages else ():
+            for part in ("test", "shift"):
+                evaluate(options, seed, beneath, part)
+    if "page" in options.stages:
+        write_page(options.page, {seed: options.place(seed) for seed in options.seeds}, tuple(BENEATH), SHARES)
+
+
+# --- problems -------------------------------------------------------------------------------------------------------
+
+
+def chosen(options: Options) -> tuple[Sequence[str], Sequence[str]]:
+    """Families that are trained on, and those of the shift."""
+    if options.families:
+        return options.families, options.held
+    if not FOUND.exists():
+        raise SystemExit(f"{FOUND.name} is missing; run python benchmarks/pretrained/survey.py, or name families=[...]")
+    seen = json.loads(FOUND.read_text(encoding="utf-8"))["families"]
+    return split({name: Seen(**values) for name, values in seen.items()})
+
+
+def write_data(options: Options, seed: int) -> None:
+    """Rows of all parts, no problem in two of them, and what the cloud says to each."""
+    place = options.place(seed)
+    if (place / "cloud.jsonl").exists():  # written last
+        return
+    trained, held = chosen(options)
+    sizes = {"train": options.steps * options.prompts, "validation": 200, "test": options.test, "warm": options.warm}
+    parts = dealt(trained, sizes, seed) | dealt(held, {"shift": options.shift}, seed)
+    for folder, files in {
+        "data": {"train": "train", "validation": "validation", "test": "test"},
+        "warm-data": {"train": "warm", "test": "validation"},
+        "shift-data": {"train": "train", "validation": "validation", "test": "shift"},
+    }.items():
+        for file, part in files.items():
+            write_lines(place / folder / f"{file}.jsonl", parts[part])
+    rng = random.Random(f"cloud/{seed}")
+    write_lines(place / "cloud.jsonl", [said for rows in parts.values() for said in recorded(rows, rng)])
+
+
+def dealt(names: Sequence[str], sizes: Mapping[str, int], seed: int) -> dict[str, list[dict[str, str]]]:
+    """Problems of all families, as many of each as there are, in parts of the sizes."""
+    each = -(-sum(sizes.values()) // max(1, len(names)))
+    rows = [row(name, problem) for name in names for problem in problems(name, seed, each)]
+    random.Random(f"rows/{seed}").shuffle(rows)
+    if len(rows) < sum(sizes.values()):
+        raise SystemExit(f"{', '.join(names)}: {len(rows)} different problems for {sum(sizes.values())}; ask for fewer")
+    parts = {}
+    for name, size in sizes.items():
+        parts[name], rows = rows[:size], rows[size:]
+    return parts
+
+
+def recorded(rows: Sequence[Mapping[str, str]], rng: random.Random) -> list[dict[str, str]]:
+    """The cloud's answers."""
+    template, answers = TEMPLATES[TEMPLATE], []
+    others = {name: [one["answer"] for one in rows if one["family"] == name] for name in {r["family"] for r in rows}}
+    for each in rows:
+        slips = rng.random() < FAMILIES[each["family"]].slips
+        wrong = [answer for answer in others[each["family"]] if answer != each["answer"]]
+        said = rng.choice(wrong or ["none"]) if slips else each["answer"]
+        prompt = template.conversation(each["question"])[0].content
+        answers.append({"prompt": prompt, "text": f"<answer>{said}</answer>"})
+    return answers
+
+
+def write_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
+
+
+def task(options: Options, seed: int, part: str = "test") -> dict[str, Any]:
+    folder = {"test": "data", "warm": "warm-data", "shift": "shift-data"}[part]
+    place = str(options.place(seed) / folder)
+    return {"jsonl": {"path": place, "verifier": "exact", "template": TEMPLATE, "validation_share": 0.0}}
+
+
+# --- runs and evaluations -------------------------------------------------------------------------------------------
+
+
+def slug(arm: str) -> str:
+    return arm.lower().replace(",", "").replace(" ", "-")
+
+
+def train(options: Options, seed: int, arm: str) -> None:
+    """One run from the warm model; goes on where it was."""
+    out = options.place(seed) / slug(arm)
+    if (out / "run.json").exists():
+        return
+    values = {
+        "task": task(options, seed), "model": str(options.place(seed) / "warm/checkpoint"), **ARMS[arm],
+        "cloud": {"recorded": str(options.place(seed) / "cloud.jsonl")}, "share": 0.3,
+        "reward": {"local": 1.0, "cloud": options.cloud_reward, "format": 0.0}, "steps": options.steps,
+        "prompts_per_step": options.prompts, "group_size": options.group, "learning_rate": options.learning_rate,
+        "max_new_tokens": options.tokens, "lora": {"rank": options.rank, "alpha": 2 * options.rank},
+        "bf16": has_fast_bf16(), "seed": seed, "save_steps": 5, "out": str(out),
+        "resume": can_resume(out, marker=STATE_FILE),
+    }  # fmt: skip
+
+    def show(step: int, steps: int, numbers: Mapping[str, float]) -> None:
+        shares = (numbers.get(f"rollouts/{name}", 0.0) for name in ("device_correct", "call_share"))
+        print("seed {}, {} {}/{}  solves {:.0%}, asks {:.0%}".format(seed, arm, step, steps, *shares), flush=True)
+
+    train_recipe(build(TrainRecipe, values, where=arm), on_progress=show)
+
+
+def evaluate(options: Options, seed: int, beneath: str, part: str) -> None:
+    """Strategies on one device; on the warm one also every policy, with and without its hand-off."""
+    out, place = options.place(seed) / f"{slug(beneath)}-{part}", options.place(seed)
+    if (out / "summary.json").exists():
+        return
+
+    def checkpoint(arm: str) -> dict[str, str]:
+        return {"transformers": str(place / slug(arm) / "checkpoint")}
+
+    policies = {arm: checkpoint(arm) for arm in ("warm", *options.arms) if arm != TUNED} if beneath == "warm" else {}
+    values = {
+        "task": task(options, seed, part), "split": "test", "share": 0.3, "device": checkpoint(beneath),
+        "cloud": {"recorded": str(place / "cloud.jsonl")}, "policies": policies, "alone": bool(policies),
+        "strategies": list(options.strategies or BENEATH[beneath]), "router_rows": options.router_rows,
+        "max_tokens": options.tokens, "seed": seed, "cache": str(place / "answers.sqlite"), "out": str(out),
+    }  # fmt: skip
+    print(f"seed {seed}: evaluating on {beneath}, {part}", flush=True)
+    asyncio.run(
+        evaluate_recipe(build(EvaluateRecipe, values, where="evaluate"), command="python benchmarks/pretrained/run.py")
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
