@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.files import is_path, opened
+from selfroute.backends.layers import Whole
 from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
 from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
 
     from selfroute.backends.torch.critic import Critic, Guide
     from selfroute.backends.torch.engine import Engine
+    from selfroute.backends.torch.layers import Cut
     from selfroute.backends.torch.lines import Line
     from selfroute.backends.torch.sampler import Sampled, Step
     from selfroute.backends.torch.sessions import TorchSession
+    from selfroute.backends.torch.tails import Tails
 
 __all__ = ["TransformersBackend"]
+
+_NO_WINDOW = 1 << 20  # most positions of an answer of a model that states no window
 
 
 @dataclass(eq=False)
@@ -89,6 +94,7 @@ class TransformersBackend(Backend):
         self._model_lock = threading.Lock()
         self._starting = threading.Lock()
         self._engine: Engine | None = None
+        self._tails: dict[int, Tails] = {}
         self._closed = False
 
     @classmethod
@@ -223,6 +229,52 @@ class TransformersBackend(Backend):
     def ids_of(self, text: str) -> list[int]:
         """See `selfroute.backends.sessions.Encodes`."""
         return inner_ids(self.tokenizer, text)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of a conversation up to where its answer begins.
+
+        Raises:
+            BackendError: it cannot be encoded.
+        """
+        return self._encode(messages)
+
+    # --- layers
+
+    @cached_property
+    def cut(self) -> Cut:
+        """The model as layers that run apart.
+
+        Raises:
+            ConfigError: it is not made of such.
+        """
+        from selfroute.backends.torch.layers import Cut
+
+        return Cut(self.name, self.model)
+
+    @cached_property
+    def whole(self) -> Whole:
+        """What an end that holds other layers of it must hold alike; reads every weight once."""
+        from selfroute.backends.torch.layers import weights_of
+
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return Whole(weights_of(self.model), self.cut.layers, self.cut.width, dtype, self.vocabulary)
+
+    def tail(self, first: int) -> Tails:
+        """See `selfroute.backends.layers.Layered`; open answers are kept with the layers."""
+        from selfroute.backends.torch.tails import Tails
+
+        with self._starting:
+            if first not in self._tails:
+                self._tails[first] = Tails(
+                    self.name,
+                    self.cut,
+                    self.whole,
+                    first,
+                    end_ids=self._eos,
+                    window=self._window or _NO_WINDOW,
+                    lock=self._model_lock,
+                )
+            return self._tails[first]
 
     def _running(self) -> Engine:
         """The worker of sessions and streams."""

@@ -12,7 +12,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfroute.backends.base import Backend
+from selfroute.backends.exits import ExitBackend
 from selfroute.backends.sessions import NO_LOOK, Look, Session
+from selfroute.backends.torch.exits import first_layers, new_exit
 from selfroute.backends.torch.sessions import TorchSession
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.prompts import PromptTemplate
@@ -38,13 +40,15 @@ def tokenizer(words: int = len(WORDS)) -> Any:
     )
 
 
-def model(name: str, *, seed: int, words: int = len(WORDS), max_batch: int = 16) -> TransformersBackend:
+def model(
+    name: str, *, seed: int, words: int = len(WORDS), max_batch: int = 16, layers: int = 2
+) -> TransformersBackend:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=words,
         hidden_size=24,
         intermediate_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -54,6 +58,13 @@ def model(name: str, *, seed: int, words: int = len(WORDS), max_batch: int = 16)
         pad_token_id=1,
     )
     return TransformersBackend(name, LlamaForCausalLM(config).eval(), tokenizer(words), max_batch=max_batch)
+
+
+def first_part(whole: TransformersBackend, exits: Sequence[int]) -> ExitBackend:
+    """A device of the first layers of a model, whose exits are its untrained norm and head."""
+    found = [(layers, new_exit(whole.model)) for layers in exits]
+    layers = first_layers(whole.model, *found[-1])
+    return ExitBackend("device", layers, whole.tokenizer, found[:-1], whole.whole)
 
 
 def alike(device: TransformersBackend, *, share: float, seed: int) -> TransformersBackend:

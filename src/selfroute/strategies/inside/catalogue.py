@@ -7,16 +7,19 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
-from selfroute.bounds import Count, NotNegative, Whole, suggest
+from selfroute.backends.layers import KeyValues, Sending, Upload
+from selfroute.bounds import Count, NotNegative, Positive, Whole, suggest
 from selfroute.errors import ConfigError
+from selfroute.network.states import APART, Codec
 from selfroute.scores.steps import FirstEntropy, MinProbability, RandomDoubt, Tags
 from selfroute.scores.tokens import Entropy, HeadKind, MaxProbability, RandomScore, TokenHead, TokenScorer
 from selfroute.strategies.inside.checkers import ByCloud, ByForesight, ByReward, ByTag, ByView, Checker
+from selfroute.strategies.inside.early_exit import EarlyExit, ExitMode
 from selfroute.strategies.inside.relay import MOST_TOKENS, LimitedRelay, Relay
 from selfroute.strategies.inside.step_level import Mode, StepLevel
 from selfroute.strategies.inside.token_level import Foresight, TokenLevel
 
-__all__ = ["CHECKERS", "HEADS", "SCORERS", "relay", "step_level", "token_level"]
+__all__ = ["CHECKERS", "HEADS", "SCORERS", "early_exit", "relay", "step_level", "token_level"]
 
 # What needs no training, by name, from a seed.
 SCORERS: Mapping[str, Callable[[int], TokenScorer | Foresight]] = {
@@ -207,3 +210,50 @@ def relay(
     if points is None:
         return Relay(most_tokens=most_tokens, max_cloud_tokens=max_cloud_tokens)
     return LimitedRelay(most_tokens=most_tokens, max_cloud_tokens=max_cloud_tokens, points=points)
+
+
+# --- layers --------------------------------------------------------------------------------------------------------
+
+
+def early_exit(
+    *,
+    thresholds: NotNegative | tuple[float, ...] = 0.9,
+    mode: ExitMode = "collaborative",
+    upload: Upload = "eager",
+    codec: Codec = "fp16",
+    apart: Whole = APART,
+    keys: KeyValues = "recompute",
+    cloud_from: Whole = 0,
+    deadline_s: Positive | None = None,
+    control: int | None = None,
+    max_cloud_tokens: Whole | None = None,
+    points: tuple[float, ...] | None = None,
+) -> EarlyExit:
+    """The device runs a model's first layers and leaves where an exit is sure enough; where none is, the cloud goes on
+    from the hidden states (arXiv 2411.02829).
+
+    Args:
+        thresholds: least probability with which a token stands at an exit, one for all or one for each; above 1 an exit
+            is not looked at.
+        mode: `collaborative`, or `standalone`, which never asks and takes the last exit's token.
+        upload: send hidden states as soon as they are there (`eager`), or with the next question (`late`).
+        codec: how they are written: `fp32`, `fp16`, `bf16`, `int8`, `int8_plain` or `int4`.
+        apart: channels of each position that int8 and int4 keep as they are.
+        keys: keys and values of layers that a token left out: `recompute` them when they are needed, or `copy` them
+            from the state at which it left.
+        cloud_from: number of the exit, from 0, behind which the cloud goes on.
+        deadline_s: how long a token is waited for before the last exit's is taken; null for ever.
+        control: score tokens at random by this seed, to compare with.
+        max_cloud_tokens: most that the cloud writes of an answer; null for all.
+        points: thresholds of an evaluation, each for all exits.
+    """
+    given = EarlyExit(
+        thresholds=thresholds if isinstance(thresholds, tuple) else (thresholds,),
+        mode=mode,
+        sending=Sending(codec=codec, apart=apart, upload=upload, deadline_s=deadline_s),
+        keys=keys,
+        cloud_from=cloud_from,
+        control=control,
+        max_cloud_tokens=max_cloud_tokens,
+    )
+    return given if points is None else replace(given, points=points)

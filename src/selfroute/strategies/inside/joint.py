@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 from selfroute.backends.base import Backend, capability, complete, find_capability
@@ -36,7 +36,7 @@ from selfroute.types import (
     Usage,
 )
 
-__all__ = ["ExchangesIds", "Joint", "check_limit", "check_pair", "joint"]
+__all__ = ["Ends", "ExchangesIds", "Joint", "check_limit", "check_pair", "joint"]
 
 T = TypeVar("T")
 NOTHING = Usage()
@@ -107,6 +107,14 @@ class ExchangesIds:
         check_pair(self.name, sides, device=self.of_device, cloud=self.of_cloud)
 
 
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What opens the sessions of an answer, each from its side's conversation; the cloud's not before it is needed."""
+
+    device: Callable[[Sequence[Message]], Session]
+    cloud: Callable[[Sequence[Message]], Session]
+
+
 class Joint:
     """One answer under way; see `joint`.
 
@@ -131,15 +139,17 @@ class Joint:
         max_cloud_tokens: int | None,
         reads: Callable[[int], int],
         beside: Usage,
+        ends: Ends | None,
     ) -> None:
         bounded = find_capability(sides.device, Bounded)
         sampling = sampling if bounded is None else bounded.bounded(sampling)
         self._sides, self._messages, self._sampling = sides, messages, sampling
-        self._strategy, self._luck, self._reads, self._beside = strategy, luck, reads, beside
+        self._strategy, self._reads, self._beside = strategy, reads, beside
         self._asked: Reason = reason
         self._most = sampling.max_tokens if max_cloud_tokens is None else min(max_cloud_tokens, sampling.max_tokens)
         prompt = sides.template.device_messages(messages, offer_handoff=False)
-        self.device = _open(sides.device, prompt, *muzzled(sampling), look=look, luck=luck)
+        self._ends = ends or _ids(sides, muzzled(sampling), sampling, look=look, luck=luck)
+        self.device = self._ends.device(prompt)
         self._speller = capability(sides.device, Sessions).speller(sampling.stop)
         self._parser = StreamParser()
         self._cloud: Session | None = None
@@ -266,6 +276,19 @@ class Joint:
         self._started, self._reason = True, self._asked
         return answer
 
+    async def open_cloud(self) -> bool:
+        """Reserve for the answer and open the cloud's session before it is asked for anything; whether that can be."""
+        try:
+            await self._open_cloud(None)
+        except (BudgetExceeded, BudgetUnavailable, BackendError, UnsupportedByBackend) as error:
+            self.wants_cloud = True
+            self._note_failure(error)
+        return not self.failed
+
+    def note(self, error: Exception) -> None:
+        """A failure of the cloud after which it may be asked again."""
+        self._error = str(error)
+
     async def beside(
         self, messages: Sequence[Message], sampling: Sampling, *, score: float | None = None
     ) -> Completion | None:
@@ -290,7 +313,7 @@ class Joint:
 
     async def _open_cloud(self, score: float | None) -> None:
         lease = await self._leased(score)
-        self._cloud = _open(self._cloud_side, self._messages, self._sampling, look=NO_LOOK, luck=self._luck)
+        self._cloud = self._ends.cloud(self._messages)
         await lease.sent()
 
     async def _leased(self, score: float | None) -> Lease:
@@ -501,6 +524,7 @@ async def joint(
     max_cloud_tokens: int | None = None,
     reads: Callable[[int], int] = lambda most: most,
     beside: Usage = NOTHING,
+    ends: Ends | None = None,
 ) -> AsyncIterator[Joint]:
     """Open an answer; both sides' caches and the lease are let go of at its end, also where its reader leaves.
 
@@ -512,6 +536,7 @@ async def joint(
         max_cloud_tokens: most that the cloud may write of the answer; None for all.
         reads: the most answer tokens that a cloud which keeps them reads, from the answer's own most.
         beside: the most that is used by what the cloud is asked beside the answer.
+        ends: what opens both sides' sessions, where they are not those of `selfroute.backends.sessions.Sessions`.
 
     Raises:
         BackendError: the device cannot take the conversation.
@@ -528,12 +553,23 @@ async def joint(
         max_cloud_tokens=max_cloud_tokens,
         reads=reads,
         beside=beside,
+        ends=ends,
     )
     try:
         yield made
     finally:
         # Shielded: a second cancellation must leave neither cache nor reservation behind.
         await asyncio.shield(made.aclose())
+
+
+def _ids(sides: Sides, variants: Sequence[Sampling], sampling: Sampling, *, look: Look, luck: int | None) -> Ends:
+    """Both sides' sessions in token ids."""
+
+    def cloud(messages: Sequence[Message]) -> Session:
+        assert sides.cloud is not None
+        return _open(sides.cloud, messages, sampling, look=NO_LOOK, luck=luck)
+
+    return Ends(lambda messages: _open(sides.device, messages, *variants, look=look, luck=luck), cloud)
 
 
 def _open(backend: Backend, messages: Sequence[Message], *variants: Sampling, look: Look, luck: int | None) -> Session:
