@@ -34,6 +34,7 @@ from selfroute.config import (
     Choice,
     Entry,
     EvaluateRecipe,
+    ExitsRecipe,
     HeadRecipe,
     ReportOptions,
     RewardRecipe,
@@ -148,6 +149,12 @@ def training_page() -> str:
             "Keys of a recipe with `algorithm: reward_model`; see [learned rewards](learned-rewards.md).",
             KEY,
             keys(RewardRecipe),
+        ),
+        section(
+            "Exits",
+            "Keys of a recipe with `algorithm: exits`; see [early exit](early-exit.md).",
+            KEY,
+            keys(ExitsRecipe),
         ),
         section(
             "Steps",

@@ -102,7 +102,7 @@ def serving_line(device: str, run: Path) -> str:
     words = ["selfroute", "serve", f"device={device}"]
     try:
         values = load_values(run / "config.yaml")
-        cloud = values.get("cloud")
+        cloud = values.get(algorithm_of(values).beside)
         if cloud is not None and not BACKENDS[(spec := parse_spec(cloud, "cloud")).name].replays:
             words.append(f"cloud={json.dumps(cloud) if spec.value is None else f'{spec.name}:{spec.value}'}")
         if algorithm_of(values).strategy:

@@ -184,17 +184,21 @@ def train(
     with training_view() as on_progress:
         out = config.at(algorithm.place)(loaded, on_progress=on_progress, say=_note)
     say(f"trained model: {out}")
-    next_step(*_after_training(out))
+    next_step(*_after_training(out, algorithm.leaves))
 
 
-def _after_training(out: Path) -> list[str]:
-    """What to type once a model is there."""
+def _after_training(out: Path, kind: str) -> list[str]:
+    """What to type once a model is there.
+
+    Args:
+        kind: of backend that it is.
+    """
     from selfroute.assemble.training import serving_line
 
     return [
-        serving_line(f"transformers:{out}", out.parent),
+        serving_line(f"{kind}:{out}", out.parent),
         f"selfroute export {out.parent} --out {out.parent / 'export'}",
-        f"selfroute evaluate RECIPE.yaml 'policies={{mine: transformers:{out}}}'",
+        f"selfroute evaluate RECIPE.yaml 'policies={{mine: {kind}:{out}}}'",
     ]
 
 

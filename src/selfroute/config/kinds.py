@@ -12,6 +12,7 @@ from typing import Any
 from selfroute.config.recipes import (
     AdaSwitchRecipe,
     EvaluateRecipe,
+    ExitsRecipe,
     HeadRecipe,
     PlaceRecipe,
     TrainRecipe,
@@ -65,7 +66,11 @@ def _shape(options: type) -> Shape:
 
 
 KINDS = (
-    Kind("a training recipe", "train", tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe)))),
+    Kind(
+        "a training recipe",
+        "train",
+        tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe, ExitsRecipe))),
+    ),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),
     Kind("a tuning recipe", "tune", (_shape(TuneRecipe),)),

@@ -20,6 +20,7 @@ __all__ = [
     "BudgetOptions",
     "CountLimits",
     "EvaluateRecipe",
+    "ExitsRecipe",
     "HeadRecipe",
     "LoraOptions",
     "PlaceRecipe",
@@ -414,6 +415,37 @@ class RewardRecipe:
     seed: int = 0
     out: Path = Path("out/reward")
     resume: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitsRecipe:
+    """What `selfroute train` needs to tune exits of a model (`algorithm: exits`).
+
+    Attributes:
+        model: the whole model, of transformers or embedded; it stays as it is.
+        layers: behind how many of its layers an exit stands, rising; the device gets the layers up to the last.
+        rows: train problems whose answers, the model's own, the exits learn from.
+        validation_rows: problems on whose answers they are judged.
+        steps: optimiser steps of each exit.
+        batch: places in each.
+        learning_rate: of AdamW at first; it falls to 0.
+        max_tokens: most tokens of one answer.
+        log_steps: steps between lines of metrics.
+    """
+
+    task: Spec
+    model: Spec
+    layers: tuple[int, ...]
+    algorithm: Literal["exits"] = "exits"
+    rows: Count = 1500
+    validation_rows: Count = 300
+    steps: Count = 400
+    batch: Count = 2048
+    learning_rate: Positive = 3e-3
+    max_tokens: Count = 128
+    log_steps: Count = 20
+    seed: int = 0
+    out: Path = Path("out/exits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

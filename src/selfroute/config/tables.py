@@ -110,6 +110,15 @@ BACKENDS = Table(
         in_process=True,
     ),
     BackendEntry(
+        name="exits",
+        place="selfroute.backends.exits:exits",
+        example="exits:OUT/checkpoint",
+        check="selfroute.backends.exits:check_exits",
+        prompt="selfroute.backends.carried:carried_prompt",
+        window="selfroute.backends.files:folder_window",
+        in_process=True,
+    ),
+    BackendEntry(
         name="guided",
         place="selfroute.backends.guided:guided",
         example="{guided: {model: path/or/repository, critic: FILE}}",
@@ -229,6 +238,11 @@ STRATEGIES = Table(
         example="{speculative: {block: 4}}",
     ),
     StrategyEntry(
+        name="early_exit",
+        place="selfroute.strategies.inside.catalogue:early_exit",
+        example="{early_exit: {thresholds: 0.9}}",
+    ),
+    StrategyEntry(
         name="planned",
         place="selfroute.assemble.searching:planned",
         example="{planned: {reward: FOLDER, threshold: 0.0}}",
@@ -268,6 +282,17 @@ ALGORITHMS = Table(
         summary="Fit a head that says which of the device's tokens the cloud would let stand.",
         options="selfroute.config.recipes:HeadRecipe",
         no_dry_run="a head takes seconds once its pair is loaded",
+    ),
+    AlgorithmEntry(
+        name="exits",
+        place="selfroute.assemble.exits:exits_recipe",
+        summary="Tune exits of a model behind some of its layers, and keep those layers as a device.",
+        options="selfroute.config.recipes:ExitsRecipe",
+        offers_handoff=False,
+        strategy="early_exit",
+        leaves="exits",
+        beside="model",
+        no_dry_run="exits take seconds once the model is loaded",
     ),
     AlgorithmEntry(
         name="reward_model",
