@@ -52,6 +52,7 @@ def serve_recipe(
     recipe: ServeRecipe,
     *,
     backend: Spec | None = None,
+    layers: int | None = None,
     file: Path | None = None,
     overrides: Sequence[str] = (),
     say: Callable[[str], None],
@@ -61,6 +62,7 @@ def serve_recipe(
 
     Args:
         backend: serve this model alone instead of the recipe's pair.
+        layers: of this model, serve those from this one on as well, from 0, to devices that hold the others.
         file: where the recipe comes from; errors name it, and its `budget.share` may change meanwhile.
         overrides: what was changed of it on the command line.
         say: gets the lines for the terminal.
@@ -73,7 +75,7 @@ def serve_recipe(
     from selfroute.gateway import server
     from selfroute.gateway.preflight import preflight
 
-    make = partial(_named_gateway, recipe, backend, file, tuple(overrides))
+    make = partial(_named_gateway, recipe, backend, layers, file, tuple(overrides))
     with naming(file):
         lines = [] if backend is not None else prompt_lines(served_prompt(recipe))
     if check:
@@ -94,12 +96,17 @@ def serve_recipe(
 
 
 def _named_gateway(
-    recipe: ServeRecipe, backend: Spec | None, file: Path | None, overrides: tuple[str, ...], **options: Any
+    recipe: ServeRecipe,
+    backend: Spec | None,
+    layers: int | None,
+    file: Path | None,
+    overrides: tuple[str, ...],
+    **options: Any,
 ) -> Gateway:
     """The pair's gateway or that of one model alone, also in a worker process; errors name the file."""
     with naming(file):
         if backend is not None:
-            return backend_gateway(backend, recipe, **options)
+            return backend_gateway(backend, recipe, layers=layers, **options)
         if file is None:
             return make_gateway(recipe, **options)
         switch = SwitchFollower(file, overrides) if recipe.clouds else None
@@ -295,7 +302,7 @@ def _access(recipe: ServeRecipe) -> Access:
     )
 
 
-def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
+def backend_gateway(spec: Spec, recipe: ServeRecipe, *, layers: int | None = None, **options: Any) -> Gateway:
     """One model alone as an OpenAI-compatible endpoint; its prompt is the client's, and its text is not changed.
 
     Raises:
@@ -305,7 +312,12 @@ def backend_gateway(spec: Spec, recipe: ServeRecipe, **options: Any) -> Gateway:
 
     service = SingleService(backend=_guard(spec, "backend", recipe, recipe.wait.cloud_first_token_s))
     return Gateway(
-        service, limits=recipe.limits, access=_access(recipe), log_content=recipe.log == "content", **options
+        service,
+        limits=recipe.limits,
+        access=_access(recipe),
+        log_content=recipe.log == "content",
+        layers=layers,
+        **options,
     )
 
 

@@ -26,6 +26,8 @@ from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.chunks import ChunkReader, whole_object
 from selfroute.backends.completions import CompletionSessions, Server
 from selfroute.backends.continuing import Continued, Continues, Way
+from selfroute.backends.layer_endpoint import EndpointLayers
+from selfroute.backends.layers import Layered
 from selfroute.backends.sessions import Sessions
 from selfroute.backends.sse import DONE, EventReader, Malformed, error_message
 from selfroute.errors import (
@@ -132,12 +134,15 @@ class OpenAICompatibleBackend(Backend):
         self._url = _endpoint(base_url)
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
         self._sessions = None if sessions is None else CompletionSessions(self, sessions, tokenizer, self._about)
+        self._layers = EndpointLayers(name, self.send, self._about) if sessions == "selfroute" else None
         self._continued = None if continues is None else Continued(self, continues)
 
     def offer(self, kind: type[T]) -> T | None:
         """See `Backend.offer`; answers stay open where the server's `/v1/completions` takes and returns ids."""
         if kind is Sessions:
             return cast(T | None, self._sessions)
+        if kind is Layered:
+            return cast(T | None, self._layers)
         if kind is Continues:
             return cast(T | None, self._continued)
         return super().offer(kind)
@@ -279,6 +284,27 @@ class OpenAICompatibleBackend(Backend):
                 return
             except _Failed as error:
                 failed = error.error
+        raise failed  # outside the handler: its context could show the request and so the key
+
+    async def send(self, address: str, data: bytes) -> bytes:
+        """Post bytes to another address of this server, once, and bring those that come back.
+
+        Waits for no turn: a question may need what another message carries.
+
+        Raises:
+            ConfigError, BackendTimeout, BackendUnavailable, BackendStatusError: as in `stream`.
+        """
+        headers, link = self._headers(), await self._link()
+        headers = {"Content-Type": "application/octet-stream", **headers}
+        url, deadline = _beside(self._url, address), time.monotonic() + self.timeout_s
+        try:
+            with self._faults():
+                async with self._post(link.session, url, headers, data, deadline) as response:
+                    if not 200 <= response.status < 300:
+                        raise await self._refused(response)
+                    return await response.content.read()
+        except _Failed as error:
+            failed = error.error
         raise failed  # outside the handler: its context could show the request and so the key
 
     async def _objects(

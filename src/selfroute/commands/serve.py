@@ -34,7 +34,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "selfroute serve recipes/serve/llama-server.yaml --port 9000",
         "selfroute serve device=transformers:out/train/checkpoint limits.max_tokens=512",
     ),
-    "cloud": ("selfroute cloud --backend embedded:cloud --port 8001",),
+    "cloud": (
+        "selfroute cloud --backend embedded:cloud --port 8001",
+        "selfroute cloud --backend embedded:chain-cloud --layers 1..",
+    ),
     "ask": (
         'selfroute ask "Using the numbers [3, 5, 7], create an equation that equals 26"',
         'selfroute ask --device transformers:out/train/checkpoint "…"',
@@ -86,6 +89,9 @@ def cloud(
     config: Arguments = None,
     host: Host = None,
     port: Port = 8001,
+    layers: Annotated[
+        str | None, typer.Option(metavar="FIRST..", help="Serve its layers from this one on to devices, from 0.")
+    ] = None,
     check: Check = False,
 ) -> None:
     """Serve one model alone as an OpenAI-compatible endpoint, e.g. as the cloud of another process."""
@@ -96,7 +102,10 @@ def cloud(
     file, overrides = _file_and_overrides(config or [])
     overrides += [f"{k}={v}" for k, v in (("host", host), ("port", port)) if v is not None]
     spec = parse_spec(_yaml(backend), "--backend")
-    serve_recipe(load_serve_recipe(file, overrides), backend=spec, file=file, say=note, check=check)
+    recipe, first = load_serve_recipe(file, overrides), None if layers is None else _first_layer(layers)
+    if first is not None and recipe.workers > 1:
+        raise ConfigError(f"workers: {recipe.workers} processes share no hidden states; --layers needs workers=1")
+    serve_recipe(recipe, backend=spec, layers=first, file=file, say=note, check=check)
 
 
 def ask(
@@ -164,6 +173,18 @@ def _file_and_overrides(arguments: Sequence[str]) -> tuple[Path | None, list[str
     if file is not None:
         check_kind(file, "serve")
     return file, list(arguments[1:] if file else arguments)
+
+
+def _first_layer(text: str) -> int:
+    """The first layer of a range that is open at its end.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    first = text.removesuffix("..")
+    if not (text.endswith("..") and first.isdecimal() and first.isascii()):
+        raise ConfigError(f"--layers: '{text}' is no range of layers to the last one; write e.g. 4..")
+    return int(first)
 
 
 def _recipe(config: Path | None, device: str | None, cloud: str | None, template: str | None) -> ServeRecipe:

@@ -12,13 +12,16 @@ import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache, partial
 from importlib.resources import files
 from typing import Any, Protocol
 
+from selfroute.backends.base import Backend, find_capability
 from selfroute.backends.flight import closing
+from selfroute.backends.layers import Layered, Tail
 from selfroute.budget.base import Targeted
-from selfroute.errors import BackendError, PrivacyRefused, SelfRouteError
+from selfroute.errors import BackendError, ConfigError, PrivacyRefused, SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
@@ -79,6 +82,7 @@ class Gateway:
         verifier: judges answers to questions that it knows; None judges none.
         follow: asked once a second for a new call share; None if it stays.
         switch: asked once a second whether several clouds act and learn, and for their prices; None if that stays.
+        layers: the first layer of those that devices may go on with, from 0; None gives none.
         on_load_failure: called when a model cannot be loaded, to end the server.
     """
 
@@ -97,6 +101,7 @@ class Gateway:
         verifier: Verifier | None = None,
         follow: Callable[[], float | None] | None = None,
         switch: Callable[[], Switch | None] | None = None,
+        layers: int | None = None,
         on_load_failure: Callable[[SelfRouteError], None] | None = None,
     ) -> None:
         self.service = service
@@ -111,6 +116,7 @@ class Gateway:
         self.on_load_failure = on_load_failure
         self.notices = Notices()
         self.open_answers = OpenAnswers(self.limits) if isinstance(service, SingleService) else None
+        self._first_layer = layers
         self._verifying: set[asyncio.Task[None]] = set()
         self.in_flight = 0
         self.began = time.time()
@@ -129,6 +135,8 @@ class Gateway:
             **{f"/v1/{address}": {"POST": partial(self._pass, address)} for address in PASSED},
             "/v1/feedback": {"POST": self._feedback},
         }
+        if layers is not None:
+            self._routes["/v1/layers"] = {"POST": self._continue}
         for side, guard in service.guards():
             guard.on_failure = partial(self._note_failure, side, guard.name)
         self.desk = self._desk(feedback_per_minute)
@@ -187,9 +195,30 @@ class Gateway:
         self.service, self.share = self.service.told(share), share
         _log.warning("the call share is %g from now on", share)
 
+    async def load(self) -> None:
+        """Load the models, and cut the one whose layers are served.
+
+        Raises:
+            ConfigError: one cannot be loaded, lacks something, or has no such layers.
+        """
+        await self.service.load()
+        if self._first_layer is not None:
+            await asyncio.to_thread(self._tail, await self.service.device.ready())
+
+    def _tail(self, model: Backend) -> Tail:
+        """The layers of a model that are served.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        layered, first = find_capability(model, Layered), self._first_layer
+        if layered is None or first is None:
+            raise ConfigError(f"--layers: {model.name} has no layers at hand; serve one of transformers, or embedded")
+        return layered.tail(first)
+
     async def _load(self) -> None:
         try:
-            await self.service.load()
+            await self.load()
         except Exception as error:
             failure = (
                 error
@@ -311,6 +340,16 @@ class Gateway:
             return
         asked = await passed(self.service, address, body, mode, self.limits)
         await self._answer(http, asked.exchange, asked.answer(http), asked)
+
+    async def _continue(self, http: Http) -> None:
+        """A message of `selfroute.network.layer_messages`, and what comes back."""
+        data = await http.body(self.limits.body_bytes)
+        self._check_room()
+        try:
+            reply = await self._tail(await self.service.device.ready()).carry(data)
+        except SelfRouteError as failure:
+            raise api_error(failure) from None
+        await http.answer(200, reply, {}, "application/octet-stream")
 
     async def _preview(self, http: Http) -> None:
         body = json_object(await http.body(self.limits.body_bytes))
@@ -575,6 +614,8 @@ class Gateway:
         known: dict[str, Any] = {"object": "list", "data": self._known_models()}
         if self.open_answers is not None and (model := self.service.device.inner) is not None:
             known["selfroute"] = self.open_answers.about(model)
+            if self._first_layer is not None and (whole := self._tail(model).whole) is not None:
+                known["selfroute"]["layers"] = {"first": self._first_layer, "whole": asdict(whole)}
         await http.answer(200, dumps(known), {})
 
     async def _model(self, http: Http) -> None:

@@ -64,7 +64,7 @@ async def _faults(app: Gateway, say: Callable[[str], None]) -> list[Finding]:
     for _, guard in app.service.guards():
         guard.on_failure = None  # what fails is said once, here
     try:
-        await app.service.load()
+        await app.load()
         async for finding in _findings(app):
             say(str(finding))
             faults += [finding] if finding.is_fault else []

@@ -76,7 +76,7 @@ def check(make: Make) -> None:
 
     async def load() -> None:
         try:
-            await app.service.load()
+            await app.load()
         finally:
             await app.service.aclose()
 

@@ -20,7 +20,8 @@ from selfroute.errors import BackendError, BackendUnavailable, ConfigError
 from selfroute.network.layer_messages import ASK_BYTES, REPLY_BYTES
 from selfroute.network.states import HEADER_BYTES
 from selfroute.prices import Price, Prices
-from selfroute.strategies.base import answer, check_sides
+from selfroute.prompts import PromptTemplate
+from selfroute.strategies.base import Sides, answer, check_sides
 from selfroute.strategies.inside.early_exit import EarlyExit
 from selfroute.testing import RecordingBudget
 from selfroute.types import Sampling, Trace
@@ -107,6 +108,11 @@ class TestTheWholeModel:
     async def test_also_from_a_later_exit_on(self, device: ExitBackend, whole: TransformersBackend) -> None:
         strategy = replace(ALL, cloud_from=1)
         for i, trace in enumerate(await traces(strategy, sides(device, whole), 4)):
+            assert trace.text == (await complete(whole, ask(i), SAMPLING)).text
+
+    async def test_is_asked_as_it_is_alone(self, device: ExitBackend, whole: TransformersBackend) -> None:
+        spoken = Sides(device=device, cloud=whole, template=PromptTemplate("w1 w2 w3", "", "{question}"))
+        for i, trace in enumerate(await traces(ALL, spoken, 3)):
             assert trace.text == (await complete(whole, ask(i), SAMPLING)).text
 
     async def test_is_not_the_device(self, device: ExitBackend, whole: TransformersBackend) -> None:

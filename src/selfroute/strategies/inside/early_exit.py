@@ -109,7 +109,7 @@ class EarlyExit:
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
-        opened = _Opened(self, sides, sampling)
+        opened = _Opened(self, sides, messages, sampling)
         async with joint(
             sides,
             messages,
@@ -189,6 +189,8 @@ class EarlyExit:
 class _Opened:
     """What opens both ends of an answer.
 
+    The device is asked as the whole model is, in the words that a cloud gets: it begins the same answer.
+
     Attributes:
         session: the device's.
         uploads: whether the cloud is still to be told of states.
@@ -196,8 +198,8 @@ class _Opened:
 
     session: ExitSession
 
-    def __init__(self, strategy: EarlyExit, sides: Sides, sampling: Sampling) -> None:
-        self._strategy, self._sides, self._sampling = strategy, sides, sampling
+    def __init__(self, strategy: EarlyExit, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> None:
+        self._strategy, self._sides, self._messages, self._sampling = strategy, sides, messages, sampling
         self._tail: TailSession | None = None
         self._early: list[tuple[int, object]] = []  # states from before the cloud's session is open
         self.uploads = strategy.mode == "collaborative" and sides.cloud is not None
@@ -212,7 +214,7 @@ class _Opened:
             keys=strategy.keys,
             sends=strategy.cloud_from,
         )
-        self.session = side.exiting(messages, self._sampling, rule, self._send if self.uploads else None)
+        self.session = side.exiting(self._messages, self._sampling, rule, self._send if self.uploads else None)
         return self.session
 
     def cloud(self, messages: Sequence[Message]) -> Session:
