@@ -1,7 +1,7 @@
 """A real small model whose prompt is tuned: SmolLM2-135M on llama.cpp, sums and products in words, a recorded cloud.
 
     python benchmarks/tuning/real.py                       # three seeds, all methods, 500 held-out rows; hours
-    python benchmarks/tuning/real.py --inputs              # only the problems, the recorded cloud and the device's file
+    python benchmarks/tuning/real.py --inputs              # only the problems and the recorded cloud
     python benchmarks/tuning/real.py --write               # only the page, from what is there
 
 **The rule**, written down before any held-out row was answered:
@@ -33,7 +33,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 from selfroute.assemble.tuning import tune_recipe
@@ -117,8 +116,6 @@ def write_inputs() -> None:
     slip = random.Random("cloud")
     said = [answer + (slip.choice([-10, -1, 1, 10]) if slip.random() < WRONG else 0) for _, answer in problems]
     lines(OUT / "cloud.jsonl", [{"prompt": q, "text": f"It is {s}."} for (q, _), s in zip(problems, said, strict=True)])
-    if not DEVICE.exists():
-        repack(find_smollm2(), DEVICE)
 
 
 def lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -127,6 +124,8 @@ def lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def repack(source: Path, target: Path) -> None:
     """Copy a GGUF file with its matrices as Q4_0, which llama.cpp has the fastest kernels for."""
+    import gguf  # of the extra export, which the problems alone do not need
+
     q4_0 = gguf.GGMLQuantizationType.Q4_0
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, arch=reader.fields["general.architecture"].contents())
@@ -152,6 +151,8 @@ def repack(source: Path, target: Path) -> None:
 
 async def run(seeds: Sequence[int], methods: Sequence[str], calls: int, count: int) -> None:
     """Tune what is missing, and judge it on the held-out rows."""
+    if not DEVICE.exists():
+        repack(find_smollm2(), DEVICE)
     held = OUT / "held_out.json"
     found: dict[str, Any] = json.loads(held.read_text(encoding="utf-8")) if held.exists() else {}
     todo: list[tuple[str, int]] = [("untuned", 0)]
