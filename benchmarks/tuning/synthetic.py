@@ -2,6 +2,7 @@
 
     python benchmarks/tuning/synthetic.py            # 20 worlds; about a quarter of an hour on one core
     python benchmarks/tuning/synthetic.py --worlds 4
+    python benchmarks/tuning/synthetic.py --start 200
     python benchmarks/tuning/synthetic.py --choose   # settings of the consensus, on worlds that are in no table
 
 A world is `selfroute.tuning.worlds.World`: 3 slots of 6 sentences that all workers share, 2 slots of 5 demonstrations
@@ -44,6 +45,8 @@ Trace = list[tuple[float, int, float]]  # time, calls, share of the gap closed
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=20)
+    parser.add_argument("--start", type=int, default=0, help="first seed to look for worlds at")
+    parser.add_argument("--methods", nargs="*", default=list(RUNS), metavar="METHOD")
     parser.add_argument("--choose", nargs="*", metavar="SETTING", help="compare these settings, or all")
     options = parser.parse_args()
     if options.choose is not None:
@@ -51,11 +54,11 @@ def main() -> None:
         return
     print(f"commit {commit()}, {options.worlds} worlds, {CALLS:,} calls\n")
     for interaction in INTERACTIONS:
-        seeds = list(itertools.islice(standing_out(interaction), options.worlds))
+        seeds = list(itertools.islice(standing_out(interaction, options.start), options.worlds))
         print(f"interactions ± {interaction}, seeds {seeds}\n")
         print("| | closed after 400 | 800 | 2,000 calls | time to 80 % | calls to 80 % |\n|---|---|---|---|---|---|")
-        for name, run in RUNS.items():
-            print(row(name, [run(seed, interaction) for seed in seeds]), flush=True)
+        for name in options.methods:
+            print(row(name, [RUNS[name](seed, interaction) for seed in seeds]), flush=True)
         print()
 
 
