@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,8 @@ from selfroute.strategies.base import Sides, Strategy, answer
 from selfroute.strategies.cascade import Cascade
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
+from selfroute.strategies.search.arena import Limits
+from selfroute.strategies.search.planned import Planned
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.testing import STRATEGY_CASES
 from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
@@ -49,6 +51,10 @@ def hardness(evidence: Evidence) -> float:
     return float(evidence.question.count("hard"))
 
 
+def easiness(rows: Sequence[tuple[str, str]]) -> list[float | None]:
+    return [-float(question.count("hard")) for question, _ in rows]
+
+
 # Name → how it is made, and which of an easy and a hard question it sends to the cloud.
 STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "always_device": (AlwaysDevice, False, False),
@@ -56,6 +62,7 @@ STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "random_none": (lambda: RandomOffload(share=0), False, False),
     "random_all": (lambda: RandomOffload(share=1), True, True),
     "prompt_router": (lambda: PromptRouter(score=lambda q: q.count("hard"), threshold=1), False, True),
+    "planned": (lambda: Planned(scores=easiness, threshold=1, limits=Limits(attempts=1)), False, True),
     "cascade": (lambda: Cascade(score=hardness, threshold=1), False, True),
     "cascade_all": (lambda: Cascade(score=lambda e: 1.0, threshold=0), True, True),
     "prompt_length": (lambda: catalogue.prompt_length(threshold=9e9), False, False),

@@ -135,4 +135,4 @@ def _written(attempts: Sequence[Attempt], answer: str) -> tuple[tuple[Segment, .
 
 def _shown(answer: str, best: Segment) -> str:
     """An answer as its reader gets it: as it was written, or in tags where an environment gave it."""
-    return answer if answer == best.text or not answer else f"<answer>{answer}</answer>"
+    return f"<answer>{answer}</answer>" if answer and answer != best.text else best.text
