@@ -101,7 +101,7 @@ def _choice(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             continue
         yield f"## The best of N, by a reward learned from walks {CONDITIONS[condition]}"
         yield ""
-        yield f"Share of right purchases; {seeds[0]['n']} wishes, {len(seeds)} seeds; a shopper that is seldom right."
+        yield f"Share of right purchases; {seeds[0]['n']} wishes, seeds: {len(seeds)}; a shopper that is seldom right."
         yield ""
         ladder = seeds[0]["ladder"]
         yield from _table("N", *map(str, ladder))
@@ -123,7 +123,7 @@ def _handoff(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     yield "## Hand-off"
     yield ""
     yield "The best of 8 by the reward, or by the mean log-probability of what was done; the lowest are sent to a cloud"
-    yield f"that is always right. {seeds[0]['n']} wishes, {len(seeds)} seeds; 95 % over wishes, widest seed."
+    yield f"that is always right. {seeds[0]['n']} wishes, seeds: {len(seeds)}; 95 % over wishes, widest seed."
     yield ""
     yield from _table("call share", "by reward", "by log-probability", "difference")
     for share in seeds[0]["learned"]:
@@ -148,7 +148,7 @@ def _equal(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
             continue
         yield f"## Equal calls of the environment: {told}"
         yield ""
-        yield f"Share right of {seeds[0]['n']} problems, {len(seeds)} seeds; the last columns are at the most calls."
+        yield f"Share right of {seeds[0]['n']} problems, seeds: {len(seeds)}; the last columns are at the most calls."
         yield ""
         yield from _table("search", *(f"{calls} calls" for calls in seeds[0]["calls"]), "attempts", "tokens", "seconds")
         for name, shown in NAMES.items():
