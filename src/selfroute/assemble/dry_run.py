@@ -62,8 +62,8 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
 
     from selfroute.train.rl.arguments import batching, build_arguments, check_distribution, check_rows, missing_vllm
     from selfroute.train.rl.objectives.base import BY_REFERENCE
-    from selfroute.train.rl.run import rows_asked_meanwhile, rows_held_out
-    from selfroute.train.rl.seams import check_behaviour, check_objective
+    from selfroute.train.rl.run import rollout_of, rows_asked_meanwhile, rows_held_out
+    from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective
 
     quiet_libraries()
     if rows:
@@ -74,7 +74,9 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         spec = recipe.objective
         objective = recipe.objective_kind.make(recipe) if spec is None else make_objective(spec, recipe)
         check_objective(objective, arguments, recipe.m_step, adapter=recipe.lora is not None)
-        check_behaviour(recipe.behaviour, objective, arguments, single=not recipe.kind.inside)
+        check_behaviour(recipe.behaviour, objective, arguments, single=not recipe.kind.turns)
+        if not recipe.kind.inside:
+            check_facts(objective, rollout_of(task, recipe))
         if rows:
             rows_held_out(task, recipe)
             rows_asked_meanwhile(task, arguments)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from selfroute.actions import Action
 from selfroute.tasks.base import Observation, Tool
+from selfroute.types import Message
 
-__all__ = ["Episode", "Move", "Moved", "arguments_of", "no_tool", "text_parameters"]
+__all__ = ["Episode", "Move", "Moved", "arguments_of", "no_tool", "text_parameters", "with_tools"]
 
 S = TypeVar("S")
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -81,6 +82,15 @@ def no_tool(action: Action, tools: Sequence[Tool]) -> str:
     """What an agent is told that calls what is not there."""
     known = ", ".join(tool.name for tool in tools) or "none"
     return f"no tool {action.tool[:40]!r}; tools: {known}"
+
+
+def with_tools(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """A conversation whose first turn, a system prompt, tells what can be called: a line for each tool."""
+    if not tools:
+        return list(messages)
+    first, *rest = messages
+    told = "\n".join(f"{tool.name} {json.dumps(tool.parameters['properties'])}: {tool.description}" for tool in tools)
+    return [replace(first, content=f"{first.content}\n{told}"), *rest]
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.objectives.kinds import OBJECTIVES, ObjectiveKind
+from selfroute.train.rl.rollouts.branching import TreeOptions
 from selfroute.train.rl.rollouts.kinds import KINDS, Kind
 
 __all__ = ["ALGORITHMS", "OLD_NAMES", "Algorithm", "GAPGOptions", "LoopOptions", "MStepOptions", "Method"]
@@ -74,6 +75,12 @@ ALGORITHMS: dict[str, Method] = {
         offer_handoff=False,
         rollout="relay",
         strategy="relay",
+        trl=DR_GRPO,
+    ),
+    "tree": Method(
+        summary="An agent learns to use tools along trees of attempts; see docs/tool-agents.md.",
+        objective="tree",
+        rollout="tree",
         trl=DR_GRPO,
     ),
     "balance": Method(
@@ -161,6 +168,7 @@ class GAPGOptions:
         told_shares: train one policy for several shares, each said in the prompt; `share` is then that of evaluation.
         behaviour: where attempts come from beside the policy as it is; None from nowhere (docs/objectives.md).
         m_step: make the reference of an objective follow the policy; None leaves it as it is.
+        tree: how trees of attempts grow, with `tree` (docs/tool-agents.md); None takes the defaults.
 
     Raises:
         ConfigError: an option that cannot be, alone or beside another.
@@ -181,6 +189,7 @@ class GAPGOptions:
     told_shares: tuple[Share, ...] = ()
     behaviour: Behaviour | None = None
     m_step: MStepOptions | None = None
+    tree: TreeOptions | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -196,6 +205,8 @@ class GAPGOptions:
                 "behaviour: with share_prompts=0 the price would be moved by attempts that the policy did not write; "
                 "set share_prompts=64, or leave behaviour out"
             )
+        if self.tree is not None and not self.kind.interactive:
+            raise ConfigError(f"tree: attempts of algorithm '{self.algorithm}' do not fork; take algorithm=tree")
         self._check_handoffs()
 
     def _check_handoffs(self) -> None:
@@ -226,8 +237,12 @@ class GAPGOptions:
             size: rollouts of a group, G.
 
         Raises:
-            ConfigError: a part of a group would have fewer than two rollouts.
+            ConfigError: a part of a group would have fewer than two rollouts, or more attempts would start than there
+                are.
         """
+        first = self.tree.first if self.tree is not None else None
+        if first is not None and first > size:
+            raise ConfigError(f"tree.first={first}: a group has {size} attempts in all; lower it, or raise group_size")
         forced = self.forced_attempts
         if forced and (forced < 2 or size - forced < 2):
             raise ConfigError(

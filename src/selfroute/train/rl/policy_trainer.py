@@ -55,7 +55,7 @@ from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
 from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
-from selfroute.train.rl.seams import check_behaviour, check_objective, check_seams
+from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective, check_seams
 from selfroute.train.rl.view import Pass, TokenView, head_of, hidden_states, plain_pass, view_of
 
 __all__ = ["Grader", "PolicyTrainer"]
@@ -120,6 +120,7 @@ class PolicyTrainer(GRPOTrainer):
         self.constraints = dict(constraints or {})
         self.on_sample = on_sample
         check_seams(objective, self.constraints, args)
+        check_facts(objective, self.rollout)
         adapter = has_adapter(model) or kwargs.get("peft_config") is not None
         check_objective(objective, args, m_step, adapter=adapter)
         check_behaviour(behaviour, objective, args, single=type(self.rollout) is Single)
@@ -244,6 +245,20 @@ class PolicyTrainer(GRPOTrainer):
                 on_step=Until(self._tokenizer, until) if until else None,
             )
         return [row[0].token_ids for row in sampled]
+
+    @torch.no_grad()
+    def _entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
+        """See `Sampler.entropies`."""
+        pad, width = self._tokenizer.pad_token_id, max(map(len, rows))
+        device = self.accelerator.device
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+        _, found, _ = self._get_per_token_logps_and_entropies(
+            self.model, ids, mask, max(counts), batch_size=self.args.per_device_train_batch_size, compute_entropy=True
+        )
+        assert found is not None
+        most = math.log(self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size)
+        return [float(row[-count:].mean()) / most for row, count in zip(found, counts, strict=True)]
 
     def _heat(self) -> float:
         """What the sampler's temperature is multiplied with, and the loss's is not."""
@@ -603,6 +618,15 @@ class _Sampler:
 
     def decode(self, ids: Ids) -> list[str]:
         return cast(list[str], self._trainer._tokenizer.batch_decode(ids, skip_special_tokens=True))
+
+    def read(self, text: str) -> list[int]:
+        return cast(list[int], self._trainer._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def luck(self) -> random.Random:
+        return random.Random(self._trainer._seed())
+
+    def entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
+        return self._trainer._entropies(rows, counts)
 
     def speller(self) -> RowText:
         return RowText(self._trainer._tokenizer)

@@ -18,7 +18,8 @@ from selfroute.errors import ConfigError
 from selfroute.prices import Price
 from selfroute.prompts import TrainedPrompt, find_template, share_sentence, write_prompt
 from selfroute.rewards.base import Reward
-from selfroute.tasks.base import Row, Task
+from selfroute.tasks.base import Environment, Interactive, Row, Task
+from selfroute.tasks.episode import with_tools
 from selfroute.train import folder
 from selfroute.train.folder import Progress
 from selfroute.train.pretrained import (
@@ -48,11 +49,11 @@ from selfroute.train.rl.outcomes import CloudAnswers, OutcomeGrader, Scores
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse, try_device
 from selfroute.train.rl.prompt_filter import ratio_from_share
-from selfroute.train.rl.rollouts.base import Prompt
+from selfroute.train.rl.rollouts.base import Prompt, Rollout
 from selfroute.train.rl.rollouts.relay import CloudTurns
-from selfroute.train.rl.seams import check_behaviour, check_objective
+from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective
 
-__all__ = ["build_dataset", "prompt_of", "rows_held_out", "train"]
+__all__ = ["build_dataset", "prompt_of", "rollout_of", "rows_held_out", "train"]
 
 CRITICS = "critics"  # folder of the critics of a run
 HELD_OUT_ROWS = 1000  # each comes up several times in a run as it is
@@ -62,10 +63,11 @@ def prompt_writer(rows: Sequence[Row], task: Task) -> WritePrompt:
     """Writes the device's messages for a row, with or without the offer to hand off."""
     template = find_template(task.template)
     questions = {row.id: row.question for row in rows}
+    tools = task.environment(rows[0]).tools if isinstance(task, Interactive) and rows else ()
 
     def write(row_id: str, *, offer_handoff: bool, share: float | None = None) -> list[dict[str, str]]:
         conversation = template.conversation(questions[row_id])
-        messages = template.device_messages(conversation, offer_handoff=offer_handoff, share=share)
+        messages = with_tools(template.device_messages(conversation, offer_handoff=offer_handoff, share=share), tools)
         return [{"role": message.role, "content": message.content} for message in messages]
 
     return write
@@ -186,7 +188,10 @@ def train(
     arguments = _arguments(options, loop)
     made = objective or options.objective_kind.make(options)
     check_objective(made, arguments, options.m_step, adapter=lora is not None)
-    check_behaviour(options.behaviour, made, arguments, single=not options.kind.inside)
+    check_behaviour(options.behaviour, made, arguments, single=not options.kind.turns)
+    rollout = None if options.kind.inside else rollout_of(task, options)
+    if rollout is not None:
+        check_facts(made, rollout)
     checkpoint = folder.start_from(out, loop.steps, resume=resume, marker=STATE_FILE)
     rows = list(task.rows("train"))
     check_rows(len(rows), prompts_of_a_step(arguments), task.name)
@@ -233,7 +238,7 @@ def train(
         objective=made,
         reward=penalised(reward or options.reward, controlled),
         constraints=pulls,
-        rollout=options.kind.make() if turns is None else options.kind.make(cloud=turns),
+        rollout=options.kind.make(cloud=turns) if rollout is None else rollout,
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
         eval_dataset=build_dataset(asked_meanwhile, task, offer_handoff=offer_handoff) if asked_meanwhile else None,
     )
@@ -263,6 +268,33 @@ def train(
         "warnings": trainer.alarms.messages,
     }
     return folder.finish(out, facts, origin)
+
+
+def environments_of(task: Interactive) -> Callable[[Prompt], Environment]:
+    """Opens the environment of a prompt's question."""
+    head, _, tail = find_template(task.template).user.partition("{question}")
+
+    def open_one(prompt: Prompt) -> Environment:
+        question = prompt[-1]["content"].removeprefix(head).removesuffix(tail)
+        return task.environment(Row(id="", question=question, gold=""))
+
+    return open_one
+
+
+def rollout_of(task: Task, options: GAPGOptions) -> Rollout:
+    """How attempts are made that the policy writes alone, or with tools.
+
+    Raises:
+        ConfigError: they are to act in an environment, and the task has none.
+    """
+    if not options.kind.interactive:
+        return cast(Rollout, options.kind.make())
+    if not isinstance(task, Interactive):
+        raise ConfigError(
+            f"algorithm '{options.algorithm}' acts in an environment, and task '{task.name}' has none; take one that "
+            "has, such as lookup"
+        )
+    return cast(Rollout, options.kind.make(open=environments_of(task), options=options.tree))
 
 
 def _arguments(options: GAPGOptions, loop: LoopOptions) -> PolicyConfig:

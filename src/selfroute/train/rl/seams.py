@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from selfroute.errors import ConfigError
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.constraints.base import Constraint
-from selfroute.train.rl.objectives.base import BY_REFERENCE, NEEDS, Objective, is_off_policy
+from selfroute.train.rl.objectives.base import BY_REFERENCE, NEEDS, Objective, facts_read, is_off_policy
 from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.policy_config import PolicyConfig, check_sums
+from selfroute.train.rl.rollouts.base import Rollout
 
-__all__ = ["check_behaviour", "check_objective", "check_seams"]
+__all__ = ["check_behaviour", "check_facts", "check_objective", "check_seams"]
 
 
 def check_seams(objective: Objective, constraints: Mapping[str, Constraint], args: PolicyConfig) -> None:
@@ -54,6 +55,21 @@ def check_objective(objective: Objective, args: PolicyConfig, m_step: MStepOptio
     if m_step is not None and adapter:
         raise ConfigError(
             "m_step: with lora the reference is the model without its adapter and cannot move; leave one of them out"
+        )
+
+
+def check_facts(objective: Objective, rollout: Rollout) -> None:
+    """See that attempts tell what an objective reads of them.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    missing = facts_read(objective) - frozenset(getattr(rollout, "gives", ()))
+    if missing:
+        kind = getattr(objective, "credit", type(objective).__name__)
+        raise ConfigError(
+            f"objective: {kind} reads {', '.join(sorted(missing))} of attempts, which {type(rollout).__name__} does "
+            "not tell; take algorithm=tree, and for credit=weighted a tree.branching other than random_nodes"
         )
 
 

@@ -11,7 +11,7 @@ from selfroute.grading import Outcome
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BY_REFERENCE", "NEEDS", "ByPrefix", "Learning", "Objective", "Scored", "is_off_policy"]
+__all__ = ["BY_REFERENCE", "NEEDS", "ByPrefix", "Learning", "Objective", "Scored", "facts_read", "is_off_policy"]
 
 # What an objective may ask for beside rewards and outcomes, each at a price: messages between processes, or a pass.
 NEEDS = frozenset({"advantages", "own", "logq", "ref_logq", "ref_prefixes", "prompt"})
@@ -84,6 +84,7 @@ class Objective(Protocol):
         needs: names of `NEEDS` that `weights` reads.
         sums: False where the weights are advantages for TRL's loss as it is set, which may divide by lengths; True
             where they are the weights above, under which TRL's loss has to be a plain sum.
+        reads: optional, and empty without it: facts of attempts that have to be there, see `Scored.facts`.
         off_policy: optional, and False without it: whether attempts may come from elsewhere than the policy as it is.
     """
 
@@ -124,6 +125,11 @@ class ByPrefix(Protocol):
             step: optimiser steps before this one.
         """
         ...
+
+
+def facts_read(objective: Any) -> frozenset[str]:
+    """The facts of attempts without which an objective is not defined."""
+    return frozenset(getattr(objective, "reads", ()))
 
 
 def is_off_policy(objective: Any) -> bool:

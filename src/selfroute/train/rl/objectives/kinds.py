@@ -50,4 +50,5 @@ OBJECTIVES: Mapping[str, ObjectiveKind] = {
     "tb": ObjectiveKind(place=f"{_HERE}.balance:TB", example="{tb: {z_rate: 0.1}}"),
     "flowrl": ObjectiveKind(place=f"{_HERE}.flow:FlowRL", example="{flowrl: {beta: 15}}"),
     "subtb": ObjectiveKind(place=f"{_HERE}.subtb:SubTB", example="{subtb: {prefix_reward: reference}}"),
+    "tree": ObjectiveKind(place=f"{_HERE}.tree:TreeCredit", example="{tree: {credit: weighted}}"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -58,6 +59,22 @@ class Sampler(Protocol):
         """Texts without special tokens."""
         ...
 
+    def read(self, text: str) -> list[int]:
+        """Token ids of a text that stands within an attempt, such as what a tool said."""
+        ...
+
+    def luck(self) -> random.Random:
+        """Chance that a resumed run draws again; each call begins another row of it."""
+        ...
+
+    def entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
+        """Mean entropy of the distributions that each row's last tokens were drawn from, as a part of log V.
+
+        Args:
+            counts: how many last tokens of each row, at least one.
+        """
+        ...
+
     def speller(self) -> Speller:
         """Spells token ids; one for each text."""
         ...
@@ -76,7 +93,11 @@ class Sampler(Protocol):
 
 
 class Rollout(Protocol):
-    """Makes a step's attempts."""
+    """Makes a step's attempts.
+
+    Attributes:
+        gives: optional, and empty without it: names of the facts that objectives read of its attempts.
+    """
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         """One attempt for each of this process's prompts, the G of a group being neighbours."""

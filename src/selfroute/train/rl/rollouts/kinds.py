@@ -33,6 +33,7 @@ class Kind:
         paid: what an attempt is worth before its price.
         ratio: from the wanted share, how many prompts that take the cloud may stand beside one that does not.
         inside: whether the cloud writes within attempts, so that each needs it and none is offered a hand-off.
+        interactive: whether attempts act in an environment, which `place` is given as `open`, with `options`.
     """
 
     place: str
@@ -42,6 +43,12 @@ class Kind:
     paid: Callable[[Reward, Outcome], float | None]
     ratio: Callable[[float], float]
     inside: bool = False
+    interactive: bool = False
+
+    @property
+    def turns(self) -> bool:
+        """Whether attempts have several turns, with words of others between."""
+        return self.inside or self.interactive
 
     def make(self, **given: Any) -> Any:
         """Its `Rollout`."""
@@ -54,17 +61,19 @@ def _as_own(reward: Reward, outcome: Outcome) -> float | None:
     return reward(replace(outcome, wants_cloud=False, device_correct=outcome.correct))
 
 
+_SINGLE = Kind(
+    place="selfroute.train.rl.rollouts.single:Single",
+    handoff=HANDOFF_TEXT,
+    takes=lambda outcome: float(outcome.wants_cloud),
+    # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
+    # asking has to pay as much as an answer known to be right.
+    bounds=lambda reward: (reward.cloud - 2 * reward.local, reward.cloud + reward.local),
+    paid=lambda reward, outcome: reward(outcome),
+    ratio=ratio_from_share,
+)
 KINDS: Mapping[str, Kind] = {
-    "single": Kind(
-        place="selfroute.train.rl.rollouts.single:Single",
-        handoff=HANDOFF_TEXT,
-        takes=lambda outcome: float(outcome.wants_cloud),
-        # A hand-off is then worth between -α_a and 2·α_a. A share above what the device fails at takes more than α_a:
-        # asking has to pay as much as an answer known to be right.
-        bounds=lambda reward: (reward.cloud - 2 * reward.local, reward.cloud + reward.local),
-        paid=lambda reward, outcome: reward(outcome),
-        ratio=ratio_from_share,
-    ),
+    "single": _SINGLE,
+    "tree": replace(_SINGLE, place="selfroute.train.rl.rollouts.tree:Tree", interactive=True),
     "relay": Kind(
         place="selfroute.train.rl.rollouts.relay:Relay",
         handoff=CALL_FORM,
