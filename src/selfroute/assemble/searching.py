@@ -1,4 +1,4 @@
-"""`planned` from a recipe: the folder of a reward, a search with its limits, and the task that it acts in."""
+"""`planned` and `tool_agent` from a recipe: a reward, a search with its limits, and the task that is acted in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from selfroute.errors import ConfigError
 from selfroute.scores.reward_model import RewardFolder
 from selfroute.strategies.search.arena import Limits
 from selfroute.strategies.search.planned import Planned, Search
-from selfroute.tasks.base import Interactive, Restorable, Row
+from selfroute.strategies.search.tool_agent import ToolAgent
+from selfroute.tasks.base import Environment, Interactive, Restorable, Row
 
-__all__ = ["planned"]
+__all__ = ["planned", "tool_agent"]
 
 
 def planned(
@@ -55,13 +56,33 @@ def planned(
         search=search,
         temperature=temperature,
         enough=enough,
-        environment=None if task is None else _environments(task),
+        environment=None if task is None else _going_back(task),
     )
 
 
-def _environments(spec: Spec) -> Callable[[str], Restorable]:
+def tool_agent(*, task: Spec, calls: Count = 5, ask_cloud: bool = False) -> ToolAgent:
+    """An agent with tools: it calls them in its text, and answers or hands off; the cloud may be a tool too.
+
+    Args:
+        task: with environments, in which the device acts.
+        calls: most calls of tools in one request.
+        ask_cloud: the device may also ask the cloud questions of its own, as often as the budget lets it.
+
+    Raises:
+        ConfigError: a task without environments.
+    """
+    return ToolAgent(open=_environments(task, "tool_agent"), calls=calls, ask_cloud=ask_cloud)
+
+
+def _going_back(spec: Spec) -> Callable[[str], Restorable]:
+    """From a question to an environment that a search can go back in."""
+    opened = _environments(spec, "planned")
+    return lambda question: cast(Restorable, opened(question))
+
+
+def _environments(spec: Spec, strategy: str) -> Callable[[str], Environment]:
     """From a question to its environment."""
-    task = make_task(spec, where="planned.task")
+    task = make_task(spec, where=f"{strategy}.task")
     if not isinstance(task, Interactive):
-        raise ConfigError(f"planned.task: '{spec.name}' has no environments to act in; leave task out, or take shop")
-    return lambda question: cast(Restorable, task.environment(Row(question, question, "")))
+        raise ConfigError(f"{strategy}.task: '{spec.name}' has no environments to act in; take one that has, like shop")
+    return lambda question: task.environment(Row(question, question, ""))

@@ -248,6 +248,11 @@ STRATEGIES = Table(
         example="{planned: {reward: FOLDER, threshold: 0.0}}",
     ),
     StrategyEntry(
+        name="tool_agent",
+        place="selfroute.assemble.searching:tool_agent",
+        example="{tool_agent: {task: lookup}}",
+    ),
+    StrategyEntry(
         name="relay",
         place="selfroute.strategies.inside.catalogue:relay",
         example="{relay: {max_cloud_tokens: 64}}",

@@ -37,6 +37,7 @@ __all__ = [
     "Kept",
     "answer_on_device",
     "ask_cloud",
+    "consult",
     "keep_on_device",
     "muzzled",
     "pick_cloud",
@@ -224,6 +225,31 @@ async def ask_cloud(
     async with closing(answer_on_device(sides, messages, sampling, decision, failed=failed)) as events:
         async for event in events:
             yield event
+
+
+async def consult(sides: Sides, asked: Sequence[Message], sampling: Sampling) -> Segment:
+    """Ask the cloud one question within an answer of the device, under a lease of its own; booked as any call.
+
+    Raises:
+        BackendError: the cloud did not answer.
+        BudgetExceeded: a limit lets the call not pass.
+        BudgetUnavailable: the ledger cannot be reached.
+        ConfigError: there is no cloud.
+    """
+    pick = pick_cloud(sides, asked, sampling, None)
+    attempt = Attempt("cloud", pick.backend, pick.price, propensity=pick.propensity)
+    estimate = most_used(asked, sampling, pick.price, answers=pick.backend.most_answers)
+    lease = await sides.budget.reserve(estimate)
+    try:
+        async with closing(attempt.deltas(asked, sampling, sent=lease.sent)) as deltas:
+            async for _ in deltas:
+                pass
+    except BackendError as error:
+        pick.failed(error)
+        raise
+    finally:
+        await asyncio.shield(_book(lease, attempt, estimate, pick))
+    return attempt.segment("probe")
 
 
 def pick_cloud(
