@@ -100,6 +100,13 @@ ROWS: dict[str, Row] = {
     "AdaSwitch": adaswitch("AdaSwitch", "tag", (0.5, 0.3, 0.1, 0.03)),
     "AdaSwitch, min probability": adaswitch("AdaSwitch, min probability", "min_probability", (0.6, 0.5, 0.3)),
     "gold-only control": adaswitch("gold-only control", "min_probability", (1.0, 0.5), control=True),
+    "early exit": Row(
+        {
+            **entrant("early exit", "early_exit", thresholds=0.9, points=[0.5, 0.8, 0.9, 0.95, 0.99]).recipe,
+            "device": "exits:{exits}/checkpoint",
+        },
+        {"exits": ["recipes/chain/exits.yaml"]},
+    ),
     "CITER": head("CITER", "citer", FEW_POINTS, scorer="citer"),
     "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
     "reward head, accept": head("reward head, accept", "accept", FEW_POINTS),

@@ -80,6 +80,31 @@ def test_the_embedded_pair_too(name: str) -> None:
     assert max(error(model.model, cut, at, [9], list(range(1, 24))) for at in (1, cut.layers - 1)) < 1e-5
 
 
+@pytest.mark.slow
+def test_so_does_a_pretrained_model_and_its_states_stand_rounding() -> None:
+    import numpy as np
+
+    from selfroute.backends.llama_cpp import find_smollm2
+    from selfroute.backends.transformers import TransformersBackend
+    from selfroute.network.states import Block, decode_states, encode_states
+
+    try:
+        place = find_smollm2()
+    except ConfigError as failure:
+        pytest.skip(str(failure))
+    whole = TransformersBackend.load(place, name="smollm2", dtype="float32", device="cpu")
+    ids = whole.ids_of("The sky is blue because air scatters short waves of light more than long ones, and so")
+    with torch.inference_mode():
+        own = whole.model(torch.tensor([ids])).logits[0]
+        for at in (6, 15):
+            states = in_blocks(whole.cut.part(0, at), whole.cut.embed(ids), [5, 6, 12])
+            for codec, worst in (("fp32", 1e-5), ("fp16", 1e-2), ("int8", 5e-2)):
+                data = encode_states(Block(0, states.numpy()), codec)  # type: ignore[arg-type]
+                carried = torch.from_numpy(np.array(decode_states(data, width=whole.cut.width).states))
+                logits = whole.cut.logits(in_blocks(whole.cut.part(at, whole.cut.layers), carried, [9]))
+                assert float((logits - own).abs().max() / own.abs().max()) < worst, (at, codec)
+
+
 @pytest.mark.parametrize("config", [Qwen3Config, MistralConfig])
 def test_so_are_others_of_llamas_kin(config: Any) -> None:
     extra = {"sliding_window": None} if config is MistralConfig else {}
