@@ -27,7 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def train(out: Path, model: str, *words: str, **options: Any) -> Any:
+def train(out: Path, model: str, /, *words: str, **options: Any) -> Any:
     recipe = {
         "algorithm": "reward_model", "task": "shop", "pairs": {"walks": {"rows": 24, "held_out_rows": 24}},
         "model": model, "steps": 2, "pairs_per_step": 4, "out": str(out), **options,

@@ -12,6 +12,7 @@ from selfroute.actions import Action
 from selfroute.backends.function import FunctionBackend
 from selfroute.errors import ConfigError
 from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.game24 import Game24
 from selfroute.tasks.shop import Shop, split_of
 from selfroute.train.fit.pairs import quality_of
 from selfroute.train.fit.trajectories import (
@@ -107,7 +108,7 @@ def test_tasks_that_cannot_be_walked_in_are_refused() -> None:
     with pytest.raises(ConfigError, match="has no environment to walk in"):
         explore(Countdown(limit=1), "train", 1)
     with pytest.raises(ConfigError, match="cannot say which question a walk fits"):
-        walk_pairs(Countdown(limit=1), rows=1, held_out_rows=1)
+        walk_pairs(Game24(limit=1), rows=1, held_out_rows=1)
 
 
 def test_walks_that_never_end_leave_no_pairs() -> None:
