@@ -162,12 +162,21 @@ def scorers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return files
 
 
+@pytest.fixture
+def reward(tmp_path: Path) -> str:
+    """What says that a folder holds a reward model; weights are read when something is first scored."""
+    facts = {"selfroute": 1, "vocabulary": "of no tokenizer"}
+    (tmp_path / "reward.json").write_text(json.dumps(facts), encoding="utf-8")
+    return str(tmp_path)
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_can_be_served(
-    name: str, recorded: dict[str, Any], scorers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    name: str, recorded: dict[str, Any], scorers: dict[str, str], reward: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = STRATEGIES[name]
-    options = dict(parse_spec(yaml.safe_load(entry.written), "strategy").options)
+    written = parse_spec(yaml.safe_load(entry.written), "strategy").options
+    options = {option: reward if value == "FOLDER" else value for option, value in written.items()}
     if entry.fitted:
         assert entry.reads is not None
         options["scorer"] = scorers[entry.reads]
