@@ -151,7 +151,9 @@ def options(folder: str, given: argparse.Namespace) -> dict[str, Any]:
 
 def measured(trainer: GRPOTrainer, clock: Clock) -> GRPOTrainer:
     """Put the clock around the parts of a step."""
-    trainer._generate_single_turn = clock.timed("rollouts", trainer._generate_single_turn)
+    # Ours come through TRL's own seam for them, TRL's from the method.
+    writes = "_generate_single_turn" if trainer.rollout_func is None else "rollout_func"
+    setattr(trainer, writes, clock.timed("rollouts", getattr(trainer, writes)))
     trainer._calculate_rewards = clock.timed("rewards", trainer._calculate_rewards)
     score = trainer._generate_and_score_completions
 
