@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,11 @@ def test_thresholds_inside_an_answer_are_chosen_by_the_clouds_tokens(
     wanted = ["calibrate", "out", "--share", "1", "--strategy", "by probability", "--serve", "my.yaml"]
     assert "run selfroute report out axes=[calls,cloud_tokens]" in run(*wanted, code=2).stderr
     run("report", "out", "axes=[calls,cloud_tokens]")
-    assert "of the cloud's tokens" in run(*wanted).stdout
+    unsaved = run(*wanted[:-2])
+    assert "of the cloud's tokens" in unsaved.stdout
+    follow = shlex.split(unsaved.stderr.splitlines()[-1].removeprefix("next: selfroute "))
+    assert follow == [*wanted[:2], *wanted[4:6], *wanted[2:4], *wanted[6:]], "as a shell takes it"
+    assert "of the cloud's tokens" in run(*follow).stdout
     written = yaml.safe_load(Path("my.yaml").read_text())
     point = point_at(Path("out"), "by probability", 1.0)
     assert written["strategy"] == {"token_level": {"scorer": "max_probability", "threshold": point.value}}

@@ -215,7 +215,7 @@ def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
     for note in found.notes:
         say(f"note: {note}")
     say("dry run: every key is right; nothing was loaded, asked or written")
-    next_step(f"selfroute train {recipe}")
+    next_step(shlex.join(["selfroute", "train", str(recipe)]))
 
 
 @app.command(
@@ -253,7 +253,7 @@ def evaluate(
 
     say(summary_table(summary))
     say(f"report: {loaded.out / 'report.html'}")
-    next_step(f"selfroute calibrate {loaded.out} --share {loaded.share:g} --serve my.yaml")
+    next_step(f"selfroute calibrate {shlex.quote(str(loaded.out))} --share {loaded.share:g} --serve my.yaml")
 
 
 @app.command(
@@ -307,7 +307,9 @@ def record(
         )  # fmt: skip
     say(f"{len(rows) - len(failed)} of {len(rows)} answers are in {out}")
     if not failed:
-        next_step(f"selfroute evaluate RECIPE.yaml {'device' if as_device else 'cloud'}=recorded:{out}")
+        next_step(
+            f"selfroute evaluate RECIPE.yaml {'device' if as_device else 'cloud'}={shlex.quote(f'recorded:{out}')}"
+        )
     if failed:
         raise SelfRouteError(f"{len(failed)} rows got no answer, first: {failed[0]}; run the same command to go on")
 

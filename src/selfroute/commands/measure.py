@@ -123,7 +123,7 @@ def calibrate(
         threshold = halfway(found.score, made.threshold)
         _write(log.parent, found.strategy, serve, about, force=force, threshold=threshold)
     elif share is not None and (log.parent / KEPT_FILE).is_file():
-        next_step(f"selfroute calibrate {log.parent} --strategy {found.strategy} --share {share:g} --serve my.yaml")
+        next_step(_calibrating(log.parent, share, found.strategy))
 
 
 def _calibrated(
@@ -179,6 +179,12 @@ def _is_unscored(log: Path, strategy: str) -> bool:
     return any(split.name == strategy and np.isnan(split.score).all() for split in splits)
 
 
+def _calibrating(folder: Path, share: float, strategy: str | None = None) -> str:
+    """The command that writes a serving recipe from an evaluation, as a shell takes it."""
+    chosen = [] if strategy is None else ["--strategy", strategy]
+    return shlex.join(["selfroute", "calibrate", str(folder), *chosen, "--share", f"{share:g}", "--serve", "my.yaml"])
+
+
 def _calibrate_knob(folder: Path, strategy: str, share: float, serve: Path | None, force: bool) -> None:
     """The best point within a share of the cloud's tokens, of a strategy in which both sides write one answer."""
     from selfroute.assemble.kept import point_at
@@ -187,7 +193,7 @@ def _calibrate_knob(folder: Path, strategy: str, share: float, serve: Path | Non
     spent = f"{100 * point.share:.1f} % of the cloud's tokens"
     say(f"{strategy}: at {point.value:g}: {100 * point.right:.1f} % right with {spent}")
     if serve is None:
-        next_step(f"selfroute calibrate {folder} --strategy {shlex.quote(strategy)} --share {share:g} --serve my.yaml")
+        next_step(_calibrating(folder, share, strategy))
         return
     _write(folder, strategy, serve, f"the cloud writes {spent}", force=force, point=point.value)
 
@@ -215,7 +221,7 @@ def _write(
     lines = (f"{strategy} of {folder}: {about}.", "Its paths are those of the folder in which it was written.")
     write_serving(serve, Served(values, lines), force=force)
     say(f"written: {serve}")
-    next_step(f"selfroute serve {serve} --check", f"selfroute serve {serve}")
+    next_step(*(shlex.join(["selfroute", "serve", str(serve), *check]) for check in (["--check"], [])))
 
 
 def fit(
@@ -250,8 +256,8 @@ def fit(
             out, strategy, serve, f"for a call share of {100 * loaded.share:g} %", force=force, threshold=made.threshold
         )
     else:
-        words = shlex.join(["selfroute", "fit", str(recipe), *(overrides or []), "--strategy", strategy])
-        next_step(f"{words} --out {out} --serve my.yaml")
+        words = ["selfroute", "fit", str(recipe), *(overrides or []), "--strategy", strategy, "--out", str(out)]
+        next_step(shlex.join([*words, "--serve", "my.yaml"]))
 
 
 def _plain(made: Calibration) -> dict[str, object]:
@@ -304,4 +310,4 @@ def report(
         summary = report_folder(folder, overrides or [], command=command, on_progress=on_progress)
     say(summary_table(summary))
     say(f"report: {folder / 'report.html'}")
-    next_step(f"selfroute calibrate {folder} --share {summary['call_share_target']:g} --serve my.yaml")
+    next_step(_calibrating(folder, summary["call_share_target"]))
