@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from tests.assemble.toys import ENTRIES
 from tests.gateway.live import running
+from tests.scripts import load_script
 from typer.testing import CliRunner
 
 from selfroute.assemble.serving import make_gateway, make_service
@@ -50,11 +50,7 @@ def test_the_lists_show_them(command: str, line: str) -> None:
 
 
 def test_the_reference_pages_show_them() -> None:
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    page = script.PAGES["names.md"]()
+    page = load_script("docs/make_reference.py").PAGES["names.md"]()
     for _, entry in ENTRIES:
         assert f"\n| `{entry.name}` |" in page
     assert "| `by_digit` | the question, fitted |" in page and "| `alternate` | – |" in page

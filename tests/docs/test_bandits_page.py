@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.scripts import scripts_of
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = ROOT / "benchmarks/bandits"
@@ -18,15 +18,10 @@ pytestmark = pytest.mark.docs
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+def bench() -> dict[str, ModuleType]:
     """The modules of the benchmark, by name."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    loaded = {name: importlib.import_module(name) for name in MODULES}
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name)
-    return loaded
+    with scripts_of(BENCH):
+        return {name: importlib.import_module(name) for name in MODULES}
 
 
 def test_the_results_page_is_written_from_the_results(bench: dict[str, ModuleType]) -> None:

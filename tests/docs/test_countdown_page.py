@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 
 from selfroute.config import EvaluateRecipe, load_recipe
 
@@ -16,11 +16,7 @@ pytestmark = pytest.mark.docs
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("strategies_run", ROOT / "benchmarks/strategies/run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/strategies/run.py")
 
 
 def entry(name: str, right: float, gain: float, fixed: bool = False) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import pkgutil
 import re
 import shlex
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from tests.scripts import load_script
 from typer.testing import CliRunner
 
 from selfroute.commands.main import app
@@ -208,11 +208,7 @@ def test_the_tree_of_the_readme_is_the_tree_of_src() -> None:
 
 
 def test_the_figure_is_made_by_its_script(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("how_it_works", DOCS / "figures" / "how_it_works.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    script.draw(tmp_path / "figure.svg")
+    load_script("docs/figures/how_it_works.py").draw(tmp_path / "figure.svg")
     drawn, committed = (tmp_path / "figure.svg").read_bytes(), (DOCS / "figures" / "how_it_works.svg").read_bytes()
     assert drawn.count(b"<path") == committed.count(b"<path"), "run python docs/figures/how_it_works.py"
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from tests.scripts import load_script
 
 from selfroute.config import (
     ALGORITHMS,
@@ -84,11 +84,7 @@ pytestmark = pytest.mark.docs
 
 
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/make_reference.py")
 
 
 every_page = pytest.mark.parametrize("name", script().PAGES)

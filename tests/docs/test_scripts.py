@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = (path.relative_to(ROOT) for folder in ("benchmarks", "recipes") for path in ROOT.glob(f"{folder}/**/*.py"))
@@ -16,11 +16,16 @@ pytestmark = pytest.mark.docs
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=str)
-def test_a_script_finds_what_it_imports(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str((ROOT / path).parent))  # as when it is run
-    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", ROOT / path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    assert module.__doc__, f"{path} says nowhere what it does"
+def test_a_script_finds_what_it_imports(path: Path) -> None:
+    assert load_script(path).__doc__, f"{path} says nowhere what it does"
+
+
+def test_scripts_of_one_name_are_each_their_own_and_none_stays_known() -> None:
+    before = set(sys.modules)
+    folders = ("benchmarks/pretrained", "benchmarks/strategies", "benchmarks/pretrained")
+    first, other, again = (load_script(f"{folder}/run.py") for folder in folders)
+    assert [Path(str(script.__file__)).parent.name for script in (first, other, again)] == [
+        Path(f).name for f in folders
+    ]
+    assert first is not again
+    assert {"run", "survey", "families"} & (set(sys.modules) - before) == set()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "export.py"
+BENCHMARK = "benchmarks/export.py"
 
 
 def benchmark() -> Any:
-    import sys
-
-    spec = importlib.util.spec_from_file_location("benchmark_of_export", BENCHMARK)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script(BENCHMARK)
 
 
 @pytest.mark.slow

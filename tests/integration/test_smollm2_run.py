@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -12,23 +11,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.scripts import scripts_of
 
 from selfroute.tasks.jsonl import JsonLines
 from selfroute.verify.base import Verdict
 
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "pretrained"
 OURS = ["added-1", "added-2", "later-1", "reversed_word-1", "letter_at-2", "paid-2"]
 
 
 @pytest.fixture(scope="module")
 def script() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        known = set(sys.modules)
+    with scripts_of("benchmarks/pretrained"):
         yield importlib.import_module("run")
-        for name in ("run", "survey", "families", "results_page"):
-            if name not in known:
-                sys.modules.pop(name, None)
 
 
 def rows(file: Path) -> list[dict[str, str]]:
