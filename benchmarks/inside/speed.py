@@ -4,6 +4,7 @@
     python benchmarks/inside/speed.py ends --n 500         # threshold 0 and above 1 against each side alone
     python benchmarks/inside/speed.py ends --n 500 --pair smollm2 --at-once 32 --minutes 20   # one model as both sides
     python benchmarks/inside/speed.py ends --n 500 --pair llama_cpp --at-once 8 --minutes 20  # the same on llama.cpp
+    python benchmarks/inside/speed.py ends --n 500 --begin 128 ...                            # goes on after the 128th
 
 Every ratio is of two measures of one run, taken in turns: medians of `--rounds` rounds, with the least and the largest
 of the rounds' ratios. torch has one thread. `batch` and `together` count CPU seconds of the process, which others at
@@ -52,8 +53,10 @@ PARTS = ("batch", "together", "arrival", "reading", "memory", "ends")
 class Pair:
     """Two models of one vocabulary, and questions for them."""
 
-    def __init__(self, name: str, count: int, seed: int, *, at_once: int = 256, minutes: float = math.inf) -> None:
-        self.name, self.at_once, self.minutes = name, at_once, minutes
+    def __init__(
+        self, name: str, count: int, seed: int, *, at_once: int = 256, minutes: float = math.inf, begin: int = 0
+    ) -> None:
+        self.name, self.at_once, self.minutes, self.begin = name, at_once, minutes, begin
         if name == "smollm2":
             from selfroute.backends.llama_cpp import find_smollm2
             from selfroute.backends.transformers import TransformersBackend
@@ -305,20 +308,26 @@ ENDS: dict[str, tuple[Any, str]] = {
 
 
 async def ends(pair: Pair, rounds: int) -> dict[str, Any]:
-    """Answers that are each side's alone, token for token: `--at-once` together, and a tenth of them one by one."""
+    """Answers that are each side's alone, token for token: `--at-once` together, and a tenth of them one by one.
+
+    Either is compared with answers that a side gave alone in the same way: llama.cpp rounds passes over several slots
+    otherwise than those over one.
+    """
     until = time.monotonic() + 60 * pair.minutes
     equal = {name: {"at once": 0, "one by one": 0} for name in ENDS}
     reached = singly = 0
-    for begin in range(0, len(pair.questions), pair.at_once):
+    for begin in range(pair.begin, len(pair.questions), pair.at_once):
         if time.monotonic() > until:
             break
         part = range(begin, min(begin + pair.at_once, len(pair.questions)))
         few = part[: max(1, len(part) // 10)]
         alone = await _alone(pair, part)
+        singles = [await _alone(pair, range(i, i + 1)) for i in few]
         for name, (strategy, side) in ENDS.items():
             together = await asyncio.gather(*(_text(pair, strategy, i) for i in part))
             equal[name]["at once"] += sum(a == b for a, b in zip(together, alone[side], strict=True))
-            equal[name]["one by one"] += sum([await _text(pair, strategy, i) == alone[side][i - begin] for i in few])
+            one_by_one = [await _text(pair, strategy, i) for i in few]
+            equal[name]["one by one"] += sum(a == b[side][0] for a, b in zip(one_by_one, singles, strict=True))
         reached, singly = reached + len(part), singly + len(few)
         print(json.dumps({"reached": reached, "one by one": singly, "equal": equal}), file=sys.stderr, flush=True)
     return {"n": reached, "of them one by one": singly, "equal": equal}
@@ -345,11 +354,13 @@ def main() -> None:
     parser.add_argument("--pair", choices=("embedded", "smollm2", "llama_cpp"), default="embedded")
     parser.add_argument("--at-once", type=int, default=256, help="of ends: questions together")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of ends: begin no more questions then")
+    parser.add_argument("--begin", type=int, default=0, help="of ends: the first question")
     options = parser.parse_args()
     if wrong := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part '{wrong[0]}'; known: {', '.join(PARTS)}")
     torch.set_num_threads(1)
-    pair = Pair(options.pair, options.n, options.seed, at_once=options.at_once, minutes=options.minutes)
+    limits = {"at_once": options.at_once, "minutes": options.minutes, "begin": options.begin}
+    pair = Pair(options.pair, options.n, options.seed, **limits)
     for part in options.parts:
         measure: Callable[[Pair, int], Awaitable[dict[str, Any]]] = globals()[part]
         found = asyncio.run(_run(measure, pair, options.rounds))
