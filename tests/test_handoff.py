@@ -332,8 +332,20 @@ def test_nothing_behind_the_decision_counts() -> None:
 
 def test_score_without_alternatives_or_decision() -> None:
     assert handoff_score([token("<answer>"), token("4")]) == 0.0
-    assert handoff_score([token("just text")]) is None
+    assert handoff_score([token("<think>"), token("hm")]) is None
+    assert handoff_score([token(" ")]) is None
     assert handoff_score([]) is None
+
+
+def test_a_text_without_tags_is_scored_where_its_answer_begins() -> None:
+    """A model that writes answers in no tag has them begin with its first word, so that `<` opens a hand-off alone."""
+    first = scored(" 4", 0.5, {" 4": 0.5, "<": 0.25, "I": 0.125})
+    assert handoff_score([token(" "), first, scored(" is it", 0.5, {"<": 0.5})]) == pytest.approx(0.25)
+    told = [scored("I", 0.5, {"<": 0.25}), scored(" think", 0.5, {" need": 0.25, " am": 0.25}), token(" 4")]
+    assert handoff_score(told) == pytest.approx(0.25 + 0.5 * 0.25)
+    assert handoff_score([token("just text")]) == 0.0
+    tagged = [token("<think>"), token("2"), token("</think>"), scored("4", 0.5, {"<": 0.5})]
+    assert handoff_score(tagged) is None  # there `<` is most likely <answer>
 
 
 def test_chances_to_hand_off_before_the_decision_count() -> None:
@@ -350,8 +362,10 @@ def test_score_is_a_probability_for_any_tokens(parts: list[tuple[str, float, dic
     tokens = [Token(*part) for part in parts]
     score = handoff_score(tokens)
     assert score is None or 0.0 <= score <= 1.0
-    parsed = parse("".join(token.text for token in tokens))
-    assert (score is None) == (not parsed.wants_cloud and not parsed.answered)
+    text = "".join(token.text for token in tokens)
+    parser, parsed = StreamParser(), parse(text)
+    is_bare = text.strip() and all(piece.kind == "content" for piece in [*parser.feed(text), *parser.close()])
+    assert (score is None) == (not parsed.wants_cloud and not parsed.answered and not is_bare)
 
 
 def test_the_users_system_prompt_joins_the_devices() -> None:

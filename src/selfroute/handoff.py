@@ -17,7 +17,8 @@ other way round. In detail:
 * Reasoning is what the verifiers of `selfroute.verify` skip: a `<think>` block, to the end if it is not closed, and
   all that stands before a `</think>` which was never opened (a chat template may open it in the prompt). The stream
   cannot know the latter before the tag comes: it calls that text content, and the tag undoes an answer in it.
-* Text without any tag is an answer that never decides, so that a bare hand-off may still follow.
+* Text without any tag is an answer that never decides, so that a bare hand-off may still follow. Only once it is whole
+  is it known to have decided for an answer with its first word, which is where its score is read.
 """
 
 from __future__ import annotations
@@ -365,27 +366,56 @@ def handoff_score(tokens: Sequence[Token]) -> float | None:
     written text may still become either (`<`), what is reached by it is carried on to the next token. Before it only
     tokens count that open the `<unknown>` tag by themselves. Alternatives that `top` does not show count as 0, so a
     score from few alternatives is a lower bound.
+
+    A text without any tag is an answer from its first word on, of a model that puts answers in no tag: there `<` begins
+    nothing but a hand-off, and only `I` may be either.
     """
     decision = _decision(tokens)
     if decision is None:
         return None
-    wants_cloud, first, lead = decision
     score, reached, written = 0.0, 1.0, ""
-    for token in tokens[first:]:
+    for token in tokens[decision.first :]:
         score += reached * sum(
             _probability(logprob)
             for text, logprob in token.top.items()
-            if text != token.text and _hands_off(written, text, lead)
+            if text != token.text and decision.tells(_joined(written, text, decision.lead))
         )
-        chosen = _joined(written, token.text, lead)
-        undecided = (_ANSWER_BEGINNINGS if wants_cloud else _HANDOFF_BEGINNINGS).begin(chosen)
+        chosen = _joined(written, token.text, decision.lead)
         reached *= _probability(token.logprob)
-        if not undecided:
-            score += reached if wants_cloud else 0.0
+        if not decision.is_open(chosen):
+            score += reached if decision.wants_cloud else 0.0
             break
         written = chosen
-    kept = math.prod(1.0 - _passed_by(token) for token in tokens[:first])
+    kept = math.prod(1.0 - _passed_by(token) for token in tokens[: decision.first])
     return 1.0 - kept * (1.0 - min(score, 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """Where a completion decides.
+
+    Attributes:
+        wants_cloud: what for.
+        first: index of the token where the text of the decision begins.
+        lead: that token's text before it.
+        tagged: whether answers stand in tags or boxes, as far as this text shows.
+    """
+
+    wants_cloud: bool
+    first: int
+    lead: str
+    tagged: bool = True
+
+    def tells(self, said: str) -> bool:
+        """Whether a text can become a hand-off and no answer."""
+        return _HANDOFF_BEGINNINGS.begin(said) and not self._answers(said)
+
+    def is_open(self, said: str) -> bool:
+        """Whether a beginning of what was written can still become the other."""
+        return self._answers(said) if self.wants_cloud else _HANDOFF_BEGINNINGS.begin(said)
+
+    def _answers(self, said: str) -> bool:
+        return _ANSWER_BEGINNINGS.begin(said) if self.tagged else said.strip().lower() == "i"
 
 
 def _passed_by(token: Token) -> float:
@@ -394,21 +424,23 @@ def _passed_by(token: Token) -> float:
     return min(1.0, sum(map(_probability, calls)))
 
 
-def _decision(tokens: Sequence[Token]) -> tuple[bool, int, str] | None:
-    """Whether it is a hand-off, the index of the token where it begins, and that token's text before it."""
-    parser = StreamParser()
+def _decision(tokens: Sequence[Token]) -> _Decision | None:
+    parser, pieces = StreamParser(), list[Piece]()
     for token in tokens:
-        parser.feed(token.text)
+        pieces += parser.feed(token.text)
         if parser.wants_cloud:
             break
     else:
-        parser.close()
-    if parser.decided_at is None:
-        return None
-    offset = parser.decided_at
+        pieces += parser.close()
+    offset, tagged = parser.decided_at, True
+    if offset is None:
+        if any(piece.kind != "content" for piece in pieces):
+            return None
+        text = "".join(piece.text for piece in pieces)
+        offset, tagged = len(text) - len(text.lstrip()), False
     for index, token in enumerate(tokens):
         if offset < len(token.text):
-            return parser.wants_cloud, index, token.text[:offset]
+            return _Decision(parser.wants_cloud, index, token.text[:offset], tagged)
         offset -= len(token.text)
     return None
 
@@ -416,11 +448,6 @@ def _decision(tokens: Sequence[Token]) -> tuple[bool, int, str] | None:
 def _joined(written: str, text: str, lead: str) -> str:
     """The decision's text when `text` comes next; at its first token, without what stands before it."""
     return written + text if written else text.removeprefix(lead).lstrip()
-
-
-def _hands_off(written: str, text: str, lead: str) -> bool:
-    said = _joined(written, text, lead)
-    return _HANDOFF_BEGINNINGS.begin(said) and not _ANSWER_BEGINNINGS.begin(said)
 
 
 def _probability(logprob: float) -> float:
