@@ -142,10 +142,12 @@ async def test_it_finds_what_the_device_needs(method: Any) -> None:
 
 async def test_workers_agree_on_sentences_and_keep_their_demonstrations() -> None:
     pools = {"wrongly_kept": [{"question": "secret of b?", "reply": ASK}]}
-    summary = await tune_recipe(recipe(workers={"a": {"rows": 30}, "b": {"pools": pools}}))
+    summary = await tune_recipe(recipe(workers={"a": {"rows": 30}, "b": {"pools": pools}}, any_order=True))
     assert set(summary["programs"]) == {"a", "b", "consensus"}
     both = [find_template(f"tuned:{summary['programs'][name]}") for name in ("a", "b")]
     assert both[0].system == both[1].system and "secret of b?" not in repr(both[0])
+    orders = [slot(summary["programs"][name], "order") for name in ("a", "b")]
+    assert orders[0]["kind"] == "order" and orders[0]["chosen"] == orders[1]["chosen"]
     shared = find_template(f"tuned:{summary['programs']['consensus']}")
     assert shared.demonstrations == () and "secret" not in Path("out/program.json").read_text()
 
@@ -296,6 +298,7 @@ LONG = [{"question": "word " * 60, "reply": "1"}]
     ("values", "message"),
     [
         ({"slots": {"care": []}}, r"slots\.care: \[\] has no choices; give sentences"),
+        ({"any_order": True, "shots": ["solved"]}, "any_order: 1 shots have no order to choose"),
         ({"slots": {}, "shots": []}, "slots: there is nothing to choose"),
         ({"pools": {"solved": []}}, r"pools\.solved: the pool is empty; give demonstrations"),
         ({"pools": {"solvd": []}}, r"pools: 'solvd' is not one of solved, .*; did you mean 'solved'"),

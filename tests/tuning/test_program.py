@@ -16,7 +16,7 @@ from selfroute.prompts import TEMPLATES, Demonstration, TrainedPrompt, read_tune
 from selfroute.tasks.base import Row
 from selfroute.tuning.mining import check_pools, mined, outcome_of
 from selfroute.tuning.objective import Attempt
-from selfroute.tuning.program import Program, SentenceSlot, ShotSlot, probabilities_in, written
+from selfroute.tuning.program import OrderSlot, Program, SentenceSlot, ShotSlot, orders, probabilities_in, written
 
 EASY, HARD = Demonstration("1 + 1?", "2"), Demonstration("17 * 23?", HANDOFF_TEXT)
 PROGRAM = Program(
@@ -69,6 +69,28 @@ def test_a_program_file_is_a_prompt_to_follow_and_to_tune_on_from(tmp_path: Path
     assert shown["slots"][2]["choices"][0]["choice"] == {"question": "1 + 1?", "reply": "2"}
     found = probabilities_in(file, PROGRAM, where="start")
     assert [p.tolist() for p in found] == [[0.1, 0.9], *[[0.5, 0.5]] * 3]
+
+
+def test_the_order_of_demonstrations_is_a_choice_of_its_own(tmp_path: Path) -> None:
+    order = OrderSlot("order", orders(["solved", "wrongly_kept"]))
+    assert order.choices == (("shot1", "shot2"), ("shot2", "shot1"))
+    program = replace(PROGRAM, sentences=(*PROGRAM.sentences, order))
+    assert program.sizes == [2, 2, 2, 2, 2]
+    assert program.template((0, 0, 0, 0, 0)).demonstrations == (EASY, HARD)
+    assert program.template((0, 0, 1, 0, 0)).demonstrations == (HARD, EASY)
+    assert program.template((0, 0, 1, 0, 1)).demonstrations == (EASY,)
+    assert program.template((0, 0, 1)).demonstrations == ()
+    file = tmp_path / "program.json"
+    even = tuple(np.array([0.5, 0.5]) for _ in range(5))
+    file.write_text(written(program, (0, 0, 1, 0, 0), even, TrainedPrompt(template=program.base), {}))
+    slot = json.loads(file.read_text())["program"]["slots"][2]
+    assert (slot["kind"], slot["choices"][1]["choice"]) == ("order", "shot2, shot1")
+    assert len(probabilities_in(file, program, where="start")) == 5
+
+
+def test_orders_that_show_the_same_outcomes_are_one() -> None:
+    assert orders(["solved", "solved"]) == (("shot1", "shot2"),)
+    assert len(orders(["solved", "handed_off", "solved"])) == 3
 
 
 def test_a_program_of_other_slots_is_refused(tmp_path: Path) -> None:

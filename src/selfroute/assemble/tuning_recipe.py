@@ -37,6 +37,7 @@ _FREE = (
     *("out", "resume", "cache", "concurrency", "prices", "priced_as"),
     *("max_calls", "max_cloud_calls", "max_usd", "updates"),
 )
+MOST_ORDERED = 4  # shots have up to 24 orders
 
 
 @dataclass(slots=True)
@@ -155,6 +156,8 @@ def _check_slots(recipe: TuneRecipe, entry: TunerEntry, base: PromptTemplate, te
 
     if entry.kind != "texts" and not (recipe.slots or recipe.offer or recipe.shots):
         raise ConfigError("slots: there is nothing to choose; add slots: {manner: ['', 'Be brief.']}, offer or shots")
+    if recipe.any_order and not 2 <= len(recipe.shots) <= MOST_ORDERED:
+        raise ConfigError(f"any_order: {len(recipe.shots)} shots have no order to choose, or too many; show 2 to 4")
     for team in teams:
         given = {kind: pool for kind, pool in team.given.items() if kind in recipe.shots}
         check_pools(given, list(given), where=_pool_key(recipe, team))
@@ -177,19 +180,20 @@ def program_of(
         whole: refuse a shot whose pool is empty; else it is left out.
     """
     from selfroute.tuning.mining import check_pools
-    from selfroute.tuning.program import Program, SentenceSlot, ShotSlot
+    from selfroute.tuning.program import OrderSlot, Program, SentenceSlot, ShotSlot, orders, shot_name
 
     sentences = [SentenceSlot(name, choices) for name, choices in recipe.slots.items()]
     offers = [SentenceSlot("offer", recipe.offer, offers=True)] if recipe.offer else []
+    order = [OrderSlot("order", orders(recipe.shots))] if recipe.any_order else []
     if whole:
         check_pools(pools, recipe.shots, where=f"workers.{where}.pools")
     empty = [None] if recipe.may_be_empty else []
     shots = [
-        ShotSlot(f"shot{number}", kind, (*pools[kind], *empty))
-        for number, kind in enumerate(recipe.shots, 1)
+        ShotSlot(shot_name(place), kind, (*pools[kind], *empty))
+        for place, kind in enumerate(recipe.shots)
         if pools.get(kind)
     ]
-    return Program(base=base, sentences=(*sentences, *offers), shots=tuple(shots))
+    return Program(base=base, sentences=(*sentences, *offers, *order), shots=tuple(shots))
 
 
 def check_window(recipe: TuneRecipe, team: Team, program: Program) -> None:

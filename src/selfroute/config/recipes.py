@@ -641,6 +641,7 @@ class TuneRecipe:
         slots: name -> sentences to choose from for the system prompt, an empty one for none; in this order.
         offer: sentences to choose from that offer the hand-off; none leaves the template's.
         shots: outcome of each demonstration that is shown, in this order; each is chosen from the pool of its outcome.
+        any_order: the order in which outcomes are shown is chosen too; it decides how often a small model asks.
         may_be_empty: a demonstration may be left out too.
         pools: demonstrations by outcome, for all workers; those of other outcomes are mined from the device's attempts.
         pool: demonstrations of an outcome that are mined for each worker.
@@ -678,6 +679,7 @@ class TuneRecipe:
     slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offer: tuple[str, ...] = ()
     shots: tuple[Outcome, ...] = ()
+    any_order: bool = False
     may_be_empty: bool = True
     pools: Mapping[Outcome, tuple[ShotOptions, ...]] = field(default_factory=dict)
     pool: Count = 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,17 @@ from selfroute.errors import ConfigError
 from selfroute.prompts import Demonstration, PromptTemplate, TrainedPrompt
 from selfroute.tuning.base import Choices, Distributions
 
-__all__ = ["OUTCOMES", "Outcome", "Program", "SentenceSlot", "ShotSlot", "probabilities_in", "written"]
+__all__ = [
+    "OUTCOMES",
+    "OrderSlot",
+    "Outcome",
+    "Program",
+    "SentenceSlot",
+    "ShotSlot",
+    "orders",
+    "probabilities_in",
+    "written",
+]
 
 Outcome = Literal["solved", "handed_off", "wrongly_kept"]
 OUTCOMES: tuple[Outcome, ...] = ("solved", "handed_off", "wrongly_kept")
@@ -41,21 +52,46 @@ class ShotSlot:
     choices: tuple[Demonstration | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OrderSlot:
+    """The order in which demonstrations are shown: a small model often does what it was shown last.
+
+    Attributes:
+        choices: names of all shot slots, in an order each.
+    """
+
+    name: str
+    choices: tuple[tuple[str, ...], ...]
+
+
+def orders(outcomes: Sequence[Outcome]) -> tuple[tuple[str, ...], ...]:
+    """Orders of shot slots that differ in their outcomes; the first is the one that was given."""
+    found: dict[tuple[Outcome, ...], tuple[str, ...]] = {}
+    for order in permutations(range(len(outcomes))):
+        found.setdefault(tuple(outcomes[i] for i in order), tuple(shot_name(i) for i in order))
+    return tuple(found.values())
+
+
+def shot_name(place: int) -> str:
+    """The name of a shot slot by its place in the recipe, from 0."""
+    return f"shot{place + 1}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """Everything that a tuner chooses from.
 
     Attributes:
         base: words that stay; its `help` stands where no slot offers the hand-off.
-        sentences: in their order in the system prompt.
-        shots: in the order of their turns.
+        sentences: in their order in the system prompt; what workers agree on, so an order of shots is among them.
+        shots: in the order of their turns, unless a slot of `sentences` has another.
 
     Raises:
         ConfigError: two slots of one name, or one without choices.
     """
 
     base: PromptTemplate
-    sentences: tuple[SentenceSlot, ...] = ()
+    sentences: tuple[SentenceSlot | OrderSlot, ...] = ()
     shots: tuple[ShotSlot, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,7 +104,7 @@ class Program:
             seen.add(slot.name)
 
     @property
-    def slots(self) -> tuple[SentenceSlot | ShotSlot, ...]:
+    def slots(self) -> tuple[SentenceSlot | OrderSlot | ShotSlot, ...]:
         return (*self.sentences, *self.shots)
 
     @property
@@ -82,15 +118,18 @@ class Program:
         Args:
             choices: for `slots`; those behind the last sentence may be left out, which shows nothing.
         """
-        chosen = [slot.choices[k] for slot, k in zip(self.sentences, choices, strict=False)]
-        offers = [text for slot, text in zip(self.sentences, chosen, strict=True) if slot.offers]
-        words = [text for slot, text in zip(self.sentences, chosen, strict=True) if not slot.offers]
-        shown = [slot.choices[k] for slot, k in zip(self.shots, choices[len(self.sentences) :], strict=False)]
+        chosen = list(zip(self.sentences, choices, strict=False))
+        said = [(slot.offers, slot.choices[k]) for slot, k in chosen if isinstance(slot, SentenceSlot)]
+        offers = [text for is_offer, text in said if is_offer]
+        words = [text for is_offer, text in said if not is_offer]
+        order = next((slot.choices[k] for slot, k in chosen if isinstance(slot, OrderSlot)), None)
+        own = zip(self.shots, choices[len(self.sentences) :], strict=False)
+        shown = {slot.name: slot.choices[k] for slot, k in own}
         return replace(
             self.base,
             system=_joined([self.base.system, *words]),
             help=_joined(offers) if offers else self.base.help,
-            demonstrations=tuple(one for one in shown if one is not None),
+            demonstrations=tuple(one for name in order or shown if (one := shown.get(name)) is not None),
         )
 
     def longest(self) -> PromptTemplate:
@@ -112,7 +151,7 @@ def written(
     slots = [
         {
             "name": slot.name,
-            "kind": "sentence" if isinstance(slot, SentenceSlot) else slot.outcome,
+            "kind": _kind(slot),
             "chosen": chosen,
             "choices": [
                 {"probability": round(float(p), 4), "choice": _shown(choice)}
@@ -156,16 +195,24 @@ def probabilities_in(file: Path, program: Program, *, where: str, whole: bool = 
     return tuple(np.array(one) / sum(one) for one in found)
 
 
-def _shown(choice: str | Demonstration | None) -> Any:
-    return {"question": choice.question, "reply": choice.reply} if isinstance(choice, Demonstration) else choice
+def _kind(slot: SentenceSlot | OrderSlot | ShotSlot) -> str:
+    if isinstance(slot, ShotSlot):
+        return slot.outcome
+    return "sentence" if isinstance(slot, SentenceSlot) else "order"
+
+
+def _shown(choice: str | Demonstration | tuple[str, ...] | None) -> Any:
+    if isinstance(choice, Demonstration):
+        return {"question": choice.question, "reply": choice.reply}
+    return ", ".join(choice) if isinstance(choice, tuple) else choice
 
 
 def _joined(sentences: Sequence[str]) -> str:
     return " ".join(sentence.strip() for sentence in sentences if sentence.strip())
 
 
-def _longest(choices: Sequence[str | Demonstration | None]) -> int:
-    def length(choice: str | Demonstration | None) -> int:
+def _longest(choices: Sequence[str | Demonstration | tuple[str, ...] | None]) -> int:
+    def length(choice: str | Demonstration | tuple[str, ...] | None) -> int:
         return len(choice.question) + len(choice.reply) if isinstance(choice, Demonstration) else len(choice or "")
 
     return max(range(len(choices)), key=lambda k: length(choices[k]))
