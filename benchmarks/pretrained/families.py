@@ -153,7 +153,8 @@ def of_gym(name: str, seed: int, /, **options: Any) -> Iterator[Problem]:
     for block in count():
         rows = reasoning_gym.create_dataset(name, seed=(seed * 1000 + block) * 1_000_000, size=500, **options)
         for entry in rows:
-            yield Problem(" ".join(str(entry["question"]).split()), " ".join(str(entry["answer"]).split()))
+            if answer := " ".join(str(entry["answer"]).split()):  # of base_conversion's zero, say, it has none
+                yield Problem(" ".join(str(entry["question"]).split()), answer)
 
 
 # --- the table ------------------------------------------------------------------------------------------------------

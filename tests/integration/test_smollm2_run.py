@@ -93,6 +93,12 @@ def test_a_misspelt_name_is_named_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_every_problem_of_every_family_has_an_answer(script: ModuleType) -> None:
+    survey = importlib.import_module("survey")
+    for name in survey.FAMILIES:
+        assert all(problem.answer.strip() for problem in survey.problems(name, 0, 64)), name
+
+
 def test_gold_answers_of_the_rows_are_right(script: ModuleType, tmp_path: Path) -> None:
     options = script.Options(out=tmp_path, families=("added-1", "sorted_numbers-1"), held=("paid-1",), steps=1,
                              test=20, warm=20, shift=10)  # fmt: skip
