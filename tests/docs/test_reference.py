@@ -39,6 +39,7 @@ FAULTS = {
         "a_broken_cloud_leaves_the_device_to_answer_and_says_so",
         "a_stream_that_ends_in_an_error_of_the_server_is_malformed",
     ),
+    "cloud stops without an answer": ("a_cloud_that_stops_without_an_answer_leaves_it_to_the_device",),
     "cloud 429": (
         "a_busy_cloud_is_asked_again_when_it_says",
         "a_broken_cloud_leaves_the_device_to_answer_and_says_so",

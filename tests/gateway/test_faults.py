@@ -153,6 +153,19 @@ async def test_a_device_that_stops_without_an_answer_leaves_it_to_the_cloud(stre
     assert (about["source"], about["reason"], about["wants_cloud"]) == ("cloud", "empty", True)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("text", ["", "<think>hm</think><answer></answer>", "<answer><answer> </answer>"])
+async def test_a_cloud_that_stops_without_an_answer_leaves_it_to_the_device(text: str, streamed: bool) -> None:
+    ledger = Ledger()
+    made = service(device_fn, lambda messages, sampling: text, budget=ledger, strip_cloud_tags=True)
+    async with behind(made) as (client, _):
+        told_text, about = await told(client, HARD, streamed=streamed)
+    assert told_text == DEVICE_ANSWER
+    assert (about["source"], about["reason"], about["wants_cloud"]) == ("device", "cloud-error", True)
+    assert about["error"] == "the cloud stopped without an answer"
+    assert len(ledger.settled) == 1  # what it wrote is paid all the same
+
+
 async def test_a_busy_cloud_is_asked_again_when_it_says() -> None:
     async with ChatServer() as cloud:
         cloud.script.append(status(429, Retry_After="0.3"))

@@ -171,7 +171,7 @@ async def ask_cloud(
     """Reserve budget, call the cloud with the plain conversation, book the cost; failing that, answer on the device.
 
     A call is spent once the cloud has written or finished, also when it then breaks off or the reader leaves; before
-    that, it is free.
+    that, it is free. A cloud that stops without a word for the reader, e.g. with empty tags, has not answered.
 
     Args:
         handed_off: whether the device asked, which is an event of its own.
@@ -204,6 +204,8 @@ async def ask_cloud(
                         yield said
             for said in reader.close():
                 yield said
+            if reader.silent and attempt.written.finish_reason == "stop":  # one that was cut says so itself
+                raise BackendError("the cloud stopped without an answer", backend=pick.backend.name)
         finally:
             # Shielded: a second cancellation must not leave the reservation open for ever.
             await asyncio.shield(_book(lease, attempt, estimate, pick))

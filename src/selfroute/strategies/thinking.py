@@ -3,7 +3,7 @@ has set the tags."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from selfroute.handoff import Piece, StreamParser
@@ -92,11 +92,15 @@ class CloudReader:
     """A cloud's deltas for a reader: what it thought apart from what it answers.
 
     Args:
-        strip_tags: read its text as the device's, without tags and hand-offs; else only a leading `<think>` block
-            is told apart, and what its server tells apart itself.
+        strip_tags: read its text as the device's, without tags, hand-offs, and blanks before the content; else only a
+            leading `<think>` block is told apart, and what its server tells apart itself.
+
+    Attributes:
+        silent: whether its reader has been told nothing so far but thoughts.
     """
 
     def __init__(self, *, strip_tags: bool) -> None:
+        self.silent = True
         self._splitter = ThinkSplitter()
         self._parser = StreamParser() if strip_tags else None
 
@@ -105,7 +109,8 @@ class CloudReader:
         if delta.aside:
             self._splitter.open()
         parts = self._splitter.feed(delta.text) if self._parser is None else _shown(self._parser.feed(delta.text))
-        said = [TextDelta(text, "cloud", kind) for kind, text in parts]
+        said = self._told(parts)
+        self.silent &= not delta.extra
         if delta.tokens or delta.extra:
             last = said.pop() if said else TextDelta("", "cloud")
             said.append(TextDelta(last.text, "cloud", last.kind, delta.tokens, delta.extra))
@@ -114,7 +119,17 @@ class CloudReader:
     def close(self) -> list[TextDelta]:
         """What was held back; call once, at the end."""
         parts = self._splitter.close() if self._parser is None else _shown(self._parser.close())
-        return [TextDelta(text, "cloud", kind) for kind, text in parts]
+        return self._told(parts)
+
+    def _told(self, parts: Sequence[Part]) -> list[TextDelta]:
+        said = []
+        for kind, text in parts:
+            if kind == "content":
+                text = text.lstrip() if self.silent and self._parser is not None else text
+                self.silent &= not text
+            if text:
+                said.append(TextDelta(text, "cloud", kind))
+        return said
 
 
 def _shown(pieces: Iterable[Piece]) -> list[Part]:
