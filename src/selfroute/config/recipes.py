@@ -207,8 +207,8 @@ class AttributeOptions:
         channel: what of a completion is judged, the message for the cloud or the local answer.
         penalty: taken off a rollout's reward for a violation.
         weight: λ of KL(q* ‖ p) beside the policy's loss; 0 trains no critic.
-        target: share of texts that may violate it; penalty and weight move from where they start until it is met.
-        allowed: share of texts in which q* itself violates it; 0 for none.
+        target: share of texts that may violate it: prices in units of penalty and weight move from 0 until it is met.
+        allowed: share of texts in which q* itself violates it; 0 for none, or for `target`.
         adaptive: scale λ at each token by the risk of the text before it.
         schedule: fit the critic before each update, or meanwhile, so that it is one batch old.
         consistency: γ of the term that ties the critic's predictions to each other; it often hurts.

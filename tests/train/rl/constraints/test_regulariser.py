@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,25 @@ def test_a_target_moves_the_weight(tmp_path: Path) -> None:
     made = trainer(tmp_path, attribute, steps=3)
     made.train()
     weights = [entry["constraint/rude/multiplier"] for entry in made.state.log_history if "constraint/rude" in entry]
-    assert weights[0] == pytest.approx(0.5) and weights[0] < weights[1] < weights[2]
+    assert weights[0] == 0 < weights[1] < weights[2]
+
+
+@pytest.mark.parametrize("unit", [0.3, 1.0, 2.0])
+def test_a_price_that_starts_from_nothing_ends_near_its_target(unit: float) -> None:
+    """A policy whose log-odds of a violation move by the price alone."""
+    price, logit = Attribute(judged=RUDE, penalty=unit, target=0.1).dual(unit), 0.0
+    assert price is not None
+    for _ in range(400):
+        price.update([1 / (1 + math.exp(-logit))] * 64)
+        logit -= 0.2 * price.price
+    assert 0.05 < 1 / (1 + math.exp(-logit)) < 0.1
+    assert price.price == pytest.approx(0.0, abs=0.05)
+
+
+def test_with_a_target_it_is_pulled_to_no_less_than_that() -> None:
+    assert Attribute(judged=RUDE, weight=1.0, target=0.1).aim == 0.1
+    assert Attribute(judged=RUDE, weight=1.0, target=0.1, allowed=0.3).aim == 0.3
+    assert Attribute(judged=RUDE, weight=1.0).aim == 0
 
 
 @pytest.mark.parametrize("parallel", [False, True], ids=["sequential", "parallel"])
@@ -137,7 +156,7 @@ def test_a_reward_less_a_price_that_moves_is_learned_too(tmp_path: Path) -> None
     made.train()
     assert violation(made) < before / 2
     prices = [entry["violation/rude/price"] for entry in made.state.log_history if "violation/rude/price" in entry]
-    assert prices[0] == 1.0 and max(prices) > 1.0
+    assert prices[0] == 0 and max(prices) > 0.5
 
 
 def test_what_is_violated_is_taken_off_and_what_was_not_graded_stays_out() -> None:

@@ -34,10 +34,11 @@ class Attribute:
 
     Attributes:
         judged: the oracle and its channel.
-        penalty: taken off a rollout's reward for a violation; with `target` where the price starts.
-        weight: λ of the regulariser; likewise.
-        target: share of texts that may violate it, in (0, 1): both prices move until it is met. None leaves them.
-        allowed: share that q* itself violates; 0 for none.
+        penalty: taken off a rollout's reward for a violation.
+        weight: λ of the regulariser.
+        target: share of texts that may violate it, in (0, 1): both prices move from 0 until it is met, `penalty` and
+            `weight` are their units, and q* violates as much. None leaves the prices.
+        allowed: share that q* itself violates; 0 for none, or for `target`.
         adaptive, parallel: as in `Regulariser`.
         consistency, passes, learning_rate: as in `CriticFit`.
         width: of the critic.
@@ -62,15 +63,22 @@ class Attribute:
 
     def __post_init__(self) -> None:
         if self.target is not None and not (self.penalty or self.weight):
-            raise ConfigError(f"target={self.target:g} moves nothing; set penalty or weight to where a price starts")
+            raise ConfigError(f"target={self.target:g} moves nothing; set penalty or weight to the unit of a price")
 
-    def dual(self, start: float) -> Multiplier | None:
-        """A price that moves from `start` until the target is met; None without a target."""
+    @property
+    def aim(self) -> float:
+        """Share of texts in which q* violates the attribute: to pull towards none would end far below a target."""
+        return max(self.allowed, self.target or 0.0)
+
+    def dual(self, unit: float) -> Multiplier | None:
+        """A price that moves from 0 until the target is met; None without a target.
+
+        Nothing pays for a violation as such, so a policy that has stopped does not begin again: what is left of a
+        price once the target is met takes the share below it, for good.
+        """
         if self.target is None:
             return None
-        moving = Multiplier(self.target, rate=_RATE, damping=_DAMPING, lowest=0.0, highest=_HIGHEST)
-        moving.value = start
-        return moving
+        return Multiplier(self.target, rate=unit * _RATE, damping=unit * _DAMPING, lowest=0.0, highest=unit * _HIGHEST)
 
 
 def penalised(reward: Reward, attributes: Mapping[str, Attribute]) -> Reward:
@@ -108,7 +116,7 @@ def _regulariser(
         tokenizer,
         attribute.judged.channel,
         weight=attribute.weight,
-        allowed=attribute.allowed,
+        allowed=attribute.aim,
         adaptive=attribute.adaptive,
         parallel=attribute.parallel,
         dual=attribute.dual(attribute.weight),
