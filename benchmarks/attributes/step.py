@@ -1,18 +1,22 @@
 """Processor time and memory of a regularised step beside a plain one (docs/attribute-control.md).
 
     python benchmarks/attributes/step.py time                     # tickets' step, trainers in turn in one process
+    python benchmarks/attributes/step.py wall                     # parallel beside sequential; needs two free cores
     python benchmarks/attributes/step.py memory --words 485       # peak of a loss and its gradient, each in a process
 
 `time` lets trainers of one model take turns: GAPG as it is, which leaves rows without a gradient out; GAPG with all of
 its rows in the loss, as a constraint needs them; and the latter with the regulariser, the critic fitted before the loss
 or in a thread. Learning rates are 0, so that every step sees the same policy. What counts is the process's processor
 time, so that other work on the machine matters less; the wall time of the parallel one shows only on a free core.
-`memory` takes one micro-batch of random texts all of which belong to the channel.
+`wall` lets the two schedules alone take turns and tells wall time as well, how busy the machine was, and the processor
+time of the critic's fits: that is all that a thread beside the step can take off it. `memory` takes one micro-batch of
+random texts all of which belong to the channel.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -20,6 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +55,7 @@ from selfroute.scores.oracles import Judged, leaks
 from selfroute.tasks.base import Row
 from selfroute.tasks.tickets import Tickets
 from selfroute.train.rl.constraints.attributes import Attribute, regularisers
-from selfroute.train.rl.constraints.critic import CriticFit
+from selfroute.train.rl.constraints.critic import CriticFit, Places
 from selfroute.train.rl.constraints.regulariser import Regulariser
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.objectives.base import Scored
@@ -97,7 +102,7 @@ def trainer(way: str, folder: str, given: argparse.Namespace, rows: list[Row]) -
         callbacks=[busy],
         objective=Group() if way == PLAIN else EveryRow(),
         options=OPTIONS,
-        constraints=regularisers(attribute(way), model, tokenizer),
+        constraints=clocked(regularisers(attribute(way), model, tokenizer), busy),
         reward=Hierarchical(cloud=0.8),
     )
     made.remove_callback(PrinterCallback)
@@ -105,17 +110,35 @@ def trainer(way: str, folder: str, given: argparse.Namespace, rows: list[Row]) -
 
 
 class Busy(TrainerCallback):
-    """Processor seconds of every step, of all threads."""
+    """Seconds of every step: the processor's, of all threads, and the clock's; and the processor's of each fit."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self._began = 0.0
+        self.walls: list[float] = []
+        self.fits: list[float] = []
+        self._began = self._began_wall = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._began = time.process_time()
+        self._began, self._began_wall = time.process_time(), time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps.append(time.process_time() - self._began)
+        self.walls.append(time.perf_counter() - self._began_wall)
+
+
+def clocked(made: dict[str, Regulariser], busy: Busy) -> dict[str, Regulariser]:
+    """Regularisers that tell how long their critics' fits take, in whatever thread."""
+    for each in made.values():
+        fit = each.fit.fit
+
+        def timed(places: Places, fit: Callable[[Places], float] = fit) -> float:
+            began = time.thread_time()
+            loss = fit(places)
+            busy.fits.append(time.thread_time() - began)
+            return loss
+
+        each.fit.fit = timed  # type: ignore[method-assign]
+    return made
 
 
 def show_time(given: argparse.Namespace) -> None:
@@ -129,6 +152,22 @@ def show_time(given: argparse.Namespace) -> None:
     print("|---|---|---|---|")
     for way, own in steps.items():
         print(f"| {way} | {statistics.median(own):.2f} | {ratio(own, steps[PLAIN])} | {ratio(own, steps[KEPT])} |")
+
+
+def show_wall(given: argparse.Namespace) -> None:
+    """Both schedules in turns; a fit of the parallel one may go on while it is the other's turn."""
+    rows = list(Tickets(limit=given.prompts * (given.pairs + 1), seed=given.seed).rows("train"))
+    with tempfile.TemporaryDirectory() as folder:
+        made = {way: trainer(way, f"{folder}/{way}", given, rows) for way in ("sequential", "parallel")}
+        in_turn([one for one, _ in made.values()])
+    sequential = made["sequential"][1]
+    print(f"| step of {given.prompts} x {given.group} attempts | wall s | to sequential | processor s | critic's fit |")
+    print("|---|---|---|---|---|")
+    for way, (_, busy) in made.items():
+        cpu, fit = statistics.median(busy.steps[1:]), sum(busy.fits[1:]) / len(busy.steps[1:])
+        walls = f"{statistics.median(busy.walls[1:]):.2f} | {ratio(busy.walls[1:], sequential.walls[1:])}"
+        print(f"| {way} | {walls} | {cpu:.2f} | {fit:.3f} |")
+    print(f"\nProcesses that wanted a core, mean of five minutes: {os.getloadavg()[1]:.1f}, of {os.cpu_count()} cores.")
 
 
 def ratio(own: list[float], other: list[float]) -> str:
@@ -178,7 +217,7 @@ def alone(way: str, words: int, *, rows: int = 16, prompt: int = 80, tokens: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("time", "memory"))
+    parser.add_argument("what", choices=("time", "wall", "memory"))
     parser.add_argument("--base", default="out/tickets/device/checkpoint")
     parser.add_argument("--words", type=int, nargs="+", default=[485, 8_000, 32_000], help="sizes of the vocabulary")
     parser.add_argument("--prompts", type=int, default=16, help="prompts per step")
@@ -192,8 +231,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if given.alone:
         alone(given.alone, given.words[0])
-    elif given.what == "time":
-        show_time(given)
+    elif given.what in ("time", "wall"):
+        {"time": show_time, "wall": show_wall}[given.what](given)
     else:
         show_memory(given)
 
