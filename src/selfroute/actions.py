@@ -22,7 +22,17 @@ from dataclasses import dataclass
 
 from selfroute.handoff import Piece, StreamParser, parse
 
-__all__ = ["CALL_CLOSE", "CALL_OPEN", "MOST_CALL", "MOST_RESULT", "Action", "TurnReader", "read_turn", "result_text"]
+__all__ = [
+    "CALL_CLOSE",
+    "CALL_OPEN",
+    "MOST_CALL",
+    "MOST_RESULT",
+    "Action",
+    "TurnReader",
+    "harmless",
+    "read_turn",
+    "result_text",
+]
 
 CALL_OPEN, CALL_CLOSE = "<tool>", "</tool>"
 RESULT_OPEN, RESULT_CLOSE = "<result>", "</result>"
@@ -58,10 +68,15 @@ class Action:
         return f"{CALL_OPEN}{f'{self.tool} {self.text}'.rstrip()}{CALL_CLOSE}"
 
 
+def harmless(text: str, *, most: int = MOST_RESULT) -> str:
+    """What a tool said, without a sign that could open anything; cut behind `most` characters."""
+    said = text if len(text) <= most else f"{text[:most]}…"
+    return _SIGNS.sub("‹", _CONTROLS.sub(" ", said)).strip()
+
+
 def result_text(text: str, *, most: int = MOST_RESULT) -> str:
     """What a tool said, in its tags, for the agent to read; cut behind `most` characters."""
-    said = text if len(text) <= most else f"{text[:most]}…"
-    return f"{RESULT_OPEN}{_SIGNS.sub('‹', _CONTROLS.sub(' ', said)).strip()}{RESULT_CLOSE}"
+    return f"{RESULT_OPEN}{harmless(text, most=most)}{RESULT_CLOSE}"
 
 
 class TurnReader:

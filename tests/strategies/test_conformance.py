@@ -38,8 +38,10 @@ from selfroute.strategies.base import Sides, Strategy, answer
 from selfroute.strategies.cascade import Cascade
 from selfroute.strategies.prompt_router import PromptRouter
 from selfroute.strategies.random_offload import RandomOffload
+from selfroute.strategies.search.agent import OneAnswer
 from selfroute.strategies.search.arena import Limits
 from selfroute.strategies.search.planned import Planned
+from selfroute.strategies.search.tool_agent import ToolAgent
 from selfroute.strategies.self_route import SelfRoute
 from selfroute.testing import STRATEGY_CASES
 from selfroute.types import Event, Finished, HandOff, Message, Refusal, TextDelta, Usage
@@ -63,6 +65,7 @@ STRATEGIES: dict[str, tuple[Make, bool, bool]] = {
     "random_all": (lambda: RandomOffload(share=1), True, True),
     "prompt_router": (lambda: PromptRouter(score=lambda q: q.count("hard"), threshold=1), False, True),
     "planned": (lambda: Planned(scores=easiness, threshold=1, limits=Limits(attempts=1)), False, True),
+    "tool_agent": (lambda: ToolAgent(open=lambda question: OneAnswer()), False, True),
     "cascade": (lambda: Cascade(score=hardness, threshold=1), False, True),
     "cascade_all": (lambda: Cascade(score=lambda e: 1.0, threshold=0), True, True),
     "prompt_length": (lambda: catalogue.prompt_length(threshold=9e9), False, False),
@@ -159,7 +162,7 @@ async def test_each_side_sees_its_own_prompt(make: Make, question: Any, sends: b
     for messages, _ in pair.device.asked:
         assert messages[0].role == "system"
         assert messages[1 : 1 + len(question())] == question()
-        assert offered(messages) == isinstance(strategy, SelfRoute)
+        assert offered(messages) == isinstance(strategy, SelfRoute | ToolAgent)
 
 
 @pytest.mark.parametrize(("make", "question", "sends"), CASES)

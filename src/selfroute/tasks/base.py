@@ -118,7 +118,8 @@ class Tool:
         description: one sentence for the agent.
         parameters: JSON schema of an object, as OpenAI's tools have it; `properties` in the order in which they are
             asked for.
-        price_usd: of one call.
+        price_usd: of one try of a call.
+        tries: most tries of one call.
         call: carries a call out; None for a move of an environment, which does so itself.
 
     Raises:
@@ -129,6 +130,7 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     price_usd: float = 0.0
+    tries: int = 1
     call: Callable[[Mapping[str, Any]], str] | None = field(default=None, hash=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -156,10 +158,12 @@ class Observation:
     Attributes:
         text: for the agent to read; with `done` the episode's answer, as `Task.verify` finds it in `<answer>`.
         done: whether the episode is over.
+        tries: how often its tool was called for it, each at the tool's price; 0 for what was known without.
     """
 
     text: str
     done: bool = False
+    tries: int = 1
 
 
 class Environment(Protocol):

@@ -138,10 +138,10 @@ class Episode(Generic[S]):
                 try:
                     arguments = arguments_of(tool, action.text)
                 except ValueError as error:
-                    return Observation(str(error))
+                    return Observation(str(error), tries=0)
                 self._state, seen = move(self._state, arguments)
                 return seen
-        return Observation(no_tool(action, self.tools))
+        return Observation(no_tool(action, self.tools), tries=0)
 
     def snapshot(self) -> tuple[S, str | None]:
         """See `Restorable`."""

@@ -8,18 +8,25 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.backends.chat_server import ChatServer, chunk, stream
 from tests.strategies.inside.scripted import END, Scripted, Words
 
+from selfroute.actions import Action
 from selfroute.backends.function import FunctionBackend
+from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.budget.base import NoCloud
+from selfroute.budget.ledger import LedgerBudget
+from selfroute.budget.limits import Limits, WindowLimit
+from selfroute.budget.memory import MemoryLedger
 from selfroute.config import Spec, make_strategy
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.prices import Price, Prices
 from selfroute.prompts import TEMPLATES
-from selfroute.strategies.base import Sides, answer
+from selfroute.strategies.base import Sides, answer, check_sides
 from selfroute.strategies.search.tool_agent import ToolAgent
-from selfroute.tasks.base import Row
+from selfroute.tasks.base import Observation, Row, Tool
+from selfroute.tasks.episode import text_parameters
 from selfroute.tasks.lookup import Lookup
 from selfroute.tasks.shop import Shop
 from selfroute.testing import RecordingBudget
@@ -196,6 +203,166 @@ async def test_where_answers_stay_open_results_stand_within_one() -> None:
     (session,) = made.opened
     assert session.closed
     assert [made.words[i].startswith("<result>") for i in session.ids] == [False, True] * 3 + [False] * 2
+
+
+# --- tools with a price -------------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """A toolbox's episode in a few words: one tool, at a price, that took so many tries."""
+
+    def __init__(self, tries: int) -> None:
+        self.tools = [Tool(name="buy", description="", parameters=text_parameters(what=""), price_usd=0.5, tries=3)]
+        self.tried = tries
+
+    def reset(self) -> str:
+        return ""
+
+    def step(self, action: Action) -> Observation:
+        return Observation("bread", tries=self.tried) if action.tool else Observation(action.text, done=True)
+
+    def score(self) -> None:
+        return None
+
+
+async def bought(tries: int, budget: Any) -> Trace:
+    agent = ToolAgent(open=lambda question: Shelf(tries))
+    return await answer(agent, sides("<tool>buy bread", "<answer>{0}</answer>", budget=budget), ASKED, Sampling())
+
+
+@pytest.mark.parametrize(("tries", "spent"), [(1, [0.5]), (2, [1.0]), (0, [])])
+async def test_a_tool_with_a_price_is_reserved_and_booked(tries: int, spent: list[float]) -> None:
+    budget = RecordingBudget()
+    trace = await bought(tries, budget)
+    assert trace.text == "<answer>bread</answer>" and not trace.wants_cloud
+    assert [estimate.cost_usd for estimate in budget.estimates] == [1.5]  # three tries at most
+    assert [usd for _, usd in budget.spent] == spent and budget.open == budget.kept == 0
+    assert trace.cost_usd == trace.segments[0].cost_usd == sum(spent)
+
+
+async def test_a_ledger_holds_what_tools_cost() -> None:
+    limits = Limits(windows=(WindowLimit(unit="usd", window="total", cap=1.6),))
+    budget = LedgerBudget(limits, MemoryLedger())
+    assert (await bought(1, budget)).text == "<answer>bread</answer>"
+    (state,) = await budget.status()
+    assert (state.spent, state.held) == (0.5, 0.0)
+    trace = await bought(1, budget)  # 1.5 more would be too much
+    assert trace.text == "<answer>buy costs more than is left; go on without it</answer>"
+    assert trace.error is not None and "usd" in trace.error
+
+
+async def test_a_tool_that_fails_in_an_unforeseen_way_is_booked_at_its_most() -> None:
+    class Broken(Shelf):
+        def step(self, action: Action) -> Observation:
+            raise RuntimeError("a fault of the environment")
+
+    budget = RecordingBudget()
+    agent = ToolAgent(open=lambda question: Broken(1))
+    with pytest.raises(RuntimeError):
+        await answer(agent, sides("<tool>buy bread", budget=budget), ASKED, Sampling())
+    assert [usd for _, usd in budget.spent] == [1.5] and budget.open == 0
+
+
+# --- a server that marks calls itself -----------------------------------------------------------------------------
+
+
+def calling(name: str, arguments: str, number: int = 0, content: str = "") -> Any:
+    """A server's turn that calls, its arguments in two pieces."""
+    half = len(arguments) // 2
+    begin = {"index": 0, "id": f"call_{number}", "type": "function"}
+    return stream(
+        chunk({"role": "assistant", "content": content}),
+        chunk({"tool_calls": [{**begin, "function": {"name": name, "arguments": arguments[:half]}}]}),
+        chunk({"tool_calls": [{"index": 0, "function": {"arguments": arguments[half:]}}]}),
+        chunk({}, "tool_calls"),
+    )
+
+
+def saying(text: str) -> Any:
+    return stream(chunk({"role": "assistant", "content": text}), chunk({}, "stop"))
+
+
+def told(key: str) -> str:
+    return f'{{"key": "{key}"}}'
+
+
+async def natively(server: ChatServer, **options: Any) -> Trace:
+    there = OpenAICompatibleBackend("device", server.url, "m", max_retries=0)
+    return await served(sides(device=there), native=True, **options)
+
+
+async def test_calls_that_a_server_marks_are_carried_out_and_their_results_told_as_such() -> None:
+    async with ChatServer() as server:
+        server.script.extend(
+            [
+                calling("lookup", told(FIRST), 0, "first "),
+                calling("lookup", told(SECOND), 1),
+                saying(f"<answer>{ROW.gold}</answer>"),
+            ]
+        )
+        trace = await natively(server)
+    assert TASK.verify(ROW, trace.text).correct and trace.usage("device").calls == 3
+    assert trace.segments[0].text == f"first <tool>lookup {told(FIRST)}</tool>"
+    assert {one["function"]["name"] for one in server.requests[0]["tools"]} == {"lookup", "calc"}
+    assert "lookup {" not in server.requests[0]["messages"][0]["content"]  # not told in text as well
+    *_, called, result = server.requests[1]["messages"]
+    assert called["tool_calls"][0]["function"] == {"name": "lookup", "arguments": told(FIRST)}
+    assert (result["role"], result["tool_call_id"]) == ("tool", "call_0")
+    assert result["content"] == TASK.table.reading(FIRST, 0)
+
+
+async def test_of_several_calls_at_once_the_first_is_carried_out() -> None:
+    two = [
+        {"index": n, "id": f"c{n}", "type": "function", "function": {"name": "lookup", "arguments": told(key)}}
+        for n, key in enumerate((FIRST, SECOND))
+    ]
+    async with ChatServer() as server:
+        server.script.extend(
+            [stream(chunk({"tool_calls": two}), chunk({}, "tool_calls")), saying("<answer>1</answer>")]
+        )
+        await natively(server)
+    *_, called, result = server.requests[1]["messages"]
+    assert [one["id"] for one in called["tool_calls"]] == ["c0"] and result["tool_call_id"] == "c0"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "seen"),
+    [
+        ("lookup", "{bad", "no key"),
+        ("fly", "{}", "no tool 'fly'"),
+        ("", "{}", "no tool '?'"),
+        ("lookup", "{}", "needs key"),
+    ],
+)
+async def test_a_call_that_cannot_be_carried_out_is_told_so(name: str, arguments: str, seen: str) -> None:
+    async with ChatServer() as server:
+        server.script.extend([calling(name, arguments), saying("<answer>1</answer>")])
+        await natively(server)
+    assert seen in server.requests[1]["messages"][-1]["content"]
+
+
+async def test_a_server_that_writes_its_calls_out_is_understood_all_the_same() -> None:
+    async with ChatServer() as server:
+        server.script.extend([saying(f"<tool>lookup {FIRST}</tool>"), saying(HANDOFF_TEXT)])
+        trace = await natively(server)
+    assert server.requests[1]["messages"][-1]["role"] == "user"
+    assert (trace.source, trace.reason) == ("cloud", "hand-off")
+
+
+async def test_the_cloud_is_among_the_tools_that_a_server_is_told() -> None:
+    async with ChatServer() as server:
+        server.script.extend([calling("ask_cloud", '{"question": "Why?"}'), saying("<answer>so</answer>")])
+        trace = await natively(server, ask_cloud=True)
+    assert server.requests[1]["messages"][-1]["content"] == "cloud"
+    assert trace.wants_cloud and trace.usage("cloud").calls == 1
+
+
+def test_a_device_whose_template_cannot_hold_calls_is_refused_for_native_ones() -> None:
+    pair = sides(*GOOD)
+    check_sides(ToolAgent(open=opened()), pair)
+    with pytest.raises(ConfigError, match="native: device takes no tools, as its chat template cannot hold") as refused:
+        check_sides(ToolAgent(open=opened(), native=True), pair)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_recipe_names_the_task_to_act_in() -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
-from selfroute.actions import CALL_CLOSE, CALL_OPEN, Action, TurnReader, result_text
+from selfroute.actions import CALL_CLOSE, CALL_OPEN, Action, TurnReader, harmless, result_text
 from selfroute.backends.base import capability, find_capability
 from selfroute.backends.flight import closing
 from selfroute.backends.sessions import Encodes, Session, Sessions
+from selfroute.budget.base import Estimate, Lease
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, ConfigError
 from selfroute.handoff import parse
 from selfroute.strategies.attempt import Attempt, spoken
@@ -24,6 +25,7 @@ from selfroute.types import Event, Finished, Message, Reason, Sampling, Segment,
 
 __all__ = ["ASK_CLOUD", "ToolAgent"]
 
+NATIVE = "tools"  # the field of a request that tells a server what can be called
 ASK_CLOUD = Tool(
     name="ask_cloud",
     description="Ask a larger model, which costs money and sees this question alone.",
@@ -40,12 +42,14 @@ class ToolAgent:
     the last as reasoning.
 
     A hand-off asks the cloud the whole question. With `ask_cloud` the device may also ask it a question of its own, as
-    often as the budget lets it: each is reserved and booked apart, and sees nothing but that question.
+    often as the budget lets it: each is reserved and booked apart, and sees nothing but that question. So is each call
+    of a tool that has a price, which stands in the cost of the turn that called it.
 
     Args:
         open: from a question to its environment.
         calls: most calls of tools; an agent that wants more has no answer, and the cloud is asked (reason "empty").
         ask_cloud: offer the cloud as a tool, beside the hand-off; not the agent of a training that did not.
+        native: tell the device's server of the tools and read the calls that it marks as such, in place of text.
 
     Raises:
         ConfigError: fewer than one call.
@@ -54,6 +58,7 @@ class ToolAgent:
     open: Callable[[str], Environment]
     calls: int = 5
     ask_cloud: bool = False
+    native: bool = False
     name: str = "tool_agent"
 
     def __post_init__(self) -> None:
@@ -63,6 +68,14 @@ class ToolAgent:
     @property
     def needs(self) -> Needs:
         return Needs()
+
+    def check(self, sides: Sides) -> None:
+        """See `selfroute.strategies.base.Checked`."""
+        if self.native and sides.device.missing([NATIVE]):
+            raise ConfigError(
+                f"tool_agent: native: {sides.device.name} takes no tools, as its chat template cannot hold calls of "
+                "them; leave native out, and calls are text, which any template holds"
+            )
 
     async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`.
@@ -74,11 +87,16 @@ class ToolAgent:
         environment = self.open(question_of(sides.template, messages))
         opening = environment.reset()
         offered = [ASK_CLOUD] if self.ask_cloud and sides.cloud is not None else []
-        prompt = with_tools(sides.template.device_messages(messages), [*environment.tools, *offered])
-        episode = _Episode(sides, sampling, environment, bool(offered), _pen(sides, prompt, sampling))
+        tools, prompt = [*environment.tools, *offered], sides.template.device_messages(messages)
+        pen: _Pen = (
+            _Natively(sides, list(prompt), sampling, tools)
+            if self.native
+            else _pen(sides, with_tools(prompt, tools), sampling)
+        )
+        episode = _Episode(sides, sampling, environment, bool(offered), pen)
         try:
             if opening:
-                await episode.pen.read(result_text(opening))
+                await episode.pen.read(opening)
             async for said in episode.turns(self.calls):
                 yield said
         finally:
@@ -98,7 +116,7 @@ class ToolAgent:
                 async for event in events:
                     yield event
             return
-        if not episode.asked:
+        if not (episode.asked or episode.paid):
             await sides.budget.keep()
         *before_last, last = episode.segments
         served = replace(last, part="void" if reason == "hand-off" else "answer", text=episode.answer)
@@ -118,14 +136,34 @@ class ToolAgent:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the agent wrote until it called or ended.
+
+    Attributes:
+        action: its call, None for a turn that answers or hands off.
+    """
+
+    text: str
+    segment: Segment
+    action: Action | None
+
+    @classmethod
+    def of(cls, text: str, segment: Segment) -> _Turn:
+        """A turn whose call is text."""
+        reader = TurnReader()
+        reader.feed(text)
+        return cls(text, segment, reader.action)
+
+
 class _Pen(Protocol):
     """Writes an agent's side of one episode."""
 
-    async def write(self, limit: int) -> tuple[str, Segment]:
+    async def write(self, limit: int) -> _Turn:
         """The next turn, to its first call or its end, of at most so many tokens."""
         ...
 
-    async def read(self, result: str) -> None:
+    async def read(self, said: str) -> None:
         """Take in what a tool said."""
         ...
 
@@ -146,7 +184,7 @@ class _ByTurns:
     messages: list[Message]
     sampling: Sampling
 
-    async def write(self, limit: int) -> tuple[str, Segment]:
+    async def write(self, limit: int) -> _Turn:
         attempt = Attempt("device", self.sides.device, self.sides.prices.device)
         stop = (*self.sampling.stop, CALL_CLOSE)
         await attempt.finish(self.messages, replace(self.sampling, stop=stop, max_tokens=limit))
@@ -154,13 +192,72 @@ class _ByTurns:
         if attempt.written.finish_reason != "length" and text.rfind(CALL_OPEN) > text.rfind(CALL_CLOSE):
             text += CALL_CLOSE  # a stop string is no part of the text
         self.messages.append(Message("assistant", text))
-        return text, attempt.segment("probe")
+        return _Turn.of(text, attempt.segment("probe"))
 
-    async def read(self, result: str) -> None:
-        self.messages.append(Message("user", result))
+    async def read(self, said: str) -> None:
+        self.messages.append(Message("user", result_text(said)))
 
     async def close(self) -> None:
         pass
+
+
+@dataclass(slots=True)
+class _Natively:
+    """Turns of a conversation in which the server itself tells calls from text.
+
+    Attributes:
+        called: id of the call whose result is to be read next; None where nothing was called in the server's own way.
+    """
+
+    sides: Sides
+    messages: list[Message]
+    sampling: Sampling
+    tools: Sequence[Tool]
+    called: str | None = None
+
+    async def write(self, limit: int) -> _Turn:
+        attempt = Attempt("device", self.sides.device, self.sides.prices.device)
+        told = {NATIVE: [tool.schema for tool in self.tools]} if self.tools else {}
+        asked = replace(self.sampling, max_tokens=limit, extra={**self.sampling.extra, **told})
+        calls: dict[int, dict[str, str]] = {}
+        async with closing(attempt.deltas(self.messages, asked)) as deltas:
+            async for delta in deltas:
+                _collect(calls, delta.extra.get("tool_calls", ()))
+        text, segment = attempt.text, attempt.segment("probe")
+        if not calls:
+            self.called = None
+            self.messages.append(Message("assistant", text))
+            return _Turn.of(text, segment)
+        # The first alone: what comes of it may make the others needless, and each of them needs a result.
+        first = calls[min(calls)]
+        self.called = first["id"]
+        function = {"name": first["name"], "arguments": first["arguments"] or "{}"}
+        call = {"id": first["id"], "type": "function", "function": function}
+        raw = {"role": "assistant", "content": text or None, "tool_calls": [call]}
+        self.messages.append(Message("assistant", text, raw=raw))
+        action = Action(first["arguments"], first["name"] or "?")
+        shown = f"{text}{action}"
+        return _Turn(shown, replace(segment, text=shown), action)
+
+    async def read(self, said: str) -> None:
+        if self.called is None:
+            self.messages.append(Message("user", result_text(said)))
+            return
+        text = harmless(said)
+        raw = {"role": "tool", "tool_call_id": self.called, "content": text}
+        self.messages.append(Message("tool", text, raw=raw))
+
+    async def close(self) -> None:
+        pass
+
+
+def _collect(calls: dict[int, dict[str, str]], pieces: Sequence[Mapping[str, Any]]) -> None:
+    """Put pieces of calls, as `selfroute.backends.tool_calls` tells them apart, to what is there of them."""
+    for piece in pieces:
+        function = piece.get("function") or {}
+        call = calls.setdefault(piece["index"], {"id": piece.get("id", ""), "name": "", "arguments": ""})
+        call["name"] += function.get("name") or ""
+        call["arguments"] += function.get("arguments") or ""
 
 
 @dataclass(slots=True)
@@ -169,7 +266,7 @@ class _InOneAnswer:
     session: Session
     booked: Usage = field(default_factory=Usage)
 
-    async def write(self, limit: int) -> tuple[str, Segment]:
+    async def write(self, limit: int) -> _Turn:
         began, device = time.perf_counter(), self.sides.device
         written = await self.session.write(limit, until=(CALL_CLOSE,))
         speller = capability(device, Sessions).speller()
@@ -187,7 +284,7 @@ class _InOneAnswer:
             cost_usd=self.sides.prices.device.cost_usd(used),
             finish_reason="length" if len(written) >= limit and not written[-1].ends else "stop",
         )
-        return text, segment
+        return _Turn.of(text, segment)
 
     def _used(self) -> Usage:
         """Since the turn before; the open answer is one call."""
@@ -200,8 +297,8 @@ class _InOneAnswer:
             calls=now.calls - before.calls,
         )
 
-    async def read(self, result: str) -> None:
-        await self.session.read(capability(self.sides.device, Encodes).ids_of(result))
+    async def read(self, said: str) -> None:
+        await self.session.read(capability(self.sides.device, Encodes).ids_of(result_text(said)))
 
     async def close(self) -> None:
         await self.session.close()
@@ -216,7 +313,8 @@ class _Episode:
         segments: of every turn, and of what the cloud said to a question.
         answer: what it says in the end.
         asked: whether the cloud was wanted for a question.
-        error: why it did not answer one.
+        paid: whether the budget was asked for the price of a tool.
+        error: why the cloud did not answer a question.
         gives_up: why the cloud is to answer in the agent's place; None if it has answered itself.
     """
 
@@ -228,6 +326,7 @@ class _Episode:
     segments: list[Segment] = field(default_factory=list)
     answer: str = ""
     asked: bool = False
+    paid: bool = False
     error: str | None = None
     gives_up: Reason | None = None
 
@@ -235,24 +334,22 @@ class _Episode:
         """Act until there is an answer, or none to come; gives what the reader sees of it as reasoning."""
         left = self.sampling.max_tokens
         while left > 0:
-            text, segment = await self.pen.write(left)
-            left -= max(1, segment.usage.completion_tokens)
-            self.segments.append(segment)
-            reader = TurnReader()
-            reader.feed(text)
-            if reader.action is None:
-                self._end(text)
+            turn = await self.pen.write(left)
+            left -= max(1, turn.segment.usage.completion_tokens)
+            self.segments.append(turn.segment)
+            if turn.action is None:
+                self._end(turn.text)
                 return
             calls -= 1
             if calls < 0:
                 break
-            seen = await self._acted(reader.action)
-            result = result_text(seen.text)
-            yield TextDelta(f"{text}{'' if seen.done else result}\n", "device", "reasoning")
+            seen = await self._acted(turn.action)
+            result = "" if seen.done else result_text(seen.text)
+            yield TextDelta(f"{turn.text}{result}\n", "device", "reasoning")
             if seen.done:
                 self.answer = str(Action(seen.text))
                 return
-            await self.pen.read(result)
+            await self.pen.read(seen.text)
         self.gives_up = "empty"
 
     def _end(self, text: str) -> None:
@@ -265,7 +362,35 @@ class _Episode:
     async def _acted(self, action: Action) -> Observation:
         if self.offered and action.tool == ASK_CLOUD.name:
             return Observation(await self._consulted(action.text))
+        priced = next((one for one in self.environment.tools if one.name == action.tool and one.price_usd), None)
+        if priced is not None:
+            return await self._bought(priced, action)
         return await asyncio.to_thread(self.environment.step, action)
+
+    async def _bought(self, tool: Tool, action: Action) -> Observation:
+        """What a tool with a price says, under a lease of its own; or that it cannot be called."""
+        self.paid = True
+        try:
+            lease = await self.sides.budget.reserve(Estimate(cost_usd=tool.price_usd * tool.tries))
+        except (BudgetExceeded, BudgetUnavailable) as error:
+            self.error = str(error)
+            return Observation(f"{tool.name} costs more than is left; go on without it")
+        tries = tool.tries  # what is booked if the call is broken off: it may have cost that
+        try:
+            await lease.sent()
+            seen = await asyncio.to_thread(self.environment.step, action)
+            tries = seen.tries
+        finally:
+            await asyncio.shield(self._settled(lease, tool.price_usd * tries))
+        return seen
+
+    async def _settled(self, lease: Lease, usd: float) -> None:
+        """Book what a tool cost, also as part of the turn that called it."""
+        if usd:
+            await lease.spend(Usage(), usd)
+            last = self.segments[-1]
+            self.segments[-1] = replace(last, cost_usd=last.cost_usd + usd)
+        await lease.close()
 
     async def _consulted(self, question: str) -> str:
         """What the cloud says to a question of the device, or why it says nothing."""
