@@ -1,9 +1,9 @@
-"""`planned` and `tool_agent` from a recipe: a reward, a search with its limits, and the task that is acted in."""
+"""`planned` and `tool_agent` from a recipe: a reward, a search with its limits, and the task or tools to act in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -15,8 +15,9 @@ from selfroute.strategies.search.arena import Limits
 from selfroute.strategies.search.planned import Planned, Search
 from selfroute.strategies.search.tool_agent import ToolAgent
 from selfroute.tasks.base import Environment, Interactive, Restorable, Row
+from selfroute.tasks.toolbox import OwnTool, Toolbox
 
-__all__ = ["planned", "tool_agent"]
+__all__ = ["planned", "tool_agent", "toolbox"]
 
 
 def planned(
@@ -60,18 +61,33 @@ def planned(
     )
 
 
-def tool_agent(*, task: Spec, calls: Count = 5, ask_cloud: bool = False) -> ToolAgent:
+def tool_agent(*, task: Spec, calls: Count = 5, ask_cloud: bool = False, native: bool = False) -> ToolAgent:
     """An agent with tools: it calls them in its text, and answers or hands off; the cloud may be a tool too.
 
     Args:
         task: with environments, in which the device acts.
         calls: most calls of tools in one request.
         ask_cloud: the device may also ask the cloud questions of its own, as often as the budget lets it.
+        native: the device's server marks calls itself, in place of text; for servers that take `tools`.
 
     Raises:
         ConfigError: a task without environments.
     """
-    return ToolAgent(open=_environments(task, "tool_agent"), calls=calls, ask_cloud=ask_cloud)
+    return ToolAgent(open=_environments(task, "tool_agent"), calls=calls, ask_cloud=ask_cloud, native=native)
+
+
+def toolbox(*, tools: Sequence[str | OwnTool], task: Spec | None = None) -> Toolbox:
+    """Your own functions as tools of an agent, beside another task's questions or whatever it is asked.
+
+    Args:
+        tools: each `module:function`, or a mapping with `call` and what else `OwnTool` has.
+        task: whose rows are asked and how they are judged; null for requests, which nobody judges.
+
+    Raises:
+        ConfigError: a function that cannot be imported, or does not say its schema.
+    """
+    own = [OwnTool(call=one) if isinstance(one, str) else one for one in tools]
+    return Toolbox(tools=own, task=None if task is None else make_task(task, where="toolbox.task"))
 
 
 def _going_back(spec: Spec) -> Callable[[str], Restorable]:

@@ -61,6 +61,11 @@ TASKS = Table(
     TaskEntry(name="shop", place="selfroute.tasks.shop:Shop", drawn=True),
     TaskEntry(name="lookup", place="selfroute.tasks.lookup:Lookup", drawn=True),
     TaskEntry(name="game24", place="selfroute.tasks.game24:Game24", extra="eval"),
+    TaskEntry(
+        name="toolbox",
+        place="selfroute.assemble.searching:toolbox",
+        example="{toolbox: {tools: [my_tools:forecast]}}",
+    ),
     TaskEntry(name="gsm8k", place="selfroute.tasks.gsm8k:GSM8K"),
     TaskEntry(name="math", place="selfroute.tasks.hendrycks_math:HendrycksMath", extra="eval"),
     TaskEntry(name="mmlu", place="selfroute.tasks.mmlu:MMLU"),
