@@ -51,7 +51,7 @@ from selfroute.handoff import HANDOFF_TEXT, handoff_score, parse
 from selfroute.prompts import PromptTemplate, find_template
 from selfroute.tasks.base import Row
 from selfroute.tuning.meter import Limits
-from selfroute.tuning.program import Program
+from selfroute.tuning.program import OUTCOMES, Program
 from selfroute.tuning.tuners.texts import Texts
 from selfroute.types import Completion, Sampling
 
@@ -210,7 +210,7 @@ async def mined_pools() -> dict[str, list[Any]]:
         only = ("method=random_search", "updates=0", "workers={device: {}}", f"mine_rows={MINED}")
         await tune_recipe(given(*only, f"out={file.parent}"), say=print)
     slots = json.loads(file.read_text(encoding="utf-8"))["program"]["slots"]
-    return {slot["kind"]: [one["choice"] for one in slot["choices"]] for slot in slots if slot["kind"] != "sentence"}
+    return {slot["kind"]: [one["choice"] for one in slot["choices"]] for slot in slots if slot["kind"] in OUTCOMES}
 
 
 async def evolved(seed: int, calls: int, out: Path) -> tuple[list[str | PromptTemplate], int]:
