@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,26 @@ from selfroute.assemble.pieces import price_table, quiet_libraries, template_of
 from selfroute.assemble.training import model_files
 from selfroute.backends.base import find_capability
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
-from selfroute.config import BACKENDS, Spec, TrainRecipe, make_objective, make_task, prepare_backend
+from selfroute.config import (
+    BACKENDS,
+    PAIRS,
+    RewardRecipe,
+    Spec,
+    TrainRecipe,
+    make_objective,
+    make_pairs,
+    make_task,
+    prepare_backend,
+)
 from selfroute.errors import ConfigError
-from selfroute.scores.reward_model import check_reward_folder
+from selfroute.scores.reward_model import check_reward_folder, scored_ids
 from selfroute.tasks.base import Row, Task
 from selfroute.tasks.data import local_path
 
-__all__ = ["DryRun", "dry_run"]
+__all__ = ["DryRun", "dry_run", "reward_dry_run"]
 
 CHARACTERS_PER_TOKEN = 3.0  # where no tokenizer is within reach; English has about four
+LOOKED_AT = 64  # walks of a reward's pairs, to see how long they are
 WRITTEN = "checkpoint/, checkpoints/, metrics.jsonl, rollouts.jsonl, config.yaml, data.json, run.json"
 
 
@@ -97,12 +108,9 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
             processes=processes,
             reference=copied,
         )
-    how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
     rollouts = recipe.prompts_per_step * recipe.group_size
     facts = (
-        ("model", recipe.model),
-        ("parameters", f"{total:,}"),
-        ("trained", f"{trained:,} ({how}, {100 * trained / total:.3g} %)"),
+        *_sizes(recipe, total, trained),
         ("task", f"{task.name}, {f'{len(rows):,} training rows' if rows else 'rows not within reach'}"),
         ("tokens", f"prompt at most {prompt:,}, attempt at most {recipe.max_new_tokens:,}"),
         ("cloud", cloud),
@@ -112,6 +120,84 @@ def dry_run(recipe: TrainRecipe, *, beside: Path, processes: int = 1) -> DryRun:
         ("writes", f"{recipe.out}/ with {WRITTEN}{', adapter/' if recipe.lora else ''}"),
     )
     return DryRun(facts, memory, tuple(notes))
+
+
+def reward_dry_run(recipe: RewardRecipe, *, beside: Path, processes: int = 1) -> DryRun:
+    """As `dry_run`, of a reward model; some of its pairs are made to see how long they are, unless a model is asked.
+
+    Args:
+        beside, processes: as in `dry_run`.
+
+    Raises:
+        ConfigError: what the run itself would raise before its first step.
+    """
+    from selfroute.train.memory import Pass, network_of, predict
+
+    notes: list[str] = []
+    task = None if recipe.task is None else make_task(recipe.task, seed=recipe.seed)
+    files = model_files(recipe.model)
+    quiet_libraries()
+    with _environment_kept():
+        network, trained, total = _network(files.model, recipe, beside, notes, scores=True)
+        tokens = _longest_pair(files.tokenizer, network, recipe, task, notes)
+    at_once = recipe.pairs_per_pass or recipe.pairs_per_step
+    if recipe.pairs_per_step % (at_once * processes):
+        raise ConfigError(
+            f"pairs_per_pass={at_once} on {processes} processes does not divide {recipe.pairs_per_step} pairs_per_step"
+        )
+    sizes = replace(network_of(network.get_text_config().to_dict()), vocabulary=1)
+    memory = predict(
+        sizes,
+        Pass(2 * at_once, tokens, 0, 0),
+        total=total,
+        trained=trained,
+        half=recipe.bf16,
+        processes=processes,
+        own_rollouts=False,
+    )
+    facts = (
+        *_sizes(recipe, total, trained),
+        ("task", "none, pairs of a file" if task is None else task.name),
+        ("tokens", f"side of a pair at most {tokens:,}"),
+        ("step", f"{recipe.pairs_per_step} pairs, {at_once} in a pass"),
+        ("run", f"{recipe.algorithm}, {recipe.steps:,} steps"),
+        ("writes", f"{recipe.out}/ with checkpoint/, checkpoints/, metrics.jsonl, config.yaml, data.json, run.json"),
+    )
+    held = (
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("optimizer", memory.optimizer),
+        ("activations", memory.activations),
+        ("at most at once", memory.peak),
+    )
+    return DryRun(facts, held, tuple(notes))
+
+
+def _sizes(recipe: TrainRecipe | RewardRecipe, total: int, trained: int) -> tuple[tuple[str, str], ...]:
+    how = "all weights" if recipe.lora is None else f"LoRA of rank {recipe.lora.rank}"
+    return (
+        ("model", recipe.model),
+        ("parameters", f"{total:,}"),
+        ("trained", f"{trained:,} ({how}, {100 * trained / total:.3g} %)"),
+    )
+
+
+def _longest_pair(tokenizer: str, config: Any, recipe: RewardRecipe, task: Task | None, notes: list[str]) -> int:
+    """Tokens of the longest side of the pairs that can be made without a model; else of a question and an answer."""
+    spec, entry = recipe.pairs, PAIRS.find(recipe.pairs.name, where="pairs")
+    if spec.options.get(entry.asks) is not None or (entry.asks and spec.value is not None):
+        most = int(spec.options.get("max_tokens", 256))
+        longest = max((len(row.question) for row in _rows(task, notes)), default=0) if task is not None else 0
+        notes.append(f"pairs: '{spec.name}' asks a model for them, tokens are guessed from the questions")
+        return int(longest / CHARACTERS_PER_TOKEN) + most
+    few = {name: LOOKED_AT for name in ("rows", "held_out_rows") if name in spec.options or entry.asks}
+    pairs = make_pairs(replace(spec, options={**spec.options, **few}), task=task, seed=recipe.seed)
+    sides = [(one.question, text) for one in (*pairs.learn, *pairs.held_out) for text in (one.good, one.bad)]
+    if few:
+        notes.append(f"pairs: the longest of those from {LOOKED_AT} walks; others may be longer")
+    if (words := _words(tokenizer, config, notes)) is None:
+        return int(max(len(question) + len(text) for question, text in sides) / CHARACTERS_PER_TOKEN)
+    return max(len(scored_ids(words, question, text)) for question, text in sides)
 
 
 @contextmanager
@@ -154,8 +240,14 @@ def _cloud(spec: Spec, notes: list[str]) -> str:
     return f"{backend.name} at {endpoint.base_url}, not called"
 
 
-def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) -> tuple[Any, int, int]:
-    """The configuration, and the parameters trained and in all."""
+def _network(
+    model: str, recipe: TrainRecipe | RewardRecipe, beside: Path, notes: list[str], *, scores: bool = False
+) -> tuple[Any, int, int]:
+    """The configuration, and the parameters trained and in all.
+
+    Args:
+        scores: of the network with one number in place of its vocabulary.
+    """
     from selfroute.train.pretrained import load_config, outline
 
     kept = beside / "models" / model.rpartition("/")[2]
@@ -166,7 +258,8 @@ def _network(model: str, recipe: TrainRecipe, beside: Path, notes: list[str]) ->
             raise
         config = load_config(str(kept))
         notes.append(f"model: the hub is not within reach; its sizes are those of {kept / 'config.json'}")
-    total, trained = outline(config, None if recipe.lora is None else asdict(recipe.lora))
+    lora = None if recipe.lora is None else asdict(recipe.lora)
+    total, trained = outline(config, lora, task="SEQ_CLS" if scores else "CAUSAL_LM")
     return config, trained, total
 
 
@@ -174,17 +267,11 @@ def _longest_prompt(
     tokenizer: str, rows: list[Row], task: Task, config: Any, recipe: TrainRecipe, notes: list[str]
 ) -> int:
     """Tokens of the longest prompt, once all of them have been seen to fit, and TRL's options gone through."""
-    from selfroute.train.pretrained import load_tokenizer
     from selfroute.train.rl.preflight import check_tags, check_window, longest_prompt, rehearse
     from selfroute.train.rl.run import longest_prompts, prompt_writer
 
     prompts = longest_prompts(prompt_writer(rows, task), rows, recipe)
-    try:
-        words = load_tokenizer(tokenizer, config)
-    except ConfigError as error:
-        if Path(tokenizer).exists() or "cannot be loaded" not in str(error):
-            raise
-        notes.append(f"tokenizer: not within reach, tokens are guessed from {CHARACTERS_PER_TOKEN:g} characters each")
+    if (words := _words(tokenizer, config, notes)) is None:
         sizes = (sum(len(message["content"]) for message in prompt) for prompt in prompts.values())
         return max((int(size / CHARACTERS_PER_TOKEN) for size in sizes), default=512)
     rehearse(recipe, recipe, words)
@@ -194,6 +281,19 @@ def _longest_prompt(
     row, tokens = longest_prompt(words, prompts)
     check_window(row, tokens, config, max_new_tokens=recipe.max_new_tokens)
     return tokens
+
+
+def _words(tokenizer: str, config: Any, notes: list[str]) -> Any:
+    """The tokenizer; None, with a note, for one on a hub out of reach."""
+    from selfroute.train.pretrained import load_tokenizer
+
+    try:
+        return load_tokenizer(tokenizer, config)
+    except ConfigError as error:
+        if Path(tokenizer).exists() or "cannot be loaded" not in str(error):
+            raise
+        notes.append(f"tokenizer: not within reach, tokens are guessed from {CHARACTERS_PER_TOKEN:g} characters each")
+        return None
 
 
 def _memory(

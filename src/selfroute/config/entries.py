@@ -162,6 +162,18 @@ class StrategyEntry(Entry):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairsEntry(Entry):
+    """Where pairs of answers come from.
+
+    Attributes:
+        asks: its option that names a model, which is asked for them where it is set.
+    """
+
+    given: tuple[str, ...] = ("task", "seed")
+    asks: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AlgorithmEntry(Entry):
     """A way to train; `place` runs its recipe and gives the folder of the trained model.
 

@@ -14,6 +14,7 @@ from selfroute.config.entries import (
     BackendEntry,
     Entry,
     LedgerEntry,
+    PairsEntry,
     StrategyEntry,
     Table,
     TaskEntry,
@@ -310,7 +311,7 @@ ALGORITHMS = Table(
         summary="Learn a reward from pairs of answers or trajectories, without labels where a task can be explored.",
         options="selfroute.config.recipes:RewardRecipe",
         offers_handoff=False,
-        no_dry_run="its pairs are made first, and they are what it learns from",
+        dry_run="selfroute.assemble.dry_run:reward_dry_run",
     ),
     AlgorithmEntry(
         name="adaswitch",
@@ -324,24 +325,19 @@ ALGORITHMS = Table(
 
 PAIRS = Table(
     "pairs",
-    Entry(
+    PairsEntry(
         name="walks",
         place="selfroute.assemble.reward_models:from_walks",
         example="{walks: {rows: 2000}}",
-        given=("task", "seed"),
+        asks="hindsight",
     ),
-    Entry(
+    PairsEntry(
         name="answers",
         place="selfroute.assemble.reward_models:from_answers",
         example="{answers: {device: embedded:device}}",
-        given=("task", "seed"),
+        asks="device",
     ),
-    Entry(
-        name="file",
-        place="selfroute.assemble.reward_models:from_file",
-        example="{file: {path: pairs.jsonl}}",
-        given=("task", "seed"),
-    ),
+    PairsEntry(name="file", place="selfroute.assemble.reward_models:from_file", example="{file: {path: pairs.jsonl}}"),
 )
 
 OBJECTIVES = Table(

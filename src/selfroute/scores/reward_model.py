@@ -28,6 +28,14 @@ _FORMAT = 1
 _PROBE = ("a question of two plus two", "<think>it is a sum</think><answer>four</answer>")
 
 
+def scored_ids(tokenizer: Any, question: str, answer: str) -> list[int]:
+    """What a reward model with this tokenizer reads of an answer."""
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
 @dataclass(frozen=True, slots=True)
 class RewardModel:
     """Scores answers; the same texts through the same chat template in training, as a reward, and at run time.
@@ -85,10 +93,7 @@ class RewardModel:
 
     def encode(self, question: str, answer: str) -> list[int]:
         """What the model reads of an answer, in token ids."""
-        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return scored_ids(self.tokenizer, question, answer)
 
     def save(self, folder: Path) -> None:
         """Write weights, tokenizer and facts; `load` reads them."""

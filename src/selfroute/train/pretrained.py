@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -200,20 +202,33 @@ def _quiet_about_ties() -> Iterator[None]:
         yield
 
 
-def outline(config: PretrainedConfig, lora: Mapping[str, Any] | None) -> tuple[int, int]:
+def outline(
+    config: PretrainedConfig, lora: Mapping[str, Any] | None, *, task: LoraTask = "CAUSAL_LM"
+) -> tuple[int, int]:
     """Parameters of the network that a configuration describes, in all and trained, without any weights.
+
+    Args:
+        task: as in `lora_config`; a `SEQ_CLS` network has one number in place of its vocabulary.
 
     Raises:
         ConfigError: the configuration is of no language model, or as `add_adapter`.
     """
     try:
         with torch.device("meta"):
-            network: Any = AutoModelForCausalLM.from_config(config)
-            network = network if lora is None else add_adapter(network, lora)
+            network: Any = _bare(config, task)
+            network = network if lora is None else add_adapter(network, lora, task=task)
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"no network can be built from this configuration: {' '.join(str(error).split())}") from error
     sizes = [(part.numel(), part.requires_grad) for part in network.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _bare(config: PretrainedConfig, task: LoraTask) -> Any:
+    if task == "CAUSAL_LM":
+        return AutoModelForCausalLM.from_config(config)
+    scored = copy.deepcopy(config)
+    scored.num_labels = 1
+    return AutoModelForSequenceClassification.from_config(scored)
 
 
 def from_adapter(model: str, adapter: Path) -> PreTrainedModel:
