@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = npt.NDArray[np.float32]
 
-__all__ = ["APART", "CODECS", "HEADER_BYTES", "Block", "Codec", "decode_states", "encode_states", "position_bytes"]
+__all__ = [
+    "APART",
+    "CODECS",
+    "HEADER_BYTES",
+    "Block",
+    "Codec",
+    "blank_states",
+    "decode_states",
+    "encode_states",
+    "position_bytes",
+]
 
 Codec = Literal["fp32", "fp16", "bf16", "int8", "int8_plain", "int4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -100,11 +110,29 @@ def encode_states(block: Block, codec: Codec, *, apart: int = APART) -> bytes:
     return header + where.tobytes() + values.tobytes() + way.encode(rest)
 
 
-def decode_states(data: bytes, *, width: int) -> Block:
+def blank_states(data: bytes) -> bytes:
+    """The same block with every state 0, byte for byte as long; a receiver puts it where bytes are missing.
+
+    Args:
+        data: of `encode_states`.
+    """
+    number, kept, width, _, count = _HEADER.unpack_from(data)
+    codec = CODECS[number]
+    beside, steps = _APART_BYTES * kept * count, position_bytes(codec, width, apart=0) * count
+    body = bytearray(beside + steps)
+    if codec == "int4":
+        scales = beside + 4 * count
+        body[scales:] = b"\x88" * (len(body) - scales)
+    return data[:HEADER_BYTES] + bytes(body)
+
+
+def decode_states(data: bytes, *, width: int, mend: bool = False) -> Block:
     """The block that these bytes hold.
 
     Args:
         width: that the model's states have.
+        mend: take a body whose bits may be wrong: a state that is not finite is 0, one beyond 65,504 is that, and a
+            channel apart outside the width is passed over.
 
     Raises:
         BadMessage: they hold none of this width, are cut or too long, or a state is not finite.
@@ -125,10 +153,13 @@ def decode_states(data: bytes, *, width: int) -> Block:
     beside = _APART_BYTES * kept * count
     if len(body) != beside + way.size(width) * count:
         raise BadMessage(f"{len(body)} bytes of states, not {beside + way.size(width) * count}")
-    states = way.decode(body[beside:], count, width)
+    with np.errstate(over="ignore", invalid="ignore"):
+        states = way.decode(body[beside:], count, width)
     if kept:
-        _put_back(states, body[:beside], kept)
-    if not np.isfinite(states).all():
+        _put_back(states, body[:beside], kept, mend=mend)
+    if mend:
+        states = np.nan_to_num(states, posinf=0.0, neginf=0.0).clip(-_MOST_FP16, _MOST_FP16)
+    elif not np.isfinite(states).all():
         raise BadMessage("a state is not finite")
     return Block(first, states)
 
@@ -146,15 +177,17 @@ def _largest(states: Floats, kept: int) -> tuple[npt.NDArray[np.uint16], Floats]
     return where.astype("<u2"), np.take_along_axis(states, where, axis=1).astype("<f4")
 
 
-def _put_back(states: Floats, data: memoryview, kept: int) -> None:
+def _put_back(states: Floats, data: memoryview, kept: int, *, mend: bool) -> None:
     import numpy as np
 
     count, width = states.shape
     where = np.frombuffer(data, "<u2", count * kept).reshape(count, kept).astype(np.int64)
-    if where.size and int(where.max()) >= width:
-        raise BadMessage(f"channel {int(where.max())} of states of width {width}")
     values = np.frombuffer(data, "<f4", offset=2 * count * kept).reshape(count, kept)
-    np.put_along_axis(states, where, values, axis=1)
+    within = where < width
+    if not within.all() and not mend:
+        raise BadMessage(f"channel {int(where.max())} of states of width {width}")
+    rows = np.nonzero(within)[0]
+    states[rows, where[within]] = values[within]
 
 
 # --- the codecs ----------------------------------------------------------------------------------------------------
