@@ -116,6 +116,15 @@ async def test_a_client_that_leaves_frees_both_sides(own: Any, whole: Any, serve
             await asyncio.sleep(0.005)
 
 
+async def test_an_endpoint_goes_on_at_any_layer_that_it_holds(device: Any, whole: Any, server: Live) -> None:
+    async with remote(server.url) as cloud:
+        later = replace(ALL, cloud_from=1)
+        check_sides(later, sides_of(device, cloud))
+        trace = await answer(later, sides_of(device, cloud), question(1), SAMPLING)
+    assert trace.text == (await complete(whole, question(1), SAMPLING)).text
+    assert trace.usage("cloud").layer_tokens == 2 * trace.usage("cloud").prompt_tokens
+
+
 async def test_an_endpoint_that_is_gone_leaves_the_last_exit(device: Any) -> None:
     async with remote("http://127.0.0.1:9") as cloud:
         trace = await answer(ALL, sides_of(device, cloud), question(1), SAMPLING)
@@ -123,12 +132,15 @@ async def test_an_endpoint_that_is_gone_leaves_the_last_exit(device: Any) -> Non
     assert trace.source == "device" and "is the server running" in (trace.error or "")
 
 
-async def test_ends_that_differ_are_refused(device: Any, server: Live) -> None:
+async def test_ends_that_differ_are_refused(device: Any, whole: Any, server: Live) -> None:
     async with remote(server.url) as cloud:
-        with pytest.raises(
-            ConfigError, match="holds layers 2 to 5, and the device goes on at 4; start it with --layers 4"
+        with (
+            first_part(whole, (1, 4)) as early,
+            pytest.raises(
+                ConfigError, match="holds layers 2 to 5, and the device goes on at 1; start it with --layers 1"
+            ),
         ):
-            check_sides(replace(ALL, cloud_from=1), sides_of(device, cloud))
+            check_sides(ALL, sides_of(early, cloud))
         with model("other", seed=6, layers=6) as other, first_part(other, (2,)) as stranger:
             with pytest.raises(ConfigError, match="whose weights is"):
                 check_sides(ALL, sides_of(stranger, cloud))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.layers import ExitRule, Whole
-from selfroute.backends.sessions import NO_LOOK
 from selfroute.backends.transformers import TransformersBackend, check_folder, load_model
 from selfroute.errors import ConfigError
 from selfroute.types import Message, Sampling
@@ -73,7 +72,6 @@ class ExitBackend(TransformersBackend):
         send: Callable[[int, Any], object] | None,
     ) -> LayerSession:
         """See `selfroute.backends.layers.Exiting`."""
-        from selfroute.backends.torch.exits import LayerSession
         from selfroute.backends.torch.layers import copies
 
         if len(rule.thresholds) != len(self.exits):
@@ -83,18 +81,7 @@ class ExitBackend(TransformersBackend):
             )
         if rule.keys == "copy" and not copies(self.cut):
             raise ConfigError(f"keys: copy is not known for the layers of {self.name}; write keys: recompute")
-        return LayerSession(
-            self.name,
-            self.cut,
-            self._exits,
-            self._line(self._encode(messages), sampling, NO_LOOK, None),
-            rule,
-            send,
-            end_ids=self._eos,
-            vocabulary=self.vocabulary,
-            window=self._window,
-            lock=self._model_lock,
-        )
+        return self._layer_session(messages, sampling, rule, send, self._exits)
 
 
 def exits(

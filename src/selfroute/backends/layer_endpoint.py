@@ -48,7 +48,7 @@ class EndpointLayers:
             theirs, whole = int(held["first"]), Whole.of(held["whole"])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"{self.name}: the endpoint does not say what layers it holds: {error}") from None
-        if theirs != first:
+        if theirs > first:
             raise ConfigError(
                 f"{self.name}: the endpoint holds layers {theirs} to {whole.layers - 1}, and the device goes on at "
                 f"{first}; start it with --layers {first}.."

@@ -15,8 +15,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from selfroute.backends.sessions import Judge, Session, View, Written
-from selfroute.errors import BackendError, BackendTimeout, ConfigError, UnsupportedByBackend
-from selfroute.network.layer_messages import NAME_BYTES, Continued, Push, decode_continued, encode_push
+from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable, ConfigError, UnsupportedByBackend
+from selfroute.network.channel import Air
+from selfroute.network.layer_messages import ASK_BYTES, NAME_BYTES, Continued, Push, decode_continued, encode_push
 from selfroute.network.messages import BadMessage
 from selfroute.network.states import APART, Block, Codec, encode_states
 from selfroute.types import Message, Sampling, Usage
@@ -28,6 +29,7 @@ __all__ = [
     "KeyValues",
     "Layered",
     "Sending",
+    "Splitting",
     "Tail",
     "TailSession",
     "Upload",
@@ -215,6 +217,38 @@ class Exiting(Protocol):
         ...
 
 
+@runtime_checkable
+class Splitting(Protocol):
+    """Optional capability: layers of a model that can be left behind any of them."""
+
+    def cuts(self) -> tuple[Whole, tuple[int, ...]]:
+        """The model, and how many of its layers the device may run before the cloud goes on, rising.
+
+        Raises:
+            ConfigError: it does not run apart.
+        """
+        ...
+
+    def splitting(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        place: int,
+        send: Callable[[int, Any], object] | None,
+    ) -> ExitSession:
+        """Open an answer of which every token is the cloud's: the device runs `place` layers and writes none.
+
+        Its `standalone` tokens are of all layers that it has.
+
+        Args:
+            send: as in `Exiting`; None lets the device write every token itself.
+
+        Raises:
+            BackendError: the conversation cannot be encoded.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
     """How states are sent.
@@ -241,6 +275,7 @@ class TailSession:
         sampling: how tokens are drawn.
         luck: of a place of the answer.
         prompt_tokens: how many positions stand before it.
+        air: the lossy link that states go over; None for one that delivers.
     """
 
     def __init__(
@@ -252,9 +287,10 @@ class TailSession:
         sending: Sending,
         luck: Callable[[int], float],
         prompt_tokens: int,
+        air: Air | None = None,
     ) -> None:
         self.vocabulary = whole.vocabulary
-        self._tail, self._sampling, self._sending, self._luck = tail, sampling, sending, luck
+        self._tail, self._sampling, self._sending, self._luck, self._air = tail, sampling, sending, luck, air
         self._begin = prompt_tokens
         self._name, self._model = secrets.token_bytes(NAME_BYTES), bytes.fromhex(whole.weights)
         self._ids: list[int] = []
@@ -351,6 +387,7 @@ class TailSession:
     ) -> Continued:
         name = self._tail.name
         try:
+            states, extra = self._over_the_air(self._encoded(blocks))
             data = encode_push(
                 Push(
                     session=self._name,
@@ -361,11 +398,11 @@ class TailSession:
                     top_p=self._sampling.top_p,
                     luck=luck,
                     closes=closes,
-                    states=self._encoded(blocks),
+                    states=states,
                 )
             )
             self._opened = True
-            self._used += Usage(up_bytes=len(data))
+            self._used += Usage(up_bytes=len(data) + extra)
             answer = await self._tail.carry(data)
             self._used += Usage(down_bytes=len(answer))
             reply = decode_continued(answer)
@@ -373,6 +410,21 @@ class TailSession:
             raise BackendError(f"{name}: {error}", backend=name) from error
         self._note(reply)
         return reply
+
+    def _over_the_air(self, states: bytes) -> tuple[bytes, int]:
+        """What comes of a block, and by how many bytes more or less of them went over the link.
+
+        Raises:
+            BackendUnavailable: nothing came.
+        """
+        if self._air is None or not states:
+            return states, 0
+        came, sent = self._air.carry(states)
+        if came is None:
+            self._used += Usage(up_bytes=ASK_BYTES + sent)
+            name = self._tail.name
+            raise BackendUnavailable(f"{name}: the link is out", backend=name)
+        return came, sent - len(came)
 
     def _encoded(self, blocks: Sequence[Block]) -> bytes:
         if not blocks:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from selfroute.backends.base import Backend, refuse_fields
 from selfroute.backends.files import is_path, opened
-from selfroute.backends.layers import Whole
+from selfroute.backends.layers import ExitRule, Whole
 from selfroute.backends.sessions import NO_LOOK, Look, Written, fingerprint
 from selfroute.backends.torch.chat import keep_system_turn
 from selfroute.backends.torch.gguf import check_gguf, gguf_model, gguf_tokenizer, is_gguf
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from selfroute.backends.torch.critic import Critic, Guide
     from selfroute.backends.torch.engine import Engine
+    from selfroute.backends.torch.exits import Exit, LayerSession
     from selfroute.backends.torch.layers import Cut
     from selfroute.backends.torch.lines import Line
     from selfroute.backends.torch.sampler import Sampled, Step
@@ -275,6 +276,49 @@ class TransformersBackend(Backend):
                     lock=self._model_lock,
                 )
             return self._tails[first]
+
+    def cuts(self) -> tuple[Whole, tuple[int, ...]]:
+        """See `selfroute.backends.layers.Splitting`."""
+        return self.whole, tuple(range(1, self.cut.layers + (self.whole.layers > self.cut.layers)))
+
+    def splitting(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        place: int,
+        send: Callable[[int, Any], object] | None,
+    ) -> LayerSession:
+        """See `selfroute.backends.layers.Splitting`."""
+        from selfroute.backends.torch.exits import Exit
+
+        cut: Any = self.cut
+        leave = Exit(cut.base.norm, cut.head)
+        places = dict.fromkeys((place, cut.layers), leave)
+        never = ExitRule(thresholds=(2.0,) * len(places), last_stands=send is None)
+        return self._layer_session(messages, sampling, never, send, list(places.items()))
+
+    def _layer_session(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        rule: ExitRule,
+        send: Callable[[int, Any], object] | None,
+        exits: Sequence[tuple[int, Exit]],
+    ) -> LayerSession:
+        from selfroute.backends.torch.exits import LayerSession
+
+        return LayerSession(
+            self.name,
+            self.cut,
+            exits,
+            self._line(self._encode(messages), sampling, NO_LOOK, None),
+            rule,
+            send,
+            end_ids=self._eos,
+            vocabulary=self.vocabulary,
+            window=self._window,
+            lock=self._model_lock,
+        )
 
     def _running(self) -> Engine:
         """The worker of sessions and streams."""

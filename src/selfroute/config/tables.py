@@ -249,6 +249,11 @@ STRATEGIES = Table(
         example="{early_exit: {thresholds: 0.9}}",
     ),
     StrategyEntry(
+        name="split",
+        place="selfroute.strategies.inside.catalogue:split",
+        example="{split: {place: 1}}",
+    ),
+    StrategyEntry(
         name="planned",
         place="selfroute.assemble.searching:planned",
         example="{planned: {reward: FOLDER, threshold: 0.0}}",

@@ -275,7 +275,7 @@ class TestFailures:
         [
             (lambda data: data[:-3], "bytes of states"),
             (lambda data: data[:16] + b"otherone" + data[24:], "states of model"),
-            (lambda data: data[:24] + b"\x03\0" + data[26:], "for layer 3 on"),
+            (lambda data: data[:24] + b"\x01\0" + data[26:], "for layer 1 on, and here are 2 to 5"),
             (lambda data: data[:-4] + b"\0\0\xc0\x7f", "not finite"),
         ],
         ids=["cut", "another model", "another layer", "nan"],

@@ -32,13 +32,14 @@ class _Open:
     """One answer.
 
     Attributes:
+        first: the first layer that goes on with it.
         pending: states that came and were not continued, in order.
         early: those that came before others which are still on their way, by their first position.
         held: positions that have come without a gap.
     """
 
-    def __init__(self, part: Part) -> None:
-        self.part = part
+    def __init__(self, part: Part, first: int) -> None:
+        self.part, self.first = part, first
         self.pending: list[Any] = []
         self.early: dict[int, Any] = {}
         self.held = 0
@@ -66,6 +67,8 @@ class _Open:
 
 class Tails:
     """The layers of a model from `first` on, for whoever sends hidden states; see `selfroute.backends.layers.Tail`.
+
+    An answer may begin at any of them, and stays there.
 
     Args:
         name: of the backend.
@@ -129,7 +132,7 @@ class Tails:
             if push.closes:
                 self._open.pop(push.session, None)
                 return encode_continued(Continued())
-            opened = self._find(push.session)
+            opened = self._find(push.session, push.first)
             if block is not None:
                 opened.take(block, self._window)
         except BadMessage as error:
@@ -149,19 +152,22 @@ class Tails:
         """
         if push.model.hex() != self.whole.weights:
             raise BadMessage(f"states of model {push.model.hex()}, and this is {self.whole.weights}")
-        if push.first != self.first:
-            raise BadMessage(f"states for layer {push.first} on, and here are those from {self.first} on")
+        if not self.first <= push.first < self._cut.layers:
+            last = self._cut.layers - 1
+            raise BadMessage(f"states for layer {push.first} on, and here are {self.first} to {last}")
         if push.wanted > self._window:
             raise BadMessage(f"a token behind {push.wanted} positions, and the window has {self._window}")
 
-    def _find(self, name: bytes) -> _Open:
+    def _find(self, name: bytes, first: int) -> _Open:
         self._forget()
+        if name in self._open and self._open[name].first != first:
+            raise BadMessage(f"states for layer {first} on, and the answer's go on at {self._open[name].first}")
         if name not in self._open:
             if len(self._open) >= self._most_open:
                 raise BackendUnavailable(
                     f"{self.name}: {self._most_open} answers are open; ask later", backend=self.name
                 )
-            self._open[name] = _Open(self._cut.part(self.first, self._cut.layers))
+            self._open[name] = _Open(self._cut.part(first, self._cut.layers), first)
             self._watch()
         return self._open[name]
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from selfroute.backends.layers import KeyValues, Sending, Upload
 from selfroute.bounds import Count, NotNegative, Positive, Whole, suggest
 from selfroute.errors import ConfigError
+from selfroute.network.channel import Channel, Weather
 from selfroute.network.states import APART, Codec
 from selfroute.scores.steps import FirstEntropy, MinProbability, RandomDoubt, Tags
 from selfroute.scores.tokens import Entropy, HeadKind, MaxProbability, RandomScore, TokenHead, TokenScorer
 from selfroute.strategies.inside.checkers import ByCloud, ByForesight, ByReward, ByTag, ByView, Checker
+from selfroute.strategies.inside.choosers import Fixed, PolicyFolder
 from selfroute.strategies.inside.early_exit import EarlyExit, ExitMode
 from selfroute.strategies.inside.relay import MOST_TOKENS, LimitedRelay, Relay
+from selfroute.strategies.inside.split import Split
 from selfroute.strategies.inside.step_level import Mode, StepLevel
 from selfroute.strategies.inside.token_level import Foresight, TokenLevel
 
-__all__ = ["CHECKERS", "HEADS", "SCORERS", "early_exit", "relay", "step_level", "token_level"]
+__all__ = ["CHECKERS", "HEADS", "SCORERS", "early_exit", "relay", "split", "step_level", "token_level"]
 
 # What needs no training, by name, from a seed.
 SCORERS: Mapping[str, Callable[[int], TokenScorer | Foresight]] = {
@@ -257,3 +260,59 @@ def early_exit(
         max_cloud_tokens=max_cloud_tokens,
     )
     return given if points is None else replace(given, points=points)
+
+
+def split(
+    *,
+    policy: Path | None = None,
+    place: Count | None = None,
+    weight: NotNegative | None = None,
+    channel: Channel | None = None,
+    weather: Weather | None = None,
+    pilots: Count = 64,
+    seed: int = 0,
+    codec: Codec = "fp16",
+    apart: Whole = APART,
+    deadline_s: Positive | None = None,
+    max_cloud_tokens: Whole | None = None,
+    points: tuple[float, ...] | None = None,
+) -> Split:
+    """The device runs a model's first layers and the cloud the others, cut where a policy says under a lossy link
+    (arXiv 2406.02616).
+
+    Args:
+        policy: folder that `algorithm: split_policy` made.
+        place: in its place, always so many layers on the device.
+        weight: of quality against the device's load, for a policy of `argmax`; null takes that of its making.
+        channel: a lossy link to simulate, `{kind: packet_drop, packet_bytes: 32, arq: false}`; null delivers all.
+        weather: its loss over an answer's messages, `{good: 0.1, bad: 0.6, worsens: 0.1, clears: 0.1}`.
+        pilots: known symbols by which the device estimates the loss before it chooses.
+        seed: of the channel.
+        codec, apart: how states are written, as of `early_exit`.
+        deadline_s: how long a token is waited for before the device writes it; null for ever.
+        max_cloud_tokens: most that the cloud writes of an answer; null for all.
+        points: weights of an evaluation, or places where one is fixed.
+
+    Raises:
+        ConfigError: policy and place, or neither; a folder that is none; or weights of a policy that has one alone.
+    """
+    folder = None if policy is None else PolicyFolder.load(policy)
+    if (folder is None) == (place is None):
+        raise ConfigError("policy: name the folder that algorithm: split_policy made, or place: the layers, not both")
+    if folder is None and weight is not None:
+        raise ConfigError(f"weight: {weight:g} has no use with a fixed place; leave it out, or name a policy")
+    own = float(place or 0) if folder is None else folder.weight if weight is None else weight
+    given = Split(
+        choose=Fixed(place or 0) if folder is None else folder.chooser(weight),
+        folder=folder,
+        channel=channel,
+        weather=weather or Weather(),
+        pilots=pilots,
+        seed=seed,
+        sending=Sending(codec=codec, apart=apart, upload="late", deadline_s=deadline_s),
+        max_cloud_tokens=max_cloud_tokens,
+        points=points or (own,),
+    )
+    for point in given.points:
+        given.at(point)
+    return given

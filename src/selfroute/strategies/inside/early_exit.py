@@ -7,9 +7,9 @@ After CE-CoLLM (arXiv 2411.02829), of which no working code is public; see docs/
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from selfroute.backends.base import capability
 from selfroute.backends.layers import (
@@ -19,22 +19,18 @@ from selfroute.backends.layers import (
     KeyValues,
     Layered,
     Sending,
-    TailSession,
     check_whole,
 )
-from selfroute.backends.sessions import Session, Written
-from selfroute.errors import BackendTimeout, BackendUnavailable, ConfigError
+from selfroute.errors import ConfigError
 from selfroute.scores.tokens import RandomScore
 from selfroute.strategies.base import Needs, Sides
-from selfroute.strategies.inside.joint import Ends, Joint, check_limit, joint
-from selfroute.types import Event, Finished, Message, Sampling, TextDelta
+from selfroute.strategies.inside.cut import Halves, check_deadline, written_by_halves
+from selfroute.strategies.inside.joint import check_limit
+from selfroute.types import Event, Message, Sampling
 
 __all__ = ["EarlyExit", "ExitMode"]
 
 ExitMode = Literal["collaborative", "standalone"]
-
-_CHUNK = 256  # most tokens that the device writes before they are shown
-_MOST_MISSES = 3  # questions in a row without a token, after which the rest of the answer is the device's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +72,7 @@ class EarlyExit:
         for threshold in self.thresholds:
             if not math.isfinite(threshold) or threshold < 0:
                 raise ConfigError(f"thresholds: {threshold} is no threshold; give the least probability that stands")
-        deadline_s = self.sending.deadline_s
-        if deadline_s is not None and not (math.isfinite(deadline_s) and deadline_s > 0):
-            raise ConfigError(f"deadline_s: {deadline_s} is not above 0; null waits for ever")
+        check_deadline(self.sending)
         check_limit(self.max_cloud_tokens)
 
     @property
@@ -107,60 +101,32 @@ class EarlyExit:
             assert sides.cloud is not None
             check_whole(device.whole, capability(sides.cloud, Layered).tail(self._first(device.exits)))
 
-    async def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
+    def stream(self, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Event]:
         """See `selfroute.strategies.base.Strategy`."""
-        opened = _Opened(self, sides, messages, sampling)
-        async with joint(
-            sides,
-            messages,
-            sampling,
-            strategy=self.name,
-            max_cloud_tokens=self.max_cloud_tokens,
-            ends=Ends(opened.device, opened.cloud),
-        ) as answer:
-            if opened.uploads and self.sending.upload == "eager" and answer.cloud_left > 0:
-                await answer.open_cloud()
-            misses = 0
-            while not answer.over:
-                said, misses = await self._turn(answer, opened.session, misses)
-                opened.uploads &= not answer.failed
-                for each in said:
-                    yield each
-            yield Finished(await answer.finish())
+        side = capability(sides.device, Exiting)
 
-    async def _turn(self, answer: Joint, device: ExitSession, misses: int) -> tuple[list[TextDelta], int]:
-        """The device writes until it is shown or unsure; then the cloud writes a token, or else the last exit.
+        def device(alone: bool, send: Callable[[int, Any], object] | None) -> ExitSession:
+            return side.exiting(messages, sampling, self._rule(side.exits, alone), send)
 
-        Args:
-            misses: questions in a row without a token before it; returned as they are after it.
-        """
-        written = await answer.device_writes(min(_CHUNK, answer.left))
-        said = answer.settle("device", written) if written else []
-        if device.unsure is None or answer.over:
-            return said, misses
-        token = None
-        if not answer.failed and answer.cloud_left > 0:
-            token = await self._asked(answer, 1 - device.unsure)
-            misses = 0 if token is not None else misses + 1
-            answer.failed |= misses >= _MOST_MISSES
-        if token is not None:
-            return said + answer.settle("cloud", [token]), misses
-        return said + answer.settle("device", [await device.standalone()]), misses
+        halves = Halves(
+            device=device,
+            whole=side.whole,
+            first=self._first(side.exits),
+            sending=self.sending,
+            alone=self.mode == "standalone",
+        )
+        return written_by_halves(
+            halves, sides, messages, sampling, strategy=self.name, max_cloud_tokens=self.max_cloud_tokens
+        )
 
-    async def _asked(self, answer: Joint, doubt: float) -> Written | None:
-        """The cloud's token; None if there is none in time, or none at all."""
-
-        async def ask(cloud: Session) -> list[Written]:
-            try:
-                written = await cloud.write(1)
-            except (BackendTimeout, BackendUnavailable) as error:
-                answer.note(error)
-                return []
-            await answer.device.read([written[0].token_id])
-            return written
-
-        written = await answer.asking(ask, score=doubt)
-        return replace(written[0], score=1 - doubt) if written else None
+    def _rule(self, exits: Sequence[int], alone: bool) -> ExitRule:
+        return ExitRule(
+            thresholds=self._each(exits),
+            score=None if self.control is None else RandomScore(self.control),
+            last_stands=alone,
+            keys=self.keys,
+            sends=self.cloud_from,
+        )
 
     def _each(self, exits: Sequence[int]) -> tuple[float, ...]:
         """A threshold for each exit.
@@ -184,58 +150,3 @@ class EarlyExit:
         if not 0 <= self.cloud_from < len(exits):
             raise ConfigError(f"cloud_from: {self.cloud_from} is no exit of the device; give 0 to {len(exits) - 1}")
         return exits[self.cloud_from]
-
-
-class _Opened:
-    """What opens both ends of an answer.
-
-    The device is asked as the whole model is, in the words that a cloud gets: it begins the same answer.
-
-    Attributes:
-        session: the device's.
-        uploads: whether the cloud is still to be told of states.
-    """
-
-    session: ExitSession
-
-    def __init__(self, strategy: EarlyExit, sides: Sides, messages: Sequence[Message], sampling: Sampling) -> None:
-        self._strategy, self._sides, self._messages, self._sampling = strategy, sides, messages, sampling
-        self._tail: TailSession | None = None
-        self._early: list[tuple[int, object]] = []  # states from before the cloud's session is open
-        self.uploads = strategy.mode == "collaborative" and sides.cloud is not None
-
-    def device(self, messages: Sequence[Message]) -> ExitSession:
-        side = capability(self._sides.device, Exiting)
-        strategy = self._strategy
-        rule = ExitRule(
-            thresholds=strategy._each(side.exits),
-            score=None if strategy.control is None else RandomScore(strategy.control),
-            last_stands=not self.uploads,
-            keys=strategy.keys,
-            sends=strategy.cloud_from,
-        )
-        self.session = side.exiting(self._messages, self._sampling, rule, self._send if self.uploads else None)
-        return self.session
-
-    def cloud(self, messages: Sequence[Message]) -> Session:
-        """The conversation reaches it as states."""
-        assert self._sides.cloud is not None
-        side, strategy = capability(self._sides.device, Exiting), self._strategy
-        self._tail = TailSession(
-            capability(self._sides.cloud, Layered).tail(strategy._first(side.exits)),
-            side.whole,
-            self._sampling,
-            sending=strategy.sending,
-            luck=self.session.luck,
-            prompt_tokens=self.session.prompt_tokens,
-        )
-        for first, states in self._early:
-            self._tail.put(first, states)
-        self._early.clear()
-        return self._tail
-
-    def _send(self, first: int, states: object) -> None:
-        if self._tail is not None and self.uploads:
-            self._tail.put(first, states)
-        elif self.uploads:
-            self._early.append((first, states))
