@@ -39,6 +39,7 @@ from selfroute.config import (
     ReportOptions,
     RewardRecipe,
     Spec,
+    SplitPolicyRecipe,
     StrategyEntry,
     Table,
     TrainRecipe,
@@ -155,6 +156,12 @@ def training_page() -> str:
             "Keys of a recipe with `algorithm: exits`; see [early exit](early-exit.md).",
             KEY,
             keys(ExitsRecipe),
+        ),
+        section(
+            "Policies of cuts",
+            "Keys of a recipe with `algorithm: split_policy`; see [split](split.md).",
+            KEY,
+            keys(SplitPolicyRecipe),
         ),
         section(
             "Steps",

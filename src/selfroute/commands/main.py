@@ -28,6 +28,7 @@ from selfroute.shipped import recipe_file
 
 if TYPE_CHECKING:
     from selfroute.config import Entry
+    from selfroute.config.entries import AlgorithmEntry
 
 __all__ = ["app", "main"]
 
@@ -184,7 +185,7 @@ def train(
     with training_view() as on_progress:
         out = config.at(algorithm.place)(loaded, on_progress=on_progress, say=_note)
     say(f"trained model: {out}")
-    next_step(*_after_training(out, algorithm.leaves))
+    next_step(*(_after_training(out, algorithm.leaves) if algorithm.leaves else _after_fitting(out, algorithm)))
 
 
 def _after_training(out: Path, kind: str) -> list[str]:
@@ -200,6 +201,12 @@ def _after_training(out: Path, kind: str) -> list[str]:
         f"selfroute export {out.parent} --out {out.parent / 'export'}",
         f"selfroute evaluate RECIPE.yaml 'policies={{mine: {kind}:{out}}}'",
     ]
+
+
+def _after_fitting(out: Path, algorithm: AlgorithmEntry) -> list[str]:
+    """What to type once there is what a strategy needs beside its models."""
+    entry = f"{{{algorithm.strategy}: {{{algorithm.option}: {out}}}}}"
+    return [shlex.join(["selfroute", "serve", "RECIPE.yaml", f"strategy={entry}"])]
 
 
 def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:

@@ -183,7 +183,8 @@ class AlgorithmEntry(Entry):
         options: place of the dataclass of its recipe.
         offers_handoff: its prompts offer the hand-off; the trainer asks the cloud where a rollout takes it.
         strategy: that serves what it trains, if not the first choice of a serving recipe.
-        leaves: kind of backend that its folder is.
+        leaves: kind of backend that its folder is; none if it is no model.
+        option: of its strategy, that names such a folder.
         beside: key of its recipe that names the cloud of what it trains.
         dry_run: place of what checks a recipe and predicts its size without running it.
         no_dry_run: why there is none.
@@ -194,6 +195,7 @@ class AlgorithmEntry(Entry):
     offers_handoff: bool = True
     strategy: str = ""
     leaves: str = "transformers"
+    option: str = ""
     beside: str = "cloud"
     dry_run: str = "selfroute.assemble.dry_run:dry_run"
     no_dry_run: str = ""

@@ -15,6 +15,7 @@ from selfroute.config.recipes import (
     ExitsRecipe,
     HeadRecipe,
     PlaceRecipe,
+    SplitPolicyRecipe,
     TrainRecipe,
     TuneRecipe,
     WarmupRecipe,
@@ -69,7 +70,7 @@ KINDS = (
     Kind(
         "a training recipe",
         "train",
-        tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe, ExitsRecipe))),
+        tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe, ExitsRecipe, SplitPolicyRecipe))),
     ),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate, Share, Whole
 from selfroute.config.values import Spec
 from selfroute.handoff import HANDOFF_TEXT
+from selfroute.network.channel import Channel
+from selfroute.network.states import APART, Codec
 from selfroute.planning.shapes import Link, Mixture
 from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.train.rl.options import GAPGOptions, LoopOptions
@@ -29,6 +31,7 @@ __all__ = [
     "ScoredOptions",
     "ShotOptions",
     "SlotOptions",
+    "SplitPolicyRecipe",
     "StepOptions",
     "TraceOptions",
     "TrainRecipe",
@@ -43,6 +46,7 @@ EMBEDDED_CLOUD = Spec("embedded", "cloud")
 SQLITE = Spec("sqlite")
 CONSENSUS = Spec("consensus")
 WALKS = Spec("walks")
+LOSSY = Channel()
 Bins = Annotated[int, Bounds(2)]
 Folds = Annotated[int, Bounds(2)]
 
@@ -446,6 +450,49 @@ class ExitsRecipe:
     log_steps: Count = 20
     seed: int = 0
     out: Path = Path("out/exits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitPolicyRecipe:
+    """What `selfroute train` needs to make a policy of where to cut a model (`algorithm: split_policy`).
+
+    Attributes:
+        model: the whole model, of transformers or embedded.
+        method: the policy: the best place by the surrogate (`argmax`), a network that `ppo`, `a2c` or `dqn` trained in
+            it, the best `threshold` between two places, or the best `fixed` one.
+        weight: λ, reward of one nat per token less, against that of all layers in the cloud.
+        channel: the lossy link.
+        losses: p of the measurements, rising above 0.
+        layers: places of the measurements, rising; null takes all of a model of few layers, else six.
+        measurements: most pairs of the two.
+        codec, apart: how states are written, as of `early_exit`.
+        rows: train problems whose answers, the model's own, are scored.
+        draws: of the channel, for each answer and measurement.
+        max_tokens: most tokens of one answer.
+        fit_steps: of the surrogate.
+        pilots: known symbols by which the device estimates the loss, while an agent learns.
+        steps: of an agent in the surrogate.
+    """
+
+    task: Spec
+    model: Spec
+    algorithm: Literal["split_policy"] = "split_policy"
+    method: Literal["argmax", "ppo", "a2c", "dqn", "threshold", "fixed"] = "argmax"
+    weight: NotNegative = 1.0
+    channel: Channel = LOSSY
+    losses: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    layers: tuple[int, ...] | None = None
+    measurements: Count = 30
+    codec: Codec = "fp16"
+    apart: Whole = APART
+    rows: Count = 64
+    draws: Count = 1
+    max_tokens: Count = 128
+    fit_steps: Count = 1500
+    pilots: Count = 64
+    steps: Count = 100_000
+    seed: int = 0
+    out: Path = Path("out/split")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
