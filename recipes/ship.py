@@ -2,6 +2,7 @@
 
     python recipes/ship.py device=out/device cloud=out/cloud
     python recipes/ship.py chain-device=out/chain/device chain-cloud=out/chain/cloud
+    python recipes/ship.py chain-exits=out/chain/exits
 
 Weights are stored in bfloat16, which halves them; the record in `assets/provenance.json` holds what the run wrote
 about itself and the greedy accuracy on held-out problems, measured on the stored weights.
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.carried import carried_prompt
 from selfroute.backends.embedded import ASSETS, asset_path, embedded
+from selfroute.backends.exits import exits, save_exits
 from selfroute.config import Spec, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.errors import SelfRouteError
@@ -45,11 +47,22 @@ def main() -> None:
 
 
 def store(name: str, run: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(run / "checkpoint", dtype=torch.bfloat16)
-    model.save_pretrained(asset_path(name))
+    if ASSETS[name].exits:
+        store_exits(run / "checkpoint", asset_path(name))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(run / "checkpoint", dtype=torch.bfloat16)
+        model.save_pretrained(asset_path(name))
     if (prompt := carried_prompt(run)) is None:
         raise SystemExit(f"no selfroute.json in {run / 'checkpoint'}: train it with this version")
     write_prompt(asset_path(name), prompt)
+
+
+def store_exits(source: Path, target: Path) -> None:
+    made = exits(source, dtype="bfloat16", device="cpu")
+    target.mkdir(exist_ok=True)
+    save_exits(target, made.model, None, made._exits, made.whole)
+    for file in target.iterdir():
+        file.chmod(0o644)
 
 
 def about(run: Path) -> Mapping[str, Any]:
@@ -66,8 +79,9 @@ def measure(name: str) -> dict[str, Any]:
     template, rows = TEMPLATES[task.template], list(task.rows("test"))
     results: dict[str, Any] = {"split": "test", "seed": 0, "n": len(rows)}
     prompt = carried_prompt(asset_path(name))
-    is_cloud = prompt is not None and prompt.role == "cloud"
-    offers = {"alone": None} if is_cloud else {"alone": False, "offered": True}
+    # Exits begin a cloud's answers, and are asked as it is.
+    as_cloud = ASSETS[name].exits or (prompt is not None and prompt.role == "cloud")
+    offers = {"alone": None} if as_cloud else {"alone": False, "offered": True}
     for title, offer in offers.items():
         prompts = [template.conversation(row.question) for row in rows]
         if offer is not None:

@@ -15,14 +15,18 @@ from tests.gateway.live import running
 from typer.testing import CliRunner
 
 from selfroute.assemble.serving import make_gateway
-from selfroute.backends.base import capability, complete_all, run_sync
+from selfroute.backends.base import capability, complete, complete_all, run_sync
 from selfroute.backends.embedded import asset_path, embedded, provenance
+from selfroute.backends.exits import ExitBackend
+from selfroute.backends.layers import Sending
 from selfroute.backends.sessions import Sessions
 from selfroute.commands.main import app
 from selfroute.config.serving import load_serve_recipe
 from selfroute.grading import judge
 from selfroute.handoff import parse
-from selfroute.prompts import TEMPLATES
+from selfroute.prompts import TEMPLATES, PromptTemplate
+from selfroute.strategies.base import Sides, answer, check_sides
+from selfroute.strategies.inside.early_exit import EarlyExit
 from selfroute.tasks.base import Row
 from selfroute.tasks.chain import Chain
 from selfroute.tasks.countdown import Countdown
@@ -65,6 +69,25 @@ def test_the_pair_is_small_and_says_how_it_was_made() -> None:
         assert {"seed", "steps", "commit", "hardware", "held_out"} <= record.keys()
         assert 0.5 < record["held_out"]["alone"]["accuracy"] <= 1
     assert provenance("cloud")["held_out"]["alone"]["accuracy"] >= 0.9
+
+
+async def test_the_exits_of_the_chain_cloud_begin_its_answers() -> None:
+    chain = [asset_path(name) for name in ("chain-device", "chain-cloud", "chain-exits")]
+    assert sum(file.stat().st_size for folder in chain for file in folder.iterdir()) < 8_000_000
+    device, whole = embedded("chain-exits"), embedded("chain-cloud")
+    assert isinstance(device, ExitBackend) and device.exits == (1, 2)
+    record = provenance("chain-exits")
+    assert set(record["exits"]) == {"1", "2"} and 0.5 < record["held_out"]["alone"]["accuracy"] < 0.8
+    row = next(iter(Chain(seed=3, limit=1).rows("test")))
+    messages = [Message("user", f"{row.question}. Let me solve this step by step.")]
+    sides = Sides(device=device, cloud=whole, template=PromptTemplate("", "", "{question}"))
+    sending = Sending(codec="fp32", upload="late")
+    for threshold in (0.99, 1.01):
+        strategy = EarlyExit(thresholds=(threshold,), sending=sending)
+        check_sides(strategy, sides)
+        trace = await answer(strategy, sides, messages, Sampling(max_tokens=100))
+        assert trace.text == (await complete(whole, messages, Sampling(max_tokens=100))).text
+        assert (trace.usage("device").completion_tokens > 20) == (threshold < 1)
 
 
 def test_the_chain_pair_shares_a_tokenizer_and_says_how_it_was_made() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from selfroute.backends.base import Backend
 from selfroute.backends.best_of import BestOfN
+from selfroute.backends.exits import exits as load_exits
 from selfroute.backends.files import ModelFiles, folder_window
 from selfroute.backends.transformers import TransformersBackend, load_model
 from selfroute.errors import ConfigError
@@ -37,11 +38,13 @@ class Asset:
         folder: below `assets`.
         task: that it was trained on.
         samples: how many answers it may write for one prompt.
+        exits: it is the first layers of another, with exits.
     """
 
     folder: str
     task: str = "countdown"
     samples: int = 1
+    exits: bool = False
 
 
 ASSETS = {
@@ -50,6 +53,7 @@ ASSETS = {
     "cloud": Asset("cloud", samples=8),
     "chain-device": Asset("chain_device", "chain"),
     "chain-cloud": Asset("chain_cloud", "chain"),
+    "chain-exits": Asset("chain_exits", "chain", exits=True),
 }
 
 
@@ -57,8 +61,8 @@ def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, roo
     """A model that comes with the package, in float32 on the CPU.
 
     Args:
-        name: for Countdown "device" (before training), "device-gapg" (after it) or "cloud"; for Chain "chain-device"
-            or "chain-cloud".
+        name: for Countdown "device" (before training), "device-gapg" (after it) or "cloud"; for Chain "chain-device",
+            "chain-cloud", or "chain-exits", the first two layers of the latter with exits.
         samples: most answers per prompt; the first whose own written check says yes is given. By default 8 for
             the cloud of Countdown and 1 for the others.
         max_batch: most prompts at once.
@@ -74,7 +78,10 @@ def embedded(name: str, *, samples: int | None = None, max_batch: int = 256, roo
             "pair with its recipe"
         )
     # The weights are stored in half the bytes; on a CPU float32 is faster and greedy decoding repeatable.
-    model, tokenizer = load_model(folder, tokenizer_path=folder.parent / "tokenizer", dtype="float32", device="cpu")
+    where: dict[str, Any] = {"tokenizer_path": folder.parent / "tokenizer", "dtype": "float32", "device": "cpu"}
+    if ASSETS[name].exits:
+        return load_exits(folder, name=name, max_batch=max_batch, **where)
+    model, tokenizer = load_model(folder, **where)
     backend = TransformersBackend(name, model, tokenizer, max_batch=max_batch)
     count = ASSETS[name].samples if samples is None else samples
     return backend if count == 1 else BestOfN(backend, count, accepts_own_check)

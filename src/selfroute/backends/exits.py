@@ -91,19 +91,21 @@ def exits(
     dtype: str | torch.dtype | None = None,
     device: str | torch.device | None = None,
     max_batch: int = 64,
+    tokenizer_path: str | Path | None = None,
 ) -> ExitBackend:
     """The first layers of a model, with exits that `algorithm: exits` made.
 
     Args:
         folder: of that training, with `exits.json`.
         name, dtype, device, max_batch: as of `transformers`.
+        tokenizer_path: where the tokenizer lies, if not in the folder.
 
     Raises:
         ConfigError: there is no such folder, or it cannot be read.
     """
     path = check_exits(folder)
     facts = _facts(path)
-    model, tokenizer = load_model(path, dtype=dtype, device=device)
+    model, tokenizer = load_model(path, tokenizer_path=tokenizer_path, dtype=dtype, device=device)
     early = _early(path, model, facts["exits"][:-1])
     return ExitBackend(name or str(folder), model, tokenizer, early, facts["whole"], max_batch=max_batch)
 
@@ -125,13 +127,14 @@ def check_exits(folder: str | Path) -> Path:
 def save_exits(
     folder: Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     found: Sequence[tuple[int, Exit]],
     whole: Whole,
 ) -> None:
     """Write a device: the layers of a whole model up to the last exit, and all exits.
 
     Args:
+        tokenizer: None for one that lies elsewhere.
         found: exits by the number of layers before them, rising.
     """
     from safetensors.torch import save_file
@@ -139,7 +142,8 @@ def save_exits(
     from selfroute.backends.torch.exits import first_layers
 
     first_layers(model, *found[-1]).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     weights = {
         f"{layers}.{key}": value.detach().cpu().contiguous()
         for layers, leave in found[:-1]
