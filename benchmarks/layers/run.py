@@ -1,6 +1,7 @@
 """One model in two places: what exits save, what codecs cost, what sending at once saves, and what an endpoint keeps.
 
     python benchmarks/layers/run.py exits --exits out/chain/exits-{seed}/checkpoint --seeds 1,2,3 --n 800
+    python benchmarks/layers/run.py codecs --seeds 1,2,3 --n 800
     python benchmarks/layers/run.py stall --exits out/chain/exits-1/checkpoint --n 40
     python benchmarks/layers/run.py speed --exits out/chain/exits-1/checkpoint --n 40
     python benchmarks/layers/run.py memory --n 10000
@@ -198,6 +199,34 @@ def over_seeds(values: Sequence[dict[str, float]]) -> dict[str, str]:
     }
 
 
+def codecs(told: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy of the whole model with states behind its first layer written and read again, by codec and seed."""
+    found: dict[str, Any] = {}
+    for seed in map(int, told.seeds.split(",")):
+        whole: Any = embedded("chain-cloud")
+        asked, task = questions(seed, told.n), Chain(limit=told.n, seed=seed)
+        for codec in ("fp32", "int8", "int8_plain", "int4"):
+            hook = whole.model.model.layers[0].register_forward_hook(carried(codec))
+            answers = whole.generate_batch([messages for _, messages in asked], SAMPLING)
+            hook.remove()
+            right = [
+                task.verify(row, answer.text).quality >= 0.5 for (row, _), answer in zip(asked, answers, strict=True)
+            ]
+            found.setdefault(codec, []).append(statistics.fmean(right))
+    return {"n": told.n, "seeds": told.seeds, "right behind layer 1": found}
+
+
+def carried(codec: Codec) -> Any:
+    """A hook that takes what a layer gives through a codec, position by position."""
+
+    def through(module: Any, given: Any, states: torch.Tensor) -> torch.Tensor:
+        flat = states.reshape(-1, states.shape[-1])
+        came = decode_states(encode_states(Block(0, flat.numpy()), codec), width=flat.shape[1])
+        return torch.from_numpy(came.states.copy()).reshape(states.shape)
+
+    return through
+
+
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
@@ -234,7 +263,7 @@ class _Carried:
 
 
 def stall(told: argparse.Namespace) -> dict[str, Any]:
-    """How long the device waits for the cloud: sending at once, and in one burst with each question."""
+    """How long the device waits for the cloud: sending at once, in one burst with a question, or blocked by each."""
     whole, network = embedded("chain-cloud"), Network(rtt_s=0.02, uplink_mbps=10.0)
     device = load_exits(told.exits.format(seed=1))
 
@@ -244,8 +273,13 @@ def stall(told: argparse.Namespace) -> dict[str, Any]:
         traces = [await answer(strategy, sides, messages, SAMPLING) for _, messages in questions(1, told.n)]
         return sum(s.seconds for trace in traces for s in trace.segments if s.source == "cloud")
 
-    ratios = [asyncio.run(waits("eager")) / asyncio.run(waits("late")) for _ in range(told.rounds)]
-    return {"n": told.n, "stall, eager / late": statistics.median(ratios), "of rounds": ratios}
+    uploads = ("eager", "late", "blocking")
+    rounds = [{upload: asyncio.run(waits(upload)) for upload in uploads} for _ in range(told.rounds)]
+    found: dict[str, Any] = {"n": told.n}
+    for other in ("late", "blocking"):
+        ratios = [each["eager"] / each[other] for each in rounds]
+        found[f"stall, eager / {other}"] = {"median": statistics.median(ratios), "of rounds": ratios}
+    return found
 
 
 def speed(told: argparse.Namespace) -> dict[str, Any]:
@@ -343,7 +377,7 @@ def smollm2(told: argparse.Namespace) -> dict[str, Any]:
     return {"tokens": total, "by cut": found}
 
 
-PARTS = {"exits": exits, "stall": stall, "speed": speed, "memory": memory, "smollm2": smollm2}
+PARTS = {"exits": exits, "codecs": codecs, "stall": stall, "speed": speed, "memory": memory, "smollm2": smollm2}
 
 if __name__ == "__main__":
     main()

@@ -37,7 +37,7 @@ __all__ = [
     "check_whole",
 ]
 
-Upload = Literal["eager", "late"]
+Upload = Literal["eager", "late", "blocking"]
 KeyValues = Literal["recompute", "copy"]
 _CLOSE_S = 0.1  # how long an end that is let go of is waited for
 
@@ -255,7 +255,8 @@ class Sending:
 
     Attributes:
         codec, apart: see `selfroute.network.states`.
-        upload: as soon as they are there, while the device goes on, or in one burst with the next question.
+        upload: as soon as they are there, while the device goes on; in one burst with the next question; or as soon as
+            they are there, while the device waits until they have arrived (to compare with).
         deadline_s: how long a token is waited for; None for ever.
     """
 
@@ -311,11 +312,16 @@ class TailSession:
         return self._used
 
     def put(self, first: int, states: Any) -> None:
-        """States that are new; an eager session sends them in the background."""
+        """States that are new; all but a late session send them in the background."""
         self._unsent.append(Block(first, states))
         self._through = first + len(states)
-        if self._sending.upload == "eager" and not (self._stuck or self._closed) and self._sending_now is None:
+        if self._sending.upload != "late" and not (self._stuck or self._closed) and self._sending_now is None:
             self._sending_now = asyncio.create_task(self._upload())
+
+    async def arrived(self) -> None:
+        """Wait until what was put is there, or could not be sent."""
+        if self._sending_now is not None:
+            await asyncio.wait([self._sending_now])
 
     async def read(self, ids: Sequence[int], *, every: bool = False) -> list[View]:
         """See `Session`; what it needs of tokens comes as states."""

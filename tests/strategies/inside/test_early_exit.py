@@ -93,7 +93,7 @@ async def traces(strategy: EarlyExit, pair: Any, count: int, sampling: Sampling 
 class TestTheWholeModel:
     @pytest.mark.parametrize("sampling", [SAMPLING, WARM], ids=["greedy", "sampled"])
     @pytest.mark.parametrize("exits", [(2, 4), (1,), (3, 5)])
-    @pytest.mark.parametrize("upload", ["eager", "late"])
+    @pytest.mark.parametrize("upload", ["eager", "late", "blocking"])
     async def test_answers_where_no_exit_is_looked_at(
         self, whole: TransformersBackend, exits: tuple[int, ...], sampling: Sampling, upload: Any
     ) -> None:
@@ -150,7 +150,7 @@ class TestStandalone:
 
 
 class TestTogether:
-    @pytest.mark.parametrize("upload", ["eager", "late"])
+    @pytest.mark.parametrize("upload", ["eager", "late", "blocking"])
     async def test_every_byte_and_every_layer_is_counted(
         self, device: ExitBackend, whole: TransformersBackend, upload: Any
     ) -> None:
@@ -177,6 +177,24 @@ class TestTogether:
         assert up == sum(map(len, way.messages)) - opened * ASK_BYTES  # closing is told when the trace is made
         assert sum(map(len, way.messages)) == heads + sent * 2 * WIDTH
         assert down == (len(way.messages) - opened) * REPLY_BYTES
+
+    async def test_a_device_that_blocks_waits_for_each_upload(
+        self, device: ExitBackend, whole: TransformersBackend
+    ) -> None:
+        async def slow(number: int, data: bytes, carry: Any) -> bytes:
+            await asyncio.sleep(0.03)
+            reply: bytes = await carry(data)
+            return reply
+
+        texts, waited = [], []
+        for upload in ("eager", "blocking"):
+            strategy = EarlyExit(thresholds=(0.2,), sending=Sending(codec="fp32", upload=upload))  # type: ignore[arg-type]
+            trace = await answer(strategy, sides(device, Through(whole, slow)), ask(1), SAMPLING)
+            texts.append(trace.text)
+            waited.append(sum(segment.seconds for segment in trace.segments if segment.source == "cloud"))
+            own = trace.usage("device").completion_tokens
+        assert texts[0] == texts[1] and own > 3
+        assert waited[1] > waited[0] + 0.02 * own
 
     async def test_more_stands_on_the_device_the_lower_the_threshold(
         self, device: ExitBackend, whole: TransformersBackend

@@ -112,13 +112,15 @@ class Part:
         if not len(states):
             return states
         hidden, positions, rotary = self._placed(states)
-        mask = create_causal_mask(
-            config=self._cut.config,
-            inputs_embeds=hidden,
-            attention_mask=None,
-            past_key_values=self._cache,
-            position_ids=positions,
-        )
+        mask = None  # one position may look at all before it
+        if len(states) > 1:
+            mask = create_causal_mask(
+                config=self._cut.config,
+                inputs_embeds=hidden,
+                attention_mask=None,
+                past_key_values=self._cache,
+                position_ids=positions,
+            )
         for layer in self._layers:
             hidden = layer(
                 hidden,

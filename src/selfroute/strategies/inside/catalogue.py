@@ -239,7 +239,8 @@ def early_exit(
         thresholds: least probability with which a token stands at an exit, one for all or one for each; above 1 an exit
             is not looked at.
         mode: `collaborative`, or `standalone`, which never asks and takes the last exit's token.
-        upload: send hidden states as soon as they are there (`eager`), or with the next question (`late`).
+        upload: send hidden states as soon as they are there (`eager`), with the next question (`late`), or, to compare
+            with, as soon as they are there while the device waits (`blocking`).
         codec: how they are written: `fp32`, `fp16`, `bf16`, `int8`, `int8_plain` or `int4`.
         apart: channels of each position that int8 and int4 keep as they are.
         keys: keys and values of layers that a token left out: `recompute` them when they are needed, or `copy` them

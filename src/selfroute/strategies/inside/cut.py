@@ -59,11 +59,12 @@ async def written_by_halves(
     async with joint(
         sides, messages, sampling, strategy=strategy, max_cloud_tokens=max_cloud_tokens, ends=ends
     ) as answer:
-        if opened.uploads and halves.sending.upload == "eager" and answer.cloud_left > 0:
+        if opened.uploads and halves.sending.upload != "late" and answer.cloud_left > 0:
             await answer.open_cloud()
+        chunk = 1 if halves.sending.upload == "blocking" else _CHUNK
         misses = 0
         while not answer.over:
-            said, misses = await _turn(answer, opened.session, misses)
+            said, misses = await _turn(answer, opened, misses, chunk)
             opened.uploads &= not answer.failed
             for each in said:
                 yield each
@@ -81,13 +82,17 @@ def check_deadline(sending: Sending) -> None:
         raise ConfigError(f"deadline_s: {deadline_s} is not above 0; null waits for ever")
 
 
-async def _turn(answer: Joint, device: ExitSession, misses: int) -> tuple[list[TextDelta], int]:
+async def _turn(answer: Joint, opened: _Opened, misses: int, chunk: int) -> tuple[list[TextDelta], int]:
     """The device writes until it is shown or unsure; then the cloud writes a token, or else the device itself.
 
     Args:
         misses: questions in a row without a token before it; returned as they are after it.
+        chunk: most tokens that the device writes; after one, it waits until its states have arrived.
     """
-    written = await answer.device_writes(min(_CHUNK, answer.left))
+    device = opened.session
+    written = await answer.device_writes(min(chunk, answer.left))
+    if chunk == 1 and opened.tail is not None and opened.uploads and not answer.failed:
+        await answer.asking(opened.arrived)
     said = answer.settle("device", written) if written else []
     if device.unsure is None or answer.over:
         return said, misses
@@ -124,6 +129,7 @@ class _Opened:
 
     Attributes:
         session: the device's.
+        tail: the cloud's, once it is open.
         uploads: whether the cloud is still to be told of states.
     """
 
@@ -131,7 +137,7 @@ class _Opened:
 
     def __init__(self, halves: Halves, sides: Sides, sampling: Sampling) -> None:
         self._halves, self._sides, self._sampling = halves, sides, sampling
-        self._tail: TailSession | None = None
+        self.tail: TailSession | None = None
         self._early: list[tuple[int, object]] = []  # states from before the cloud's session is open
         self.uploads = not halves.alone and sides.cloud is not None
 
@@ -142,7 +148,7 @@ class _Opened:
     def cloud(self, messages: Sequence[Message]) -> Session:
         """The conversation reaches it as states."""
         assert self._sides.cloud is not None
-        self._tail = TailSession(
+        self.tail = TailSession(
             capability(self._sides.cloud, Layered).tail(self._halves.first),
             self._halves.whole,
             self._sampling,
@@ -152,12 +158,18 @@ class _Opened:
             air=self._halves.air,
         )
         for first, states in self._early:
-            self._tail.put(first, states)
+            self.tail.put(first, states)
         self._early.clear()
-        return self._tail
+        return self.tail
+
+    async def arrived(self, cloud: Session) -> bool:
+        """Wait for what is on its way to the cloud."""
+        assert self.tail is not None
+        await self.tail.arrived()
+        return True
 
     def _send(self, first: int, states: object) -> None:
-        if self._tail is not None and self.uploads:
-            self._tail.put(first, states)
+        if self.tail is not None and self.uploads:
+            self.tail.put(first, states)
         elif self.uploads:
             self._early.append((first, states))
