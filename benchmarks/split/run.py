@@ -258,11 +258,8 @@ PARTS: dict[str, Callable[[int, argparse.Namespace], dict[str, Any]]] = {
 def results(out: Path) -> str:
     """The tables of all seeds that are there."""
     found = {part: [json.loads(file.read_text()) for file in sorted(out.glob(f"{part}-*.json"))] for part in PARTS}
-    parts = [quality_table(found["quality"]), surrogate_table(found["surrogate"])]
-    parts += [agents_table(found["agents"], found["surrogate"]), device_table(found["device"])]
-    parts += [smollm2_table(found["smollm2"])] if found["smollm2"] else []
-    seeds = len(found["quality"])
-    head = f"# Where to cut a model\n\nBy `python benchmarks/split/run.py`, {seeds} seeds; see docs/split.md."
+    parts = [f"Seeds: {len(found[part])}. {make(found[part])}" for part, make in TABLES.items() if found[part]]
+    head = "# Where to cut a model\n\nBy `python benchmarks/split/run.py`; see docs/split.md."
     return "\n\n".join([head, *parts]) + "\n"
 
 
@@ -315,7 +312,7 @@ def surrogate_table(found: Sequence[dict[str, Any]]) -> str:
     return f"Thirty measurements: the surrogate's mean error is {mae} % of the range.\n\n" + table(head, rows)
 
 
-def agents_table(found: Sequence[dict[str, Any]], fits: Sequence[dict[str, Any]]) -> str:
+def agents_table(found: Sequence[dict[str, Any]]) -> str:
     rows = []
     for name in ("oracle", "argmax", *AGENTS, "best fixed", *(f"fixed {place}" for place in PLACES)):
         each = [one[name] for one in found]
@@ -343,6 +340,15 @@ def smollm2_table(found: Sequence[dict[str, Any]]) -> str:
     ]
     return (f"SmolLM2-135M, elements dropped, nats per token above {spread([one['clean'] for one in found])}:\n\n"
             + table(["p", *(f"l = {p}" for p in places)], rows))  # fmt: skip
+
+
+TABLES: dict[str, Callable[[Sequence[dict[str, Any]]], str]] = {
+    "quality": quality_table,
+    "surrogate": surrogate_table,
+    "agents": agents_table,
+    "device": device_table,
+    "smollm2": smollm2_table,
+}
 
 
 if __name__ == "__main__":
