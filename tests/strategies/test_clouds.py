@@ -67,7 +67,8 @@ async def test_1000_at_once_over_all_clouds_overspend_nothing(
     traces = await asyncio.gather(*(ask(AlwaysCloud(), pair) for _ in range(1000)))
     booked = sum(segment.cost_usd for trace in traces for segment in trace.segments if segment.source == "cloud")
     (state,) = await budget.status()
-    assert state.held == 0 and state.spent == pytest.approx(booked) and booked <= cap
+    assert state.held == 0 and state.spent == pytest.approx(booked)
+    assert max(state.spent, booked) < cap + 1e-12  # sums of the same amounts in another order differ in a last digit
     assert booked > 0.8 * cap
     asked = {trace.end.model for trace in traces if trace.source == "cloud"}
     assert len(asked) >= 2
