@@ -180,6 +180,14 @@ def test_a_splitting_that_llama_cpp_does_not_know(trained: Path, tmp_path: Path)
     assert run(trained, "--out", tmp_path / "out", "--format", "hf")[0] == 0
 
 
+def test_an_adapter_of_no_named_model(trained: Path, tmp_path: Path) -> None:
+    """As of a model that came out of a GGUF file."""
+    pytest.importorskip("peft", reason="needs peft")
+    (trained / "checkpoint" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    line = refused(trained / "checkpoint", "--out", tmp_path / "out")
+    assert "names no base model; export the run's checkpoint" in line
+
+
 def test_an_adapter_without_peft(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "peft")
     (trained / "checkpoint" / "adapter_config.json").write_text("{}", encoding="utf-8")

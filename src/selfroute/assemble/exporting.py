@@ -116,6 +116,10 @@ def _merged(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
     settings = json.loads((source.folder / ADAPTER).read_text(encoding="utf-8"))
     base = str(settings.get("base_model_name_or_path") or "")
+    if not base:
+        raise ConfigError(
+            f"'{source.folder}' names no base model; export the run's checkpoint, which holds the whole model"
+        )
     own = (source.tokenizer / "tokenizer_config.json").is_file()
     # In float32: what an adapter adds may be less than a step of the base's own type.
     model, tokenizer = load_model(

@@ -134,6 +134,8 @@ def gguf_model(path: str | Path, *, dtype: torch.dtype, attention: str | None = 
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    # peft looks for a config.json there at every checkpoint; a folder of GGUF files has none.
+    model.name_or_path = model.config.name_or_path = ""
     _parsed.clear()
     network: PreTrainedModel = model
     return network
