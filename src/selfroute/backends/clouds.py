@@ -553,13 +553,13 @@ class _Nobody(Backend):
 
 
 class _Silent(Backend):
-    """A cloud that answers nothing."""
+    """A cloud that answers a word for nothing."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        yield Delta(finish_reason="stop", usage=Usage())
+        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
 
 
 _RESTS, _NO_ROOM = "rests", "the budget has no room for it"

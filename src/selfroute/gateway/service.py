@@ -113,7 +113,7 @@ class _Absent(Backend):
 
 
 class _Silent(Backend):
-    """A cloud that answers nothing, so that a strategy decides without a call."""
+    """A cloud that answers a word for nothing, so that a strategy decides without a call."""
 
     lacks: frozenset[str] | None = None
 
@@ -122,11 +122,11 @@ class _Silent(Backend):
         self.lacks = lacks
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        yield Delta(finish_reason="stop", usage=Usage())
+        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
 
 
 class _Listening(Backend):
-    """A cloud that answers nothing, and knows what it was asked."""
+    """A cloud that answers a word for nothing, and knows what it was asked."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -134,7 +134,7 @@ class _Listening(Backend):
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         self.asked = messages, sampling
-        yield Delta(finish_reason="stop", usage=Usage())
+        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
 
 
 class _Remembering(Backend):
