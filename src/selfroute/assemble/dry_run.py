@@ -190,11 +190,12 @@ def _longest_pair(tokenizer: str, config: Any, recipe: RewardRecipe, task: Task 
         longest = max((len(row.question) for row in _rows(task, notes)), default=0) if task is not None else 0
         notes.append(f"pairs: '{spec.name}' asks a model for them, tokens are guessed from the questions")
         return int(longest / CHARACTERS_PER_TOKEN) + most
-    few = {name: LOOKED_AT for name in ("rows", "held_out_rows") if name in spec.options or entry.asks}
+    sizes = [name for name in ("rows", "held_out_rows") if name in spec.options or entry.asks]
+    few = {name: min(LOOKED_AT, int(spec.options.get(name, LOOKED_AT))) for name in sizes}
     pairs = make_pairs(replace(spec, options={**spec.options, **few}), task=task, seed=recipe.seed)
     sides = [(one.question, text) for one in (*pairs.learn, *pairs.held_out) for text in (one.good, one.bad)]
     if few:
-        notes.append(f"pairs: the longest of those from {LOOKED_AT} walks; others may be longer")
+        notes.append(f"pairs: the longest of those from {LOOKED_AT} walks at most; others may be longer")
     if (words := _words(tokenizer, config, notes)) is None:
         return int(max(len(question) + len(text) for question, text in sides) / CHARACTERS_PER_TOKEN)
     return max(len(scored_ids(words, question, text)) for question, text in sides)
