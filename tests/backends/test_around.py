@@ -1,21 +1,25 @@
-"""Sessions keep to what stands around their backend: the guard's breaker and limit, and a provider's rate."""
+"""Sessions and cut answers keep to what stands around their backend: a guard's breaker and limit, a provider's rate."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.strategies.inside.pair import SAMPLING, Faulty, ask, model
+from tests.strategies.inside.pair import SAMPLING, Faulty, ask, first_part, model, sides
 
-from selfroute.backends.base import capability
+from selfroute.backends.base import Backend, capability, complete
+from selfroute.backends.layers import Sending
 from selfroute.backends.rate_limited import RateLimited
 from selfroute.backends.sessions import Sessions
 from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable
 from selfroute.gateway.guard import Guard
+from selfroute.strategies.base import answer
+from selfroute.strategies.inside.early_exit import EarlyExit
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,85 @@ def test_a_backend_without_sessions_has_none_around_either() -> None:
     silent = FunctionBackend("silent", lambda messages, sampling: "hello")
     assert Guard("g", RateLimited(silent, requests_per_minute=60)).offer(Sessions) is None
     assert Guard("later", lambda: silent).offer(Sessions) is None
+
+
+# --- answers of a model that is cut in two -------------------------------------------------------------------------
+
+
+class FaultyTail(Backend):
+    """A cloud whose layers fail while they are told to, and take a while."""
+
+    inner: TransformersBackend
+    fails = False
+    takes_s = 0.0
+
+    def __init__(self, inner: TransformersBackend) -> None:
+        self.inner, self.name, self.asked = inner, inner.name, 0
+
+    async def stream(self, messages: Any, sampling: Any) -> Any:
+        async for delta in self.inner.stream(messages, sampling):
+            yield delta
+
+    def tail(self, first: int) -> Any:
+        inner = self.inner.tail(first)
+        cloud = self
+
+        class Failing:
+            name, whole, first = inner.name, inner.whole, inner.first
+
+            async def carry(self, data: bytes) -> bytes:
+                cloud.asked += 1
+                await asyncio.sleep(cloud.takes_s)
+                if cloud.fails:
+                    raise BackendError("plain: out of order", backend="plain")
+                return await inner.carry(data)
+
+        return Failing()
+
+
+@pytest.fixture(scope="module")
+def exits(plain: Any) -> Iterator[Any]:
+    with first_part(plain, (1,)) as made:
+        yield made
+
+
+WHOLE = EarlyExit(thresholds=(1.01,), sending=Sending(codec="fp32", upload="late"))
+
+
+async def test_failures_of_layers_open_the_breaker_and_the_device_goes_on(plain: Any, exits: Any) -> None:
+    cloud = FaultyTail(plain)
+    guard = Guard("plain", cloud, failures=2, rest_s=0.3)
+    cloud.fails = True
+    alone = (await complete(exits, ask(1), SAMPLING)).text
+    trace = await answer(WHOLE, sides(exits, guard), ask(1), SAMPLING)
+    assert (trace.text, trace.source, guard.health().state) == (alone, "device", "resting")
+    asked = cloud.asked
+    trace = await answer(WHOLE, sides(exits, guard), ask(1), SAMPLING)
+    assert trace.text == alone and "failed 2 times in a row, last: plain: out of order" in (trace.error or "")
+    with pytest.raises(BackendUnavailable, match="failed 2 times"):
+        await complete(guard, ask(1), SAMPLING)
+    assert cloud.asked == asked  # while it rests nobody is asked
+    cloud.fails = False
+    await asyncio.sleep(0.35)
+    trace = await answer(WHOLE, sides(exits, guard), ask(1), SAMPLING)
+    assert trace.text == (await complete(plain, ask(1), SAMPLING)).text
+    assert (guard.health().state, guard.health().answered) == ("ready", 1)  # of many messages, one answer
+    assert guard.health().in_flight == 0 and len(plain.tail(1)) == 0
+
+
+async def test_a_message_of_layers_has_the_limit_of_a_first_piece(plain: Any, exits: Any) -> None:
+    cloud = FaultyTail(plain)
+    cloud.takes_s = 0.4
+    guard = Guard("plain", cloud, first_token_s=0.1)
+    trace = await answer(WHOLE, sides(exits, guard), ask(1), SAMPLING)
+    assert trace.source == "device" and "nothing within 0.1 s" in (trace.error or "")
+    assert guard.health().failed >= 1
+
+
+async def test_messages_of_layers_wait_for_their_turn(plain: Any, exits: Any) -> None:
+    guard = Guard("plain", RateLimited(plain, requests_per_minute=60 / 0.1), first_token_s=0.05)
+    began = time.monotonic()
+    trace = await answer(WHOLE, sides(exits, guard), ask(1), replace(SAMPLING, max_tokens=4))
+    assert time.monotonic() - began >= 0.3  # four questions, the first at once
+    assert trace.text == (await complete(plain, ask(1), replace(SAMPLING, max_tokens=4))).text
+    assert guard.health().failed == 0

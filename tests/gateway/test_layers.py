@@ -105,15 +105,23 @@ async def test_private_sends_no_states(own: Any) -> None:
 async def test_a_client_that_leaves_frees_both_sides(own: Any, whole: Any, server: Live) -> None:
     long = replace(ALL, sending=Sending(codec="fp32", upload="late"))
     with gateway(pair(own, remote(server.url), long)) as live:
-        async with aiohttp.ClientSession() as http:
-            body = ask(question(2)[0].content, max_tokens=200, stream=True, temperature=1.0, seed=3)
-            async with http.post(f"{live.url}/v1/chat/completions", json=body) as response:
-                await response.content.readany()
-                response.close()
-        left = time.monotonic()
-        while len(whole.tail(2)):
-            assert time.monotonic() - left < 2.0
-            await asyncio.sleep(0.005)
+        took = [await freed_after_leaving(live, whole) for _ in range(3)]
+    assert min(took) < 0.2, took  # at the best of three: other work on the machine is not ours
+
+
+async def freed_after_leaving(live: Live, whole: Any) -> float:
+    """Seconds from where a client leaves a stream until neither side works on its answer."""
+    async with aiohttp.ClientSession() as http:
+        body = ask(question(2)[0].content, max_tokens=200, stream=True, temperature=1.0, seed=3)
+        async with http.post(f"{live.url}/v1/chat/completions", json=body) as response:
+            await response.content.readany()
+            assert len(whole.tail(2)) == 1
+            left = time.monotonic()
+            response.close()
+    while len(whole.tail(2)) or live.app.in_flight:
+        assert time.monotonic() - left < 5.0
+        await asyncio.sleep(0.002)
+    return time.monotonic() - left
 
 
 async def test_an_endpoint_goes_on_at_any_layer_that_it_holds(device: Any, whole: Any, server: Live) -> None:

@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 
-from selfroute.backends.around import SessionsAround
+from selfroute.backends.around import offer_around
 from selfroute.backends.base import Backend, as_backend, refuse_fields
 from selfroute.backends.flight import closing
-from selfroute.backends.sessions import Sessions
 from selfroute.errors import ConfigError
 from selfroute.types import Delta, Message, Sampling
 
@@ -22,7 +21,8 @@ T = TypeVar("T")
 
 
 class RateLimited(Backend):
-    """A backend that starts no more than so many requests a minute, evenly spaced; each call of a session is one.
+    """A backend that starts no more than so many requests a minute, evenly spaced; each call of a session and each
+    message of a cut answer is one.
 
     Put it inside a cache, so that answers that are known do not wait.
 
@@ -47,10 +47,9 @@ class RateLimited(Backend):
         self._lock = threading.Lock()
 
     def offer(self, kind: type[T]) -> T | None:
-        """As any backend; what a session asks waits for its turn as well."""
-        if kind is not Sessions or (inner := self.inner.offer(Sessions)) is None:
-            return super().offer(kind)
-        return cast(T, SessionsAround(inner, lambda answered: self._waiting()))
+        """As any backend; what a session or a cut answer asks waits for its turn as well."""
+        around = offer_around(self.inner, kind, lambda answered: self._waiting())
+        return super().offer(kind) if around is None else around
 
     async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
         """See `selfroute.backends.base.Backend`; waits for its turn first."""

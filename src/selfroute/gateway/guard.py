@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from selfroute.backends.around import SessionsAround
+from selfroute.backends.around import offer_around
 from selfroute.backends.base import Asked, Backend, as_backend, capability, is_refusal
 from selfroute.backends.flight import closing
-from selfroute.backends.sessions import Sessions
 from selfroute.errors import BackendError, BackendTimeout, BackendUnavailable, PrivacyRefused
 from selfroute.types import Delta, Message, Sampling
 
@@ -168,10 +167,9 @@ class Guard(Backend):
             self._note_answer()
 
     def offer(self, kind: type[T]) -> T | None:
-        """As any backend; what a session asks has its health and breaker as well."""
-        if kind is not Sessions or self.inner is None or (inner := self.inner.offer(Sessions)) is None:
-            return super().offer(kind)
-        return cast(T, SessionsAround(inner, self._asking))
+        """As any backend; what a session or a cut answer asks has its health and breaker as well."""
+        around = None if self.inner is None else offer_around(self.inner, kind, self._asking)
+        return super().offer(kind) if around is None else around
 
     @asynccontextmanager
     async def _asking(self, answered: bool) -> AsyncIterator[None]:
