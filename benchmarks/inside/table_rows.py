@@ -71,6 +71,14 @@ def adaswitch(name: str, checker: str, points: Sequence[float], *, control: bool
     return Row({**made.recipe, **device}, {place: ["recipes/chain/steps.yaml", *told]})
 
 
+def layers(name: str, strategy: str, device: str, *, points: Sequence[float], **options: Any) -> Row:
+    """One model in two places: the device holds part of the cloud's, or all of it. Lists of words are trained."""
+    trained = {key: value for key, value in options.items() if isinstance(value, list)}
+    own = {key: value for key, value in options.items() if key not in trained}
+    made = entrant(name, strategy, **own, points=list(points))
+    return Row({**made.recipe, "device": device}, trained)
+
+
 def slug(name: str) -> str:
     """Of what is trained for a row."""
     return "".join(letter if letter.isalnum() else "-" for letter in name)
@@ -100,12 +108,23 @@ ROWS: dict[str, Row] = {
     "AdaSwitch": adaswitch("AdaSwitch", "tag", (0.5, 0.3, 0.1, 0.03)),
     "AdaSwitch, min probability": adaswitch("AdaSwitch, min probability", "min_probability", (0.6, 0.5, 0.3)),
     "gold-only control": adaswitch("gold-only control", "min_probability", (1.0, 0.5), control=True),
-    "early exit": Row(
-        {
-            **entrant("early exit", "early_exit", thresholds=0.9, points=[0.5, 0.8, 0.9, 0.95, 0.99]).recipe,
-            "device": "exits:{exits}/checkpoint",
-        },
-        {"exits": ["recipes/chain/exits.yaml"]},
+    "early exit": layers(
+        "early exit",
+        "early_exit",
+        "exits:{exits}/checkpoint",
+        exits=["recipes/chain/exits.yaml"],
+        thresholds=0.9,
+        points=[0.8, 0.9, 0.95, 0.99],
+    ),
+    "split, lossy link": layers(
+        "split, lossy link",
+        "split",
+        "embedded:chain-cloud",
+        split=["recipes/chain/split.yaml"],
+        policy="{split}/checkpoint",
+        channel={"kind": "packet_drop", "packet_bytes": 32},
+        weather={"good": 0.1, "bad": 0.6, "worsens": 0.1, "clears": 0.1},
+        points=[0.3, 1.0, 10.0],
     ),
     "CITER": head("CITER", "citer", FEW_POINTS, scorer="citer"),
     "Co-LLM": head("Co-LLM", "co_llm", FEW_POINTS, scorer="co_llm"),
