@@ -165,6 +165,7 @@ def policy_trainer(
     constraints: Any = None,
     behaviour: Any = None,
     m_step: Any = None,
+    worked: Any = None,
     callbacks: Any = None,
     rows_per_pass: int | None = None,
     **options: Any,
@@ -182,5 +183,6 @@ def policy_trainer(
         constraints=constraints,
         behaviour=behaviour,
         m_step=m_step,
+        worked=worked,
         callbacks=callbacks,
     )

@@ -155,6 +155,23 @@ def test_replayed_attempts_stand_in_their_prompts_groups(tmp_path: Path) -> None
     assert {i % 6 for i in places} == {4, 5}
 
 
+def test_attempts_begin_with_what_is_right_of_each_row(tmp_path: Path) -> None:
+    """From the first step on, graded as any; a prompt's own attempts then come beside it."""
+    rows = [f"{i}:{prompt}" for i, prompt in enumerate(PROMPTS)]
+    worked = {row: f"w{i} w{i}" for i, row in enumerate(rows)}
+    options = Behaviour(replayed=0.34, alike=0.0, worked=True)
+    made = train(tmp_path, behaviour=options, worked=worked)
+    assert made._attempts is not None and made.replaying is not None
+    old = [i for i, back in enumerate(made._attempts.facts["replayed"]) if back]
+    said = made._tokenizer.batch_decode([made._attempts.completions[i] for i in old])
+    assert sorted(said) == sorted(f"{text} <end>" for text in worked.values())  # one each: there is no other yet
+    assert all(len(entries) > 1 for entries in made.replaying.buffer.kept.values())
+    with pytest.raises(ConfigError, match=r"behaviour.worked: row '0:p0' has no right completion"):
+        policy_trainer(tmp_path, model=policy(), objective=VarGradTB(), behaviour=options)
+    with pytest.raises(ConfigError, match="worked: nothing is replayed that could begin with it"):
+        Behaviour(tempered=0.5, worked=True)
+
+
 def test_buffer_and_log_z_go_on_where_a_checkpoint_was_written(tmp_path: Path) -> None:
     def made(folder: str, steps: int) -> PolicyTrainer:
         return policy_trainer(

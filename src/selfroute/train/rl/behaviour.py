@@ -25,6 +25,7 @@ class Behaviour:
         capacity: attempts that are kept of a prompt.
         recent: part of the replayed that are the newest; the others are drawn by exp(reward).
         alike: edit distance, as a part of the longer one, below which two attempts count as one.
+        worked: begin each prompt's attempts with the task's own right completion.
 
     Raises:
         ConfigError: an option that cannot be.
@@ -37,9 +38,12 @@ class Behaviour:
     capacity: Count = 50
     recent: Rate = 0.5
     alike: Rate = 0.25
+    worked: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.worked and not self.replayed:
+            raise ConfigError("worked: nothing is replayed that could begin with it; set replayed, or leave it out")
         if self.coldest > self.hottest:
             raise ConfigError(f"coldest: {self.coldest:g} is above hottest={self.hottest:g}; swap them")
 

@@ -50,7 +50,7 @@ from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.prompt_pass import Behind, ReadPrompts, distinct, keeps_all, read_prompts
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
-from selfroute.train.rl.replay import Replaying, key_of
+from selfroute.train.rl.replay import Replaying, key_of, text_of
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
@@ -81,6 +81,7 @@ class PolicyTrainer(GRPOTrainer):
         constraints: terms beside the policy's loss, by the name in their metrics.
         behaviour: where attempts come from beside the policy as it is; None from nowhere.
         m_step: makes the reference of the objective follow the policy; None leaves it as it is.
+        worked: by row id a right completion, with which `behaviour.worked` begins the replayed attempts.
         on_sample: given one rollout of each kind per step, to read: `step`, `row_id`, `kind`, `reward` and `text`.
         **kwargs: anything else `GRPOTrainer` takes.
 
@@ -107,6 +108,7 @@ class PolicyTrainer(GRPOTrainer):
         constraints: Mapping[str, Constraint] | None = None,
         behaviour: Behaviour | None = None,
         m_step: MStepOptions | None = None,
+        worked: Mapping[str, str] | None = None,
         on_sample: Callable[[Mapping[str, Any]], None] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -153,9 +155,28 @@ class PolicyTrainer(GRPOTrainer):
             self.reference.to(self.accelerator.device)
             if m_step is not None and self.reference.copy is not None:
                 self.m_step = MStep(self.reference.copy, m_step)
+        if self.replaying is not None and self.replaying.options.worked:
+            self._begin_replay(self.replaying, train_dataset, worked or {})
         self.reward_func_names = [f"{getattr(reward, '__name__', type(reward).__name__).lower()}_reward"]
         # TRL says of texts what are messages here.
         self.rollout_func = cast(Any, self._roll_out)
+
+    def _begin_replay(self, replaying: Replaying, data: Dataset, worked: Mapping[str, str]) -> None:
+        """Tell the buffer what is right of each row, as token ids with an end."""
+        lacking = next((row for row in data["row_id"] if row not in worked), None)
+        if lacking is not None:
+            raise ConfigError(
+                f"behaviour.worked: row '{lacking}' has no right completion; hand it in with worked={{…}}"
+            )
+        replaying.worth = self.reward(Outcome(wants_cloud=False, device_correct=True, formatted=True)) or 0.0
+        end = self._tokenizer.eos_token_id
+        replaying.worked = {
+            text_of(row["prompt"]): [
+                *self._tokenizer(worked[row["row_id"]], add_special_tokens=False)["input_ids"],
+                end,
+            ]
+            for row in data
+        }
 
     # --- what a method may change --------------------------------------------------------------------------------
 

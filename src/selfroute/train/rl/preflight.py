@@ -171,6 +171,7 @@ def _one_step(arguments: Any, options: GAPGOptions, words: PreTrainedTokenizerBa
         options=options,
         write_prompt=lambda row_id, *, offer_handoff, share=None: _prompt(),
         local_grader=_in_turn,
+        worked=dict.fromkeys(data["row_id"], "1"),
         eval_dataset=data if arguments.eval_strategy != "no" else None,
     )
     trainer.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.rollouts.base import Attempts, Prompt, Sampler
 
-__all__ = ["Kept", "ReplayBuffer", "Replaying", "edit_distances", "key_of"]
+__all__ = ["Kept", "ReplayBuffer", "Replaying", "edit_distances", "key_of", "text_of"]
 
 
 def edit_distances(one: Sequence[int], others: Sequence[Sequence[int]]) -> list[int]:
@@ -129,16 +130,23 @@ class Replaying:
     Args:
         options: what is replayed; at least one attempt of a group is new.
         seed: of the draws.
+
+    Attributes:
+        worked: by the text of a prompt, see `text_of`, a right completion that its attempts begin with.
+        worth: of such a completion, until it is graded.
     """
 
     def __init__(self, options: Behaviour, *, seed: int) -> None:
         self.options = options
         self.seed = seed
+        self.worked: Mapping[str, Sequence[int]] = {}
+        self.worth = 0.0
         self.buffer = ReplayBuffer(capacity=options.capacity, recent=options.recent, alike=options.alike)
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         """See `Rollout`."""
         ids = sampler.encode(prompts)
+        self._begin(prompts, ids)
         old = self._replayed(ids, sampler.group)
         fresh = [place for place in range(len(ids)) if place not in old]
         written, _ = sampler.write([ids[place] for place in fresh])
@@ -147,6 +155,13 @@ class Replaying:
         return Attempts(
             prompts=ids, completions=[made[place] for place in range(len(ids))], facts={"replayed": replayed}
         )
+
+    def _begin(self, prompts: Sequence[Prompt], ids: Sequence[Sequence[int]]) -> None:
+        """Put the right completion of each prompt that has none of its attempts yet into the buffer."""
+        for prompt, row in zip(prompts, ids, strict=True):
+            key, right = key_of(row), self.worked.get(text_of(prompt))
+            if right is not None and key not in self.buffer.kept:
+                self.buffer.add(key, right, self.worth)
 
     def _replayed(self, ids: Sequence[Sequence[int]], group: int) -> dict[int, list[int]]:
         """By place the attempts that come back, at the end of each group."""
@@ -170,6 +185,11 @@ class Replaying:
     def restore(self, state: Any) -> None:
         """As in `selfroute.train.rl.checkpoint.Part`."""
         self.buffer.restore(state)
+
+
+def text_of(prompt: Prompt) -> str:
+    """A prompt as one text, which no other has."""
+    return json.dumps(prompt, sort_keys=True)
 
 
 def key_of(prompt: Sequence[int]) -> str:

@@ -239,6 +239,7 @@ def train(
         reward=penalised(reward or options.reward, controlled),
         constraints=pulls,
         rollout=options.kind.make(cloud=turns) if rollout is None else rollout,
+        worked=_worked(task, rows, options),
         on_sample=partial(folder.add_line, out / "rollouts.jsonl"),
         eval_dataset=build_dataset(asked_meanwhile, task, offer_handoff=offer_handoff) if asked_meanwhile else None,
     )
@@ -268,6 +269,13 @@ def train(
         "warnings": trainer.alarms.messages,
     }
     return folder.finish(out, facts, origin)
+
+
+def _worked(task: Task, rows: Sequence[Row], options: GAPGOptions) -> dict[str, str] | None:
+    """By row id the task's own right completion, where attempts are to begin with it."""
+    if options.behaviour is None or not options.behaviour.worked:
+        return None
+    return {row.id: task.gold_completion(row) for row in rows}
 
 
 def environments_of(task: Interactive) -> Callable[[Prompt], Environment]:
