@@ -6,6 +6,10 @@ have no gradient left out, and with a trace of one in every row, which makes as 
 
     python benchmarks/objectives/run.py                                # the shipped recipe's step
     python benchmarks/objectives/run.py --prompts 8 --tokens 128       # a small one
+    python benchmarks/objectives/run.py --ways vargrad_tb --out out/objectives.json
+
+With --out it can be stopped: started again, it goes on with the rounds that the file lacks, a round at a time, each in
+trainers of its own behind a step that is not counted. The file is of one setting; another one is refused.
 
 Device and cloud are the embedded pair where it is installed; elsewhere a random model with a made-up reward. The
 optimiser is AdamW with rate 0, so that every step sees the same policy; the reference is the same model then,
@@ -15,6 +19,7 @@ and takes as long as any.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -32,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training_step import Clock, StepTimes, Turns, in_turn, measured, options
 
+from selfroute.environment import provenance
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.objectives.balance import TB, VarGradTB
 from selfroute.train.rl.objectives.base import Scored
@@ -75,6 +81,45 @@ def trainer(turns: Turns, folder: str, objective: Any, method: GAPGOptions) -> t
     return measured(made, clock), times
 
 
+def rounds(given: argparse.Namespace, turns: Turns) -> dict[str, list[dict[str, float]]]:
+    """Steps of each way, in as many rounds as one set of trainers takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = {name: trainer(turns, f"{folder}/{number}", *_way(name)) for number, name in enumerate(_ways(given))}
+        in_turn([one for one, _ in made.values()])
+    return {name: times.steps[1:] for name, (_, times) in made.items()}
+
+
+def _way(name: str) -> tuple[Any, GAPGOptions]:
+    make, method = WAYS[name]
+    return make(), method
+
+
+def _ways(given: argparse.Namespace) -> list[str]:
+    """Those that are compared; either GAPG always is."""
+    return [name for name in WAYS if name in {KEPT, PLAIN, *given.ways}]
+
+
+def resumed(given: argparse.Namespace, turns: Turns) -> dict[str, list[dict[str, float]]]:
+    """The rounds of a file, with those that it lacks."""
+    setting = {
+        name: getattr(given, name) for name in ("prompts", "group", "tokens", "hidden", "layers", "seed", "ways")
+    }
+    known: dict[str, Any] = {"setting": setting, "steps": {name: [] for name in _ways(given)}}
+    if given.out.exists():
+        known = json.loads(given.out.read_text(encoding="utf-8"))
+        if known["setting"] != setting:
+            sys.exit(f"--out: {given.out} holds rounds of {known['setting']}; name another file")
+    wanted = given.pairs
+    given.pairs = 1
+    while len(known["steps"][KEPT]) < wanted:
+        for name, steps in rounds(given, turns).items():
+            known["steps"][name] += steps
+        known["commit"] = provenance()["commit"]
+        given.out.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    given.pairs = wanted
+    return {name: steps[:wanted] for name, steps in known["steps"].items()}
+
+
 def report(given: argparse.Namespace, steps: dict[str, list[dict[str, float]]], *, installed: bool) -> None:
     """Medians, and the ratio to either GAPG within each round of turns."""
     table = Table(title=f"{given.prompts} x {given.group} attempts of at most {given.tokens} tokens, float32")
@@ -102,17 +147,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="layers of the random model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="beside either GAPG")
+    parser.add_argument("--out", type=Path, help="file of the rounds, to go on with")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     warnings.simplefilter("ignore")
     turns = Turns(given)
-    with tempfile.TemporaryDirectory() as folder:
-        made = {
-            name: trainer(turns, f"{folder}/{number}", make(), method)
-            for number, (name, (make, method)) in enumerate(WAYS.items())
-        }
-        in_turn([one for one, _ in made.values()])
-    report(given, {name: times.steps[1:] for name, (_, times) in made.items()}, installed=turns.installed)
+    steps = rounds(given, turns) if given.out is None else resumed(given, turns)
+    report(given, steps, installed=turns.installed)
 
 
 if __name__ == "__main__":
