@@ -6,10 +6,12 @@ turns in one process, so that whatever else the machine does meets both::
     python benchmarks/training_step.py                             # the shipped recipe's step; about four minutes
     python benchmarks/training_step.py --prompts 8 --tokens 128    # a small one
     python benchmarks/training_step.py --memory                    # peak memory of each, in a process of its own
+    python benchmarks/training_step.py --pretrained out/pretrained/seed-1 --prompts 16 --tokens 64 --lora 16 --bf16
 
 Device and cloud are the embedded pair where it is installed; elsewhere a random model of 128 x 4 with a made-up
-reward. Both start every pair from the same weights. The optimiser is AdamW with rate 0, so that every step sees the
-same policy and the work does not drift.
+reward. With --pretrained they are the warm SmolLM2 of a seed of `benchmarks/pretrained/run.py` on its training
+problems, all weights or an adapter. Both start every pair from the same weights. The optimiser is AdamW with rate 0,
+so that every step sees the same policy and the work does not drift.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,10 +39,12 @@ from trl import GRPOConfig, GRPOTrainer
 from selfroute.backends.embedded import asset_path
 from selfroute.grading import Outcome
 from selfroute.rewards.hierarchical import hierarchical
-from selfroute.tasks.base import Row
+from selfroute.tasks.base import Row, Task
 from selfroute.tasks.countdown import Countdown
+from selfroute.tasks.jsonl import JsonLines
 from selfroute.train.imitation.tokenizer import build_tokenizer
 from selfroute.train.imitation.warmup import build_model
+from selfroute.train.pretrained import add_adapter
 from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.outcomes import OutcomeGrader
 from selfroute.train.rl.policy_config import PolicyConfig
@@ -139,7 +145,7 @@ def options(folder: str, given: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": 0.0,
         "lr_scheduler_type": "constant",
         "activation_checkpointing": False,
-        "bf16": False,
+        "bf16": given.bf16,
         "save_strategy": "no",
         "logging_steps": 1,
         "report_to": [],
@@ -163,35 +169,86 @@ def measured(trainer: GRPOTrainer, clock: Clock) -> GRPOTrainer:
     return trainer
 
 
+class Embedded:
+    """The embedded device on Countdown."""
+
+    about = "embedded device"
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.task: Task = Countdown(limit=given.prompts * (given.pairs + 1), seed=given.seed)
+
+    def model(self) -> tuple[Any, Any]:
+        device = asset_path("device")
+        tokenizer = AutoTokenizer.from_pretrained(device.parent / "tokenizer")
+        return AutoModelForCausalLM.from_pretrained(device, dtype=torch.float32), tokenizer
+
+    def grader(self, rows: Sequence[Row]) -> Callable[..., list[Outcome]]:
+        return OutcomeGrader(self.task, {row.id: row for row in rows}, KnowingCloud())  # type: ignore[arg-type]
+
+
+class Random(Embedded):
+    """A random model on Countdown, with a made-up reward."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        super().__init__(given)
+        self.given = given
+        self.about = f"random Llama {given.hidden} x {given.layers}, made-up reward"
+
+    def model(self) -> tuple[Any, Any]:
+        torch.manual_seed(self.given.seed)
+        tokenizer = build_tokenizer()
+        return build_model(tokenizer, hidden_size=self.given.hidden, layers=self.given.layers), tokenizer
+
+    def grader(self, rows: Sequence[Row]) -> Callable[..., list[Outcome]]:
+        return made_up
+
+
+class Pretrained(Embedded):
+    """A seed of benchmarks/pretrained: its warm model on its training problems."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.checkpoint = given.pretrained / "warm/checkpoint"
+        self.task = JsonLines(
+            path=str(given.pretrained / "data"), verifier="exact", template="short", validation_share=0.0
+        )
+        self.about = f"warm SmolLM2-135M, {f'LoRA of rank {given.lora}' if given.lora else 'all weights'}"
+
+    def model(self) -> tuple[Any, Any]:
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32), tokenizer
+
+
+def case_of(given: argparse.Namespace) -> Embedded:
+    """What the steps are measured on."""
+    if given.pretrained:
+        return Pretrained(given)
+    return Embedded(given) if (asset_path("device") / "config.json").is_file() else Random(given)
+
+
 class Turns:
     """Two trainers that take a step in turn: each is stopped at the end of a step and goes on later."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        device = asset_path("device")
-        self.installed = (device / "config.json").is_file()
-        task = Countdown(limit=given.prompts * (given.pairs + 1), seed=given.seed)
-        rows = list(task.rows("train"))
-        self.grader = (
-            OutcomeGrader(task, {row.id: row for row in rows}, KnowingCloud())  # type: ignore[arg-type]
-            if self.installed
-            else made_up
-        )
-        self.data = build_dataset(rows, task, offer_handoff=True)
-        self.device = device
+        self.case = case_of(given)
+        rows = list(islice(self.case.task.rows("train"), given.prompts * (given.pairs + 1)))
+        self.grader = self.case.grader(rows)
+        self.data = build_dataset(rows, self.case.task, offer_handoff=True)
         self.given = given
 
     def model(self) -> tuple[Any, Any]:
-        if self.installed:
-            tokenizer = AutoTokenizer.from_pretrained(self.device.parent / "tokenizer")
-            return AutoModelForCausalLM.from_pretrained(self.device, dtype=torch.float32), tokenizer
+        """Alike for both, with a fresh adapter if one is wanted."""
+        model, tokenizer = self.case.model()
         torch.manual_seed(self.given.seed)
-        tokenizer = build_tokenizer()
-        return build_model(tokenizer, hidden_size=self.given.hidden, layers=self.given.layers), tokenizer
+        rank = self.given.lora
+        lora = {"rank": rank, "alpha": 2 * rank, "dropout": 0.0, "targets": ("all-linear",)}
+        return (add_adapter(model, lora) if rank else model), tokenizer
 
     def ours(self, folder: str) -> tuple[Trainer, StepTimes]:
         clock = Clock()
         times = StepTimes(clock)
         model, tokenizer = self.model()
+        if self.given.bf16:  # as `selfroute train` does there
+            model.get_submodule("base_model.model" if self.given.lora else "").set_attn_implementation("eager")
         config = PolicyConfig(**options(folder, self.given))
         return measured(GAPGTrainer(model, self.grader, config, self.data, tokenizer, callbacks=[times]), clock), times
 
@@ -257,6 +314,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="layers of the random model")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pretrained", type=Path, help="folder of a seed of benchmarks/pretrained/run.py")
+    parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train an adapter in place of all weights")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, both")
     parser.add_argument("--memory", action="store_true", help="measure peak memory in place of time")
     parser.add_argument("--alone", choices=("ours", "stock"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -273,7 +333,7 @@ def main() -> None:
         ours, our_times = turns.ours(f"{folder}/ours")
         stock, stock_times = turns.stock(f"{folder}/stock")
         in_turn([ours, stock])
-    report(given, our_times.steps[1:], stock_times.steps[1:], installed=turns.installed)
+    report(given, our_times.steps[1:], stock_times.steps[1:], about=turns.case.about)
 
 
 def alone(turns: Turns, which: str) -> None:
@@ -296,10 +356,11 @@ def compare_memory() -> None:
 
 
 def report(
-    given: argparse.Namespace, ours: list[dict[str, float]], stock: list[dict[str, float]], *, installed: bool
+    given: argparse.Namespace, ours: list[dict[str, float]], stock: list[dict[str, float]], *, about: str
 ) -> None:
     ratios = [theirs["total"] / mine["total"] for mine, theirs in zip(ours, stock, strict=True)]
-    table = Table(title=f"{given.prompts} x {given.group} rollouts of at most {given.tokens} tokens, float32")
+    precision = "bfloat16" if given.bf16 else "float32"
+    table = Table(title=f"{given.prompts} x {given.group} rollouts of at most {given.tokens} tokens, {precision}")
     table.add_column("median seconds")
     for name in ("GAPG", "TRL GRPO"):
         table.add_column(name, justify="right")
@@ -308,8 +369,7 @@ def report(
         table.add_row(part, f"{mine:.3f}", f"{theirs:.3f}")
     console = Console()
     console.print(table)
-    model = "embedded device" if installed else f"random Llama {given.hidden} x {given.layers}, made-up reward"
-    console.print(f"model: {model}; threads: {given.threads}; pairs: {len(ratios)}; seed: {given.seed}")
+    console.print(f"model: {about}; threads: {given.threads}; pairs: {len(ratios)}; seed: {given.seed}")
     spread = f"median of pairs; {min(ratios):.2f} to {max(ratios):.2f}"
     console.print(f"GAPG is {statistics.median(ratios):.2f} times as fast ({spread})")
 
