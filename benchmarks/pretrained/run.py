@@ -118,8 +118,8 @@ def main(arguments: Sequence[str]) -> None:
             warm_up(task(options, seed, "warm"), options.place(seed) / "warm", steps=options.warm_steps, seed=seed)
         for arm in options.arms if "train" in options.stages else ():
             train(options, seed, arm)
-        for beneath in BENEATH if "evaluate" in options.stages else ():
-            for part in ("test", "shift"):
+        for beneath in [each for each in BENEATH if each in ("warm", *options.arms)]:
+            for part in ("test", "shift") if "evaluate" in options.stages else ():
                 evaluate(options, seed, beneath, part)
     if "page" in options.stages:
         write_page(options.page, {seed: options.place(seed) for seed in options.seeds}, tuple(BENEATH), SHARES)

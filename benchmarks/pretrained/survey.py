@@ -6,7 +6,7 @@
 The rule, fixed before the first run:
 
 - **taken**: solved in 20 to 80 % of 8 attempts at temperature 1, with right and wrong attempts for at least half of the
-  prompts, and 95 % of the attempts at an end within 64 tokens;
+  prompts, and 95 % of the attempts at an end within 64 tokens; one with fewer than 52 different problems is not tried;
 - of a kind at most two levels, those nearest to 50 %;
 - **held out** for the shift: the last level of every kind of which two are taken, every fifth kind of those taken, by
   name, and of kinds that are taken the next harder level, solved or not.
@@ -91,12 +91,14 @@ def survey(out: Path, names: Sequence[str], steps: int) -> None:
     file = out / "seen.json"
     seen: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     backend = TransformersBackend.load(warm)
+    few = [name for name in names if len(problems(name, 0, TRAIN + PROMPTS)) < TRAIN + PROMPTS // 2]
     for name in names:
-        if name not in seen:
+        if name not in seen and name not in few:
             seen[name] = asdict(attempted(backend, name, JsonLines(**options)))
             file.write_text(json.dumps(seen, indent=1) + "\n", encoding="utf-8")
             print(name, seen[name], flush=True)
-    about = {"command": "python benchmarks/pretrained/survey.py", "commit": commit(), "warm_steps": steps, "seed": 0}
+    about: dict[str, Any] = {"command": "python benchmarks/pretrained/survey.py", "commit": commit()}
+    about |= {"warm_steps": steps, "seed": 0, "too few problems": few}
     FOUND.write_text(json.dumps({**about, "families": seen}, indent=1) + "\n", encoding="utf-8")
 
 
@@ -214,6 +216,7 @@ def page(found: Mapping[str, Any]) -> str:
         place = "trained" if name in trained else "held out" if name in held else ""
         shares = " | ".join(f"{100 * share:.0f}" for share in (each.solved, each.mixed, each.ended))
         lines.append(f"| {name} | {shares} | {each.tokens:.0f} | {place} |")
+    lines += [f"| {name} | | | | | too few different problems |" for name in found["too few problems"]]
     return "\n".join(lines) + "\n"
 
 
