@@ -7,15 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
-from selfroute.backends.transformers import TransformersBackend
-from selfroute.config import ExitsRecipe, make_task, prepare_backend, to_values
+from selfroute.assemble.pieces import check_new, first_rows, model_with_layers, template_of
+from selfroute.config import ExitsRecipe, make_task, to_values
 from selfroute.config.names import trained_prompt
-from selfroute.errors import ConfigError
 from selfroute.prompts import PromptTemplate, TrainedPrompt, write_prompt
 from selfroute.types import Sampling
 
 if TYPE_CHECKING:
+    from selfroute.backends.transformers import TransformersBackend
     from selfroute.train.fit.exits import Places
 
 __all__ = ["exits_recipe"]
@@ -38,15 +37,9 @@ def exits_recipe(
     """
     task = make_task(recipe.task, seed=recipe.seed, limit=max(recipe.rows, recipe.validation_rows))
     first_rows(task, "train", 1)
-    if (recipe.out / "run.json").exists():
-        raise ConfigError(f"'{recipe.out}' already holds a run; choose another out=")
+    check_new(recipe.out)
     prompt = trained_prompt(recipe.model, where="model")
-    load = prepare_backend(recipe.model, where="model")
-    quiet_libraries()
-    backend = load()
-    if not isinstance(backend, TransformersBackend):
-        raise ConfigError(f"model: {backend.name} has no layers at hand; name one of transformers, or embedded")
-    with backend:
+    with model_with_layers(recipe.model, where="model") as backend:
         return _train(recipe, task, backend, prompt, on_progress or (lambda *_: None))
 
 

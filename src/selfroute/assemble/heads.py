@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
+from selfroute.assemble.pieces import check_new, first_rows, quiet_libraries, template_of
 from selfroute.backends.base import Backend, run_sync
 from selfroute.config import HeadRecipe, make_task, prepare_backend, to_values
-from selfroute.errors import ConfigError
 from selfroute.types import Sampling
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ def reward_head_recipe(
     task = make_task(recipe.task, seed=recipe.seed, limit=max(recipe.rows, recipe.validation_rows))
     template_of(task)
     first_rows(task, "train", 1)
-    if (recipe.out / "run.json").exists():
-        raise ConfigError(f"'{recipe.out}' already holds a run; choose another out=")
+    check_new(recipe.out)
     open_device = prepare_backend(recipe.device, where="device")
     open_cloud = prepare_backend(recipe.cloud, where="cloud")
 

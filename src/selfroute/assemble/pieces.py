@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING
 
 from selfroute.backends.base import Backend
 from selfroute.backends.files import ModelFiles
-from selfroute.config import BACKENDS, Spec, at, make_backend
+from selfroute.config import BACKENDS, Spec, at, make_backend, prepare_backend
 from selfroute.errors import ConfigError
 from selfroute.prompts import PromptTemplate, find_template
 from selfroute.tasks.base import Row, Task
 
 if TYPE_CHECKING:
+    from selfroute.backends.transformers import TransformersBackend
     from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
+    "check_new",
     "check_writable",
     "closing",
     "first_rows",
+    "model_with_layers",
     "named_files",
     "price_table",
     "quiet_libraries",
@@ -56,6 +59,32 @@ def check_writable(out: Path) -> None:
             file.write(b"x")
     except OSError as error:
         raise ConfigError(f"out: cannot write to '{place}': {error.strerror}; choose another folder") from None
+
+
+def check_new(out: Path) -> None:
+    """See that a run which is made in one go finds no other one in its folder.
+
+    Raises:
+        ConfigError: it holds one.
+    """
+    if (out / "run.json").exists():
+        raise ConfigError(f"'{out}' already holds a run; choose another out=")
+
+
+def model_with_layers(model: Spec, *, where: str) -> TransformersBackend:
+    """A model that is to be cut in two, loaded.
+
+    Raises:
+        ConfigError: there is none, or its layers are not at hand; names the key.
+    """
+    load = prepare_backend(model, where=where)
+    quiet_libraries()
+    from selfroute.backends.transformers import TransformersBackend
+
+    backend = load()
+    if not isinstance(backend, TransformersBackend):
+        raise ConfigError(f"{where}: {backend.name} has no layers at hand; name one of transformers, or embedded")
+    return backend
 
 
 def template_of(task: Task) -> PromptTemplate:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfroute.assemble.pieces import first_rows, quiet_libraries, template_of
-from selfroute.backends.transformers import TransformersBackend
-from selfroute.config import SplitPolicyRecipe, at, make_task, prepare_backend, to_values
+from selfroute.assemble.pieces import check_new, first_rows, model_with_layers, template_of
+from selfroute.config import SplitPolicyRecipe, at, make_task, to_values
 from selfroute.config.entries import not_installed
 from selfroute.config.names import trained_prompt
 from selfroute.config.tables import ALGORITHMS
@@ -20,6 +19,7 @@ from selfroute.strategies.inside.choosers import Net, PolicyFolder, SurrogateNet
 from selfroute.types import Sampling
 
 if TYPE_CHECKING:
+    from selfroute.backends.transformers import TransformersBackend
     from selfroute.train.splitting.measure import Answers, Quality
 
 __all__ = ["default_places", "split_policy_recipe"]
@@ -45,15 +45,9 @@ def split_policy_recipe(
     learn = _agents(recipe) if recipe.method in _LEARNED else None
     task = make_task(recipe.task, seed=recipe.seed, limit=recipe.rows)
     first_rows(task, "train", 1)
-    if (recipe.out / "run.json").exists():
-        raise ConfigError(f"'{recipe.out}' already holds a run; choose another out=")
+    check_new(recipe.out)
     prompt = trained_prompt(recipe.model, where="model")
-    load = prepare_backend(recipe.model, where="model")
-    quiet_libraries()
-    backend = load()
-    if not isinstance(backend, TransformersBackend):
-        raise ConfigError(f"model: {backend.name} has no layers at hand; name one of transformers, or embedded")
-    with backend:
+    with model_with_layers(recipe.model, where="model") as backend:
         template = template_of(task) if prompt is None else prompt.template
         return _train(recipe, task, backend, template, learn, on_progress or (lambda *_: None))
 
