@@ -45,8 +45,9 @@ GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # what they are judged on,
 WEIGHTS = (0.1, 0.3, 1.0, 3.0, 10.0)
 WEIGHT = 1.0
 WEATHER = Weather(good=0.1, bad=0.6, worsens=0.1, clears=0.1)
-STEPS = {"ppo": 50_000, "a2c": 20_000, "dqn": 10_000}
+STEPS = {"ppo": 100_000, "a2c": 20_000, "dqn": 10_000}
 TRACE = 4000
+PRICES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)  # of load, for the argmax that has no memory
 
 
 def main() -> None:
@@ -208,7 +209,7 @@ def device(seed: int, told: argparse.Namespace) -> dict[str, Any]:
     best = best_policy(world)
     number = {state: i for i, state in enumerate(world.states)}
     found = {f"fixed {place}": played(world, lambda seen, state, a=a: a, seed) for a, place in enumerate(PLACES)}
-    for price in (0.0, 0.5, 1.0, 2.0):
+    for price in PRICES:
         found[f"argmax, load {price:g}"] = played(world, myopic(net, price), seed)
     for name in AGENTS:
         began = time.perf_counter()
