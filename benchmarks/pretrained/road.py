@@ -1,0 +1,164 @@
+"""The whole road of a trained SmolLM2: exported, served by llama.cpp, asked by the official client.
+
+    python benchmarks/pretrained/road.py out/pretrained/seed-1                 # after run.py; minutes of a core
+    python benchmarks/pretrained/road.py out/pretrained/seed-1 --rows 20 --files f16
+
+`selfroute export` writes GGUF, `selfroute calibrate --serve` a serving recipe with the threshold of the wanted share,
+and `selfroute serve` runs it with the file for its device. The first problems of the evaluation are asked again; a
+decision is who answers, and what the device answers where it does. Where one differs from the evaluation's, the line
+says what either said, and how far the evaluation's score was from the threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from openai import OpenAI
+
+from selfroute.environment import commit
+from selfroute.handoff import parse
+
+PORT = 8094
+SELFROUTE = (sys.executable, "-m", "selfroute.commands.main")
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Who answers a problem; the device's answer where it is the device, and the score."""
+
+    source: str
+    answer: str
+    score: float | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decided) and (self.source, self.answer) == (other.source, other.answer)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("place", type=Path, help="folder of a seed of run.py")
+    parser.add_argument("--arm", default="GAPG")
+    parser.add_argument("--share", type=float, default=0.3)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--files", nargs="*", default=["f16", "q8_0"])
+    options = parser.parse_args()
+    folder = options.place / options.arm.lower() / "export"
+    if not folder.exists():
+        call("export", str(folder.parent), "--out", str(folder), "--format", "gguf")
+    recipe = calibrated(options.place, options.arm, options.share)
+    threshold = float(recipe["strategy"]["self_route"]["threshold"])
+    before = evaluated(options.place / "warm-test", options.arm, threshold, options.rows)
+    print(f"commit {commit()}, {options.arm}, {len(before)} problems, threshold {threshold:.4f} of {options.share:.0%}")
+    for kind in options.files:
+        file = next(folder.glob(f"*-{kind}.gguf"))
+        with served(recipe, file, options.place / f"served-{kind}.yaml"):
+            now = {question: asked(question) for question in before}
+        report(kind, before, now, threshold)
+
+
+def call(*words: str) -> None:
+    print(shlex.join(["selfroute", *words]), flush=True)
+    subprocess.run([*SELFROUTE, *words], check=True)
+
+
+def calibrated(place: Path, arm: str, share: float) -> dict[str, Any]:
+    """The serving recipe of an arm at a share."""
+    file = place / "serve.yaml"
+    call("calibrate", str(place / "warm-test"), "--strategy", arm, "--share", str(share), "--serve", str(file))
+    recipe: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return recipe
+
+
+# --- what was decided, then and now ---------------------------------------------------------------------------------
+
+
+def lines(file: Path, arm: str) -> Iterator[dict[str, Any]]:
+    with file.open(encoding="utf-8") as text:
+        yield from (found for found in map(json.loads, text) if found["strategy"] == arm)
+
+
+def evaluated(folder: Path, arm: str, threshold: float, count: int) -> dict[str, Decided]:
+    """By question what an evaluation decides at a threshold; of the device's hand-offs below it, what it says alone."""
+    attempts = {line["id"]: line for line in lines(folder / "samples.jsonl", arm)}
+    found = {}
+    for record in islice(lines(folder / "records.jsonl", arm), count):
+        attempt = attempts[record["id"]]
+        sends = record["score"] >= threshold
+        text = attempt["local_text"] if record["wants_cloud"] else attempt["device_text"]
+        found[attempt["question"]] = Decided("cloud", "", record["score"]) if sends else kept(text, record["score"])
+    return found
+
+
+def kept(text: str, score: float | None) -> Decided:
+    return Decided("device", parse(text).answer, score)
+
+
+def asked(question: str) -> Decided:
+    """The same through the gateway."""
+    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=120.0)
+    messages = [{"role": "user", "content": question}]
+    made: Any = client.chat.completions.create(model="selfroute", messages=messages)  # type: ignore[call-overload]
+    said = made.selfroute
+    if said["source"] != "device":
+        return Decided(said["source"], "", said.get("score"))
+    return kept(made.choices[0].message.content or "", said.get("score"))
+
+
+def report(kind: str, before: Mapping[str, Decided], now: Mapping[str, Decided], threshold: float) -> None:
+    same = [question for question in before if before[question] == now[question]]
+    sources = sum(before[question].source == now[question].source for question in before)
+    print(f"{kind}: same decision {len(same)} of {len(before)}, same side {sources}", flush=True)
+    for question in before:
+        then, again = before[question], now[question]
+        if then != again:
+            off = "no score" if then.score is None else f"score {then.score:.4f}, {then.score - threshold:+.4f}"
+            print(f"  {question[:60]!r}: {then.source} {then.answer!r} -> {again.source} {again.answer!r}; {off}")
+
+
+# --- the gateway ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(recipe: Mapping[str, Any], model: Path, file: Path) -> Iterator[None]:
+    """The gateway with a GGUF file for its device, ready; one thread, one answer at a time."""
+    device = {"llama_cpp": {"path": str(model), "slots": 1, "threads": 1, "context_tokens": 1024}}
+    file.write_text(yaml.safe_dump({**recipe, "device": device, "port": PORT}), encoding="utf-8")
+    gateway = subprocess.Popen([*SELFROUTE, "serve", str(file)], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(gateway)
+        yield
+    finally:
+        gateway.terminate()
+        gateway.wait()
+
+
+def wait_for(gateway: subprocess.Popen[bytes], tries: int = 240) -> None:
+    for _ in range(tries):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5).close()
+        except OSError:
+            if gateway.poll() is not None:
+                raise SystemExit("the gateway ended; its own words are above") from None
+            time.sleep(0.5)
+        else:
+            return
+    raise SystemExit("the gateway did not answer within two minutes")
+
+
+if __name__ == "__main__":
+    main()
