@@ -94,8 +94,8 @@ class Options:
     learning_rate: float = 1e-4
     cloud_reward: float = 0.5
     rank: int = 16
-    warm: int = 1200
-    warm_steps: int = 120
+    warm: int = 600
+    warm_steps: int = 80
     test: int = 1000
     shift: int = 500
     router_rows: int = 600
@@ -163,12 +163,14 @@ def write_data(options: Options, seed: int) -> None:
 
 
 def dealt(names: Sequence[str], sizes: Mapping[str, int], seed: int) -> dict[str, list[dict[str, str]]]:
-    """Problems of all families, as many of each as there are, in parts of the sizes."""
-    each = -(-sum(sizes.values()) // max(1, len(names)))
-    rows = [row(name, problem) for name in names for problem in problems(name, seed, each)]
+    """Problems of all families, as many of each, or all where one has fewer, in parts of the sizes."""
+    total = sum(sizes.values())
+    found = {name: problems(name, seed, total) for name in names}
+    each = min((n for n in range(total + 1) if sum(min(n, len(some)) for some in found.values()) >= total), default=0)
+    rows = [row(name, problem) for name, some in found.items() for problem in some[:each]]
     random.Random(f"rows/{seed}").shuffle(rows)
-    if len(rows) < sum(sizes.values()):
-        raise SystemExit(f"{', '.join(names)}: {len(rows)} different problems for {sum(sizes.values())}; ask for fewer")
+    if len(rows) < total:
+        raise SystemExit(f"{', '.join(names)}: too few different problems for {total}; ask for fewer")
     parts = {}
     for name, size in sizes.items():
         parts[name], rows = rows[:size], rows[size:]
