@@ -200,6 +200,7 @@ def train_recipe(
         loop=recipe,
         lora=None if recipe.lora is None else asdict(recipe.lora),
         max_minutes=recipe.max_minutes,
+        until_flat=recipe.until_flat,
         concurrency=recipe.concurrency,
         cloud_price=None if table is None else table.prices.cloud,
         resume=recipe.resume,

@@ -267,6 +267,9 @@ class TrainRecipe(GAPGOptions, LoopOptions):
         ask_ahead: ask the cloud for every training row before the first step, not where a rollout asks: a model in
             the same process answers hundreds at once much faster than a few dozen in each step.
         max_minutes: ends the run after the step in which this time is up; None sets no limit.
+        until_flat: ends the run where its curve is flat: looked at after twice so many steps and after as many more
+            each time, the mean reward of the last so many is above that of as many before by no more than the
+            standard error of the difference. None goes on to the end.
         cache: SQLite file of cloud answers, shared between runs; None keeps one in `out`.
         concurrency: cloud requests in flight.
         prices: YAML file of prices, to count what the cloud's answers cost; None counts calls alone.
@@ -284,6 +287,7 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     objective: Spec | None = None
     ask_ahead: bool = False
     max_minutes: Positive | None = None
+    until_flat: Annotated[int, Bounds(2)] | None = None
     cache: Path | None = None
     concurrency: Count = 32
     prices: Path | None = None

@@ -15,7 +15,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, variance
 from typing import Any
 
 import yaml
@@ -32,6 +34,7 @@ __all__ = [
     "Progress",
     "PromptWriter",
     "TimeLimit",
+    "UntilFlat",
     "Watcher",
     "add_line",
     "begin",
@@ -40,6 +43,7 @@ __all__ = [
     "check_data",
     "check_trackers",
     "finish",
+    "is_flat",
     "start_from",
 ]
 
@@ -50,8 +54,8 @@ DATA = "data.json"
 TRAINER_STATE = "trainer_state.json"
 # Keys of a recipe that a resumed run may have otherwise: they say how long, how fast and where, not what is trained.
 FREE = frozenset(
-    ("out", "resume", "steps", "max_minutes", "save_steps", "rows_per_pass", "workers", "cache", "ask_ahead",
-     "concurrency", "report_to", "prices", "priced_as")
+    ("out", "resume", "steps", "max_minutes", "until_flat", "save_steps", "rows_per_pass", "workers", "cache",
+     "ask_ahead", "concurrency", "report_to", "prices", "priced_as")
 )  # fmt: skip
 
 
@@ -262,6 +266,38 @@ class TimeLimit(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_training_stop |= time.monotonic() >= self.end
+
+
+class UntilFlat(TrainerCallback):
+    """Ends training where the curve of its reward is flat.
+
+    Args:
+        span: steps; the curve is looked at after twice as many, and after as many more each time.
+    """
+
+    def __init__(self, span: int) -> None:
+        self.span = span
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        step = int(state.global_step)
+        if step < 2 * self.span or step % self.span:
+            return
+        # The history is part of a checkpoint, so that a resumed run looks at the whole curve.
+        rewards = {line["step"]: line["reward"] for line in state.log_history if line.get("reward") is not None}
+        now = [value for at, value in rewards.items() if step - self.span < at <= step]
+        before = [value for at, value in rewards.items() if step - 2 * self.span < at <= step - self.span]
+        control.should_training_stop |= is_flat(before, now)
+
+
+def is_flat(before: Sequence[float], now: Sequence[float]) -> bool:
+    """Whether the mean of what came now is above that of before by no more than the standard error of the difference.
+
+    False where either has fewer than two values.
+    """
+    if min(len(before), len(now)) < 2:
+        return False
+    error = sqrt(sum(variance(values) / len(values) for values in (before, now)))
+    return fmean(now) - fmean(before) <= error
 
 
 class PromptWriter(TrainerCallback):

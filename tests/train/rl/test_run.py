@@ -22,6 +22,7 @@ from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.grading import Outcome
 from selfroute.prices import Price
 from selfroute.tasks.base import Row
+from selfroute.train.folder import is_flat
 from selfroute.train.rl.alarms import CollapseWarning
 from selfroute.train.rl.arguments import batching, processes_here
 from selfroute.train.rl.checkpoint import STATE_FILE
@@ -372,3 +373,31 @@ def test_a_run_does_not_go_on_with_other_rows(model: str, tmp_path: Path, questi
         run(model, tmp_path / "run", task=Moved(questions), steps=2, resume=True, cloud=cloud)
     assert not asked
     assert run(model, tmp_path / "run", task=before, steps=2, resume=True)["steps"] == 2
+
+
+def test_a_run_ends_where_its_curve_is_flat(model: str, tmp_path: Path) -> None:
+    """At such a rate nothing is learned; a run that was resumed after three steps looks at these too."""
+    out = tmp_path / "run"
+    with pytest.raises(Stop):
+        run(model, out, steps=9, until_flat=2, learning_rate=1e-9, on_progress=stop_after(3))
+    summary = run(model, out, steps=9, until_flat=2, learning_rate=1e-9, resume=True)
+    rewards = [line["reward"] for line in metrics(out)]
+    looks = [
+        step for step in (4, 6, 8, 9) if step == 9 or is_flat(rewards[step - 4 : step - 2], rewards[step - 2 : step])
+    ]
+    assert summary["steps"] == len(rewards) == looks[0] < 9
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "flat"),
+    [
+        ([0.1, 0.2, 0.1, 0.2], [0.5, 0.6, 0.5, 0.6], False),
+        ([0.1, 0.2, 0.1, 0.2], [0.15, 0.15, 0.15, 0.16], True),
+        ([0.5, 0.6], [0.1, 0.2], True),
+        ([0.5], [0.1, 0.2], False),
+        ([], [], False),
+        ([0.0, 0.0], [0.0, 0.0], True),
+    ],
+)
+def test_a_curve_is_flat_within_the_error_of_its_means(before: list[float], now: list[float], flat: bool) -> None:
+    assert is_flat(before, now) is flat

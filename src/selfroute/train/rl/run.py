@@ -144,6 +144,7 @@ def train(
     options: GAPGOptions,
     loop: LoopOptions,
     max_minutes: float | None = None,
+    until_flat: int | None = None,
     lora: Mapping[str, Any] | None = None,
     concurrency: int = 32,
     cloud_price: Price | None = None,
@@ -164,6 +165,7 @@ def train(
         options: of the method.
         loop: how much is trained, and where it is kept.
         max_minutes: ends the run after the step in which this time is up.
+        until_flat: ends the run where its curve is flat, see `selfroute.train.folder.UntilFlat`.
         lora: `rank`, `alpha`, `dropout` and `targets` of an adapter to train; None trains all weights. The adapter is
             kept in OUT/adapter, and OUT/checkpoint is the whole model with it added.
         concurrency: cloud requests in flight.
@@ -249,6 +251,8 @@ def train(
     trainer.add_callback(folder.PromptWriter(prompt))
     if max_minutes is not None:
         trainer.add_callback(folder.TimeLimit(60.0 * max_minutes))
+    if until_flat is not None:
+        trainer.add_callback(folder.UntilFlat(until_flat))
     trainer.train(resume_from_checkpoint=checkpoint)
     _save(trainer, out, model, prompt, is_adapter=lora is not None)
     if trainer.accelerator.is_main_process:
