@@ -2,6 +2,8 @@
 
     python benchmarks/countdown/run.py                    # everything, about three hours on two cores
     python benchmarks/countdown/run.py seeds=1 steps=40   # a quick look
+    python benchmarks/countdown/run.py steps=400 until_flat=40 algorithms=[task_tuning,gapg,gapg_no_filter,grpo] \
+        out=out/evidence-long results=benchmarks/countdown/long    # to the end; four_share=1.0: four numbers
 
 Every run starts from the shipped warm-up device. Stopped and started again it goes on where it was: finished runs
 and evaluations are kept. Writes `results.json` and `results.md` beside this file, and the runs themselves under `out`.
@@ -44,9 +46,9 @@ CACHE = "answers.sqlite"
 PROMPTS = 32  # per step
 MAX_TOKENS = 512  # of the cloud in training
 TUNED = "task_tuning"  # the device of the baselines, as in the paper
-STRETCH = 10  # steps that a point of the training curves covers
-SHARES = {"rollouts/call_share": "asks", "rollouts/device_correct": "solves"}
-CURVES = (*SHARES, "rollouts/all_asked_groups", "filter/device_prompts", "filter/cloud_prompts_seen")
+STRETCH = 10  # least steps that a point of the training curves covers, and at most so many points
+SHARES = {"rollouts/call_share": "asks", "rollouts/device_correct": "solves", "rollouts/all_asked_groups": "all asked"}
+CURVES = (*SHARES, "filter/device_prompts", "filter/cloud_prompts_seen")
 FIGURES = (
     "overall_accuracy",
     "overall_accuracy_excess_wrong",
@@ -66,6 +68,8 @@ class Options:
     seeds: tuple[int, ...] = (1, 2, 3)
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     steps: int = 80
+    until_flat: int | None = None
+    four_share: float = 0.5
     share: float = 0.3
     cloud_reward: float = 0.5
     bf16: bool = True
@@ -97,7 +101,7 @@ def folder(options: Options, algorithm: str, seed: int) -> Path:
 
 def problems(options: Options) -> Spec:
     """Training problems for one epoch: each is seen once, and the cloud is asked for no other."""
-    return Spec("countdown", options={"limit": options.steps * PROMPTS})
+    return Spec("countdown", options={"limit": options.steps * PROMPTS, "four_share": options.four_share})
 
 
 def answers(options: Options, seed: int) -> None:
@@ -153,6 +157,7 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         reward=Hierarchical(cloud=options.cloud_reward),
         bf16=options.bf16,
         steps=options.steps,
+        until_flat=options.until_flat,
         prompts_per_step=PROMPTS,
         seed=seed,
         out=out,
@@ -176,7 +181,7 @@ def evaluate_one(options: Options, seed: int) -> dict[str, Any]:
         if algorithm != TUNED
     }
     recipe = EvaluateRecipe(
-        task=Spec("countdown"),
+        task=Spec("countdown", options={"four_share": options.four_share}),
         limit=options.rows,
         seed=1000,  # the same problems for every training seed
         share=options.share,
@@ -219,16 +224,16 @@ def write_results(options: Options, summaries: Mapping[int, Mapping[str, Any]]) 
 
 def training_curves(options: Options) -> list[dict[str, Any]]:
     """What the rollouts of training did, at temperature 1, as means over stretches of steps and over seeds."""
-    curves = []
+    curves, long = [], max(STRETCH, options.steps // STRETCH)
     for algorithm in options.algorithms:
         runs = [
             [json.loads(line) for line in (folder(options, algorithm, seed) / "metrics.jsonl").read_text().splitlines()]
             for seed in options.seeds
         ]
-        for first in range(0, options.steps, STRETCH):
-            stretch: dict[str, Any] = {"algorithm": algorithm, "steps": [first + 1, first + STRETCH]}
+        for first in range(0, options.steps, long):
+            stretch: dict[str, Any] = {"algorithm": algorithm, "steps": [first + 1, first + long]}
             for name in CURVES:
-                lines = [line for run in runs for line in run[first : first + STRETCH]]
+                lines = [line for run in runs for line in run[first : first + long]]
                 values = [line[name] for line in lines if line.get(name) is not None]
                 stretch[name] = float(np.mean(values)) if values else None
             curves.append(stretch)
@@ -244,8 +249,9 @@ def curves_markdown(curves: Sequence[Mapping[str, Any]]) -> str:
         "|---|---|" + "---|" * len(stretches),
     ]
     for algorithm in dict.fromkeys(curve["algorithm"] for curve in curves):
-        for name in ("rollouts/call_share", "rollouts/device_correct"):
-            cells = [f"{100 * c[name]:.0f}" for c in curves if c["algorithm"] == algorithm]
+        for name in SHARES:
+            of = [curve[name] for curve in curves if curve["algorithm"] == algorithm]
+            cells = ["–" if share is None else f"{100 * share:.0f}" for share in of]
             lines.append(f"| {algorithm} | {SHARES[name]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
