@@ -11,7 +11,8 @@ Stages are data, warm, train, evaluate, page. Stopped and started again it goes 
   warm-up and test. Those that it held out are the shift.
 - **Cloud**: recorded answers, wrong as often as its family slips (`families.py`), then with the answer to another
   problem of the family. A model that is trained longer would fail where the device does.
-- **Warm-up**: the form, and hand-offs in a fifth of the rows, drawn by chance whatever the row.
+- **Warm-up**: the form, and hand-offs in a fifth of the rows, drawn by chance whatever the row; on as few problems of
+  all families that are not held out, so that it teaches how an answer looks, and none of the families in particular.
 - **Runs** of at most `steps` steps of 16 prompts x 8 by LoRA, each problem once; the last step's policy is judged. A
   run ends before where its curve is flat: looked at after 40 steps and every 20 from there, the mean reward of the last
   20 is above that of the 20 before by no more than the standard error of the difference.
@@ -24,22 +25,25 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from families import FAMILIES
 from results_page import write_page
-from survey import FOUND, TEMPLATE, Seen, problems, row, split, warm_up
+from survey import FOUND, TEMPLATE, Seen, attempted, problems, row, split, warm_up
 
 from selfroute.assemble.evaluating import evaluate_recipe
 from selfroute.assemble.pieces import quiet_libraries
 from selfroute.assemble.training import train_recipe
+from selfroute.backends.transformers import TransformersBackend
 from selfroute.config import EvaluateRecipe, TrainRecipe, build, parse_overrides
 from selfroute.environment import has_fast_bf16
 from selfroute.prompts import TEMPLATES
+from selfroute.tasks.jsonl import JsonLines
 from selfroute.train.folder import can_resume
 from selfroute.train.rl.checkpoint import STATE_FILE
 
@@ -76,7 +80,7 @@ class Options:
         families, held: in place of what the survey says.
         strategies: in place of those of `BENEATH`, on every device.
         test, shift: problems that are judged.
-        warm: problems of the warm-up, and its steps.
+        warm: problems of each family in the warm-up, and its steps.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -92,8 +96,8 @@ class Options:
     learning_rate: float = 1e-4
     cloud_reward: float = 0.5
     rank: int = 16
-    warm: int = 600
-    warm_steps: int = 80
+    warm: int = 40
+    warm_steps: int = 160
     test: int = 1000
     shift: int = 500
     router_rows: int = 600
@@ -119,6 +123,7 @@ def main(arguments: Sequence[str]) -> None:
         write_data(options, seed)
         if "warm" in options.stages:
             warm_up(task(options, seed, "warm"), options.place(seed) / "warm", steps=options.warm_steps, seed=seed)
+            look(options, seed)
         for arm in options.arms if "train" in options.stages else ():
             train(options, seed, arm)
         for beneath in [each for each in BENEATH if each in ("warm", *options.arms)]:
@@ -141,14 +146,26 @@ def chosen(options: Options) -> tuple[Sequence[str], Sequence[str]]:
     return split({name: Seen(**values) for name, values in seen.items()})
 
 
+def others(options: Options) -> list[str]:
+    """Families of the warm-up alone: those that the survey attempted and did not take."""
+    if options.families:
+        return []
+    trained, held = chosen(options)
+    seen = json.loads(FOUND.read_text(encoding="utf-8"))["families"]
+    return [name for name in seen if name not in (*trained, *held)]
+
+
 def write_data(options: Options, seed: int) -> None:
     """Rows of all parts, no problem in two of them, and what the cloud says to each."""
     place = options.place(seed)
     if (place / "cloud.jsonl").exists():  # written last
         return
     trained, held = chosen(options)
-    sizes = {"train": options.steps * options.prompts, "validation": 200, "test": options.test, "warm": options.warm}
-    parts = dealt(trained, sizes, seed) | dealt(held, {"shift": options.shift}, seed)
+    sizes = {"train": options.steps * options.prompts, "validation": 200, "test": options.test}
+    parts = dealt(trained, sizes | {"warm": options.warm * len(trained)}, seed)
+    parts |= dealt(held, {"shift": options.shift}, seed)
+    for name in others(options):
+        parts["warm"] += [row(name, problem) for problem in problems(name, seed, options.warm)]
     for folder, files in {
         "data": {"train": "train", "validation": "validation", "test": "test"},
         "warm-data": {"train": "warm", "test": "validation"},
@@ -200,6 +217,26 @@ def task(options: Options, seed: int, part: str = "test") -> dict[str, Any]:
 
 
 # --- runs and evaluations -------------------------------------------------------------------------------------------
+
+
+def look(options: Options, seed: int) -> None:
+    """What the warm model solves before anything is trained; one that solves nothing or everything can learn nothing.
+
+    Raises:
+        SystemExit: it is one of those; with the numbers.
+    """
+    file = options.place(seed) / "seen.json"
+    if file.exists():
+        return
+    backend = TransformersBackend.load(str(options.place(seed) / "warm/checkpoint"))
+    given = JsonLines(**task(options, seed, "warm")["jsonl"])
+    seen = {name: attempted(backend, name, given) for name in chosen(options)[0]}
+    told = ", ".join(f"{name} {each.solved:.0%}" for name, each in seen.items())
+    solved = statistics.fmean(each.solved for each in seen.values())
+    print(f"seed {seed}: the warm model solves {solved:.0%} of its attempts ({told})", flush=True)
+    if not 0.02 <= solved <= 0.98:
+        raise SystemExit(f"seed {seed}: there is nothing to learn from {solved:.0%} solved; take other families")
+    file.write_text(json.dumps({name: asdict(each) for name, each in seen.items()}, indent=1) + "\n", encoding="utf-8")
 
 
 def slug(arm: str) -> str:
