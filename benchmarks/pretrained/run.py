@@ -27,7 +27,7 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,9 +163,10 @@ def write_data(options: Options, seed: int) -> None:
     trained, held = chosen(options)
     sizes = {"train": options.steps * options.prompts, "validation": 200, "test": options.test}
     parts = dealt(trained, sizes | {"warm": options.warm * len(trained)}, seed)
-    parts |= dealt(held, {"shift": options.shift}, seed)
     for name in others(options):
         parts["warm"] += [row(name, problem) for problem in problems(name, seed, options.warm)]
+    met = {row["question"] for rows in parts.values() for row in rows}  # levels of a kind have some problems in common
+    parts |= dealt(held, {"shift": options.shift}, seed, without=met)
     for folder, files in {
         "data": {"train": "train", "validation": "validation", "test": "test"},
         "warm-data": {"train": "warm", "test": "validation"},
@@ -177,10 +178,16 @@ def write_data(options: Options, seed: int) -> None:
     write_lines(place / "cloud.jsonl", [said for rows in parts.values() for said in recorded(rows, rng)])
 
 
-def dealt(names: Sequence[str], sizes: Mapping[str, int], seed: int) -> dict[str, list[dict[str, str]]]:
-    """Problems of all families, as many of each, or all where one has fewer, in parts of the sizes."""
+def dealt(
+    names: Sequence[str], sizes: Mapping[str, int], seed: int, without: Collection[str] = ()
+) -> dict[str, list[dict[str, str]]]:
+    """Problems of all families, as many of each, or all where one has fewer, in parts of the sizes.
+
+    Args:
+        without: questions that are left out.
+    """
     total = sum(sizes.values())
-    found = {name: problems(name, seed, total) for name in names}
+    found = {name: [one for one in problems(name, seed, total) if one.question not in without] for name in names}
     each = min((n for n in range(total + 1) if sum(min(n, len(some)) for some in found.values()) >= total), default=0)
     rows = [row(name, problem) for name, some in found.items() for problem in some[:each]]
     random.Random(f"rows/{seed}").shuffle(rows)
