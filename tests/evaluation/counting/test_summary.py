@@ -228,6 +228,14 @@ def test_the_axis_of_calls_is_the_matched_share(summary: dict[str, Any]) -> None
             assert line["ci95"][at] == pytest.approx(found["ci95"]["overall_accuracy"])
 
 
+def test_an_axis_is_counted_at_the_fractions_that_are_asked_for(summary: dict[str, Any]) -> None:
+    wide, narrow = summary["axes"][0], summarise(ALL, share=0.3, seed=3, resamples=50, fractions=(0.2,))["axes"][0]
+    at = wide["fractions"].index(0.2)
+    assert narrow["fractions"] == [0.2]
+    for few, all_ in zip(narrow["lines"], wide["lines"], strict=True):
+        assert few["accuracy"] == [all_["accuracy"][at]] and len(few["ci95"]) == 1
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [

@@ -127,7 +127,7 @@ class Chart:
 
     Attributes:
         name: of the axis.
-        budgets: `FRACTIONS` of what the cloud alone spends, per request.
+        budgets: `Along.fractions` of what the cloud alone spends, per request.
         random, oracle: between the reference device and the cloud.
     """
 
@@ -154,12 +154,14 @@ class Along:
     Attributes:
         axis: a key of `AXES`.
         splits: all settings.
+        fractions: of what asking the cloud alone spends: where strategies are compared.
     """
 
     axis: str
     splits: Sequence[Split]
     network: Network
     prices: Prices
+    fractions: Sequence[float] = FRACTIONS
 
     @cached_property
     def reference(self) -> int:
@@ -219,7 +221,7 @@ class Along:
             return {}
         spent, whole = counts.spent[self.axis]
         _, accuracy = curve_of_counts(counts.prompts, counts.device, counts.cloud)
-        return {f"held.{self.axis}": _at_fractions((spent, accuracy), whole)}
+        return {f"held.{self.axis}": self._held_to((spent, accuracy), whole)}
 
     def _samples(self, numbers: Sequence[int], drawn: Resampled, shares: Floats) -> Floats | None:
         """Accuracy of a strategy at each budget, shape (b, fractions); None of one that has no path."""
@@ -232,10 +234,10 @@ class Along:
                 for name in (f"spent.{self.axis}", "as_run")
             )
             device, cloud = self._sampled_ends(drawn)
-            return _at_fractions(path_of_points(spent, accuracy, device, cloud), cloud[0][:, 0])
+            return self._held_to(path_of_points(spent, accuracy, device, cloud), cloud[0][:, 0])
         if self.axis == "calls":
             curve = drawn.values[numbers[0], "curve"]
-            return _at_fractions((np.broadcast_to(shares, curve.shape), curve), np.ones(len(curve)))
+            return self._held_to((np.broadcast_to(shares, curve.shape), curve), np.ones(len(curve)))
         return drawn.values[numbers[0], f"held.{self.axis}"]
 
     def _sampled_ends(self, drawn: Resampled) -> tuple[Path, Path]:
@@ -254,18 +256,18 @@ class Along:
         """
         device, cloud = self._ends()
         whole = np.asarray(cloud[0][0] if cloud[0][0] > 0 else np.nan)  # none at all: nobody counted
-        chance = _at_fractions(_joined(device, cloud), whole)
+        chance = self._held_to(_joined(device, cloud), whole)
         made = {name: self._line(name, numbers, chance) for name, numbers in self.lines.items()}
         self._add_intervals(made, drawn, shares)
         return {
             "axis": self.axis,
-            "fractions": [*FRACTIONS],
+            "fractions": [*self.fractions],
             "device_spent": _number(device[0][0]),
             "device_accuracy": float(device[1][0]),
             "cloud_spent": _number(float(whole)),
             "cloud_accuracy": float(cloud[1][0]),
             "random_accuracy": _numbers(chance),
-            "oracle_accuracy": _numbers(_at_fractions(self._oracle(), whole)),
+            "oracle_accuracy": _numbers(self._held_to(self._oracle(), whole)),
             "lines": [*made.values()],
         }
 
@@ -285,14 +287,15 @@ class Along:
             )
             for line in section["lines"]
         ]
-        budgets = np.array([np.nan if section["cloud_spent"] is None else part * cloud[0][0] for part in FRACTIONS])
+        whole = np.nan if section["cloud_spent"] is None else cloud[0][0]
+        budgets = np.array([part * whole for part in self.fractions])
         oracle = _thinned(self._oracle())
         rest = np.array([max(oracle[0][-1], cloud[0][0])]), oracle[1][-1:]  # it may spend less than all
         return Chart(self.axis, lines, budgets, _joined(device, cloud), _joined(oracle, rest))
 
     def _line(self, name: str, numbers: Sequence[int], chance: Floats) -> dict[str, Any]:
         path, whole = self._path(numbers), float(self.ends[1].mean())
-        accuracy = np.full(len(FRACTIONS), np.nan) if path is None else _at_fractions(path, np.array(whole))
+        accuracy = np.full(len(self.fractions), np.nan) if path is None else self._held_to(path, np.array(whole))
         points = [
             {
                 "point": self.splits[number].point,
@@ -311,13 +314,13 @@ class Along:
 
     def _add_intervals(self, made: Mapping[str, dict[str, Any]], drawn: Resampled, shares: Floats) -> None:
         device, cloud = self._sampled_ends(drawn)
-        chance = _at_fractions(_joined(device, cloud), cloud[0][:, 0])
+        chance = self._held_to(_joined(device, cloud), cloud[0][:, 0])
         samples = {name: self._samples(numbers, drawn, shares) for name, numbers in self.lines.items()}
-        best = [_best(made.values(), at) for at in range(len(FRACTIONS))]
+        best = [_best(made.values(), at) for at in range(len(self.fractions))]
         for name, line in made.items():
             found = samples[name]
             if found is None:
-                line |= dict.fromkeys(("ci95", "over_random_ci95", "near_best"), [None] * len(FRACTIONS))
+                line |= dict.fromkeys(("ci95", "over_random_ci95", "near_best"), [None] * len(self.fractions))
                 continue
             line["ci95"] = _bands(found, line["accuracy"])
             line["over_random_ci95"] = _bands(found - chance, line["accuracy"])
@@ -343,6 +346,11 @@ class Along:
             return False
         return not split.matched or all(bool(np.isfinite(each).all()) for each in self._kept_and_sent(split))
 
+    def _held_to(self, path: Path, whole: Floats) -> Floats:
+        """Accuracy of a path at each fraction of a spending, shape (…, fractions); NaN where nothing is spent."""
+        whole = np.where(whole > 0, whole, np.nan)
+        return np.stack([at_budget(path, fraction * whole) for fraction in self.fractions], -1)
+
     def _ends(self) -> tuple[Path, Path]:
         reference = self.splits[self.reference]
         device, cloud = self.ends
@@ -354,12 +362,6 @@ class Along:
     def _oracle(self) -> Path:
         reference = self.splits[self.reference]
         return oracle_path(*self.ends, reference.device, reference.cloud)
-
-
-def _at_fractions(path: Path, whole: Floats) -> Floats:
-    """Accuracy of a path at each of `FRACTIONS` of a spending, shape (…, fractions); NaN where nothing is spent."""
-    whole = np.where(whole > 0, whole, np.nan)
-    return np.stack([at_budget(path, fraction * whole) for fraction in FRACTIONS], -1)
 
 
 def _joined(*paths: Path) -> Path:

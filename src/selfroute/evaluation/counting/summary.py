@@ -15,6 +15,7 @@ from selfroute.evaluation.counting.columns import columns_of
 from selfroute.evaluation.counting.costs import PriceTable
 from selfroute.evaluation.counting.curves import Curves, curves_of
 from selfroute.evaluation.counting.entries import GRID, View, cost_bounds, entry_of, on_grid, statistics_of
+from selfroute.evaluation.counting.frontier import FRACTIONS
 from selfroute.evaluation.counting.metrics import Floats
 from selfroute.evaluation.counting.resampling import Counts, Resampled, percentiles, resample
 from selfroute.evaluation.counting.split import Shared, Split, reference_of, splits_of
@@ -52,6 +53,7 @@ def analyse(
     network: Network | None = None,
     routellm_bins: int | None = None,
     axes: Sequence[str] = ("calls",),
+    fractions: Sequence[float] = FRACTIONS,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> tuple[dict[str, Any], Curves]:
     """Every number of an evaluation, and its curves, from its records alone.
@@ -70,6 +72,7 @@ def analyse(
         network: for the latencies; the default model without.
         routellm_bins: give APGR in RouteLLM's own way as well, from so many bins.
         axes: resources along which strategies are compared as well, keys of `AXES`.
+        fractions: of what the cloud alone spends of each: where they are compared.
         on_progress: called with samples done and in all.
 
     Raises:
@@ -81,7 +84,8 @@ def analyse(
     splits, network = shared.splits, network or Network()
     calls = metrics.calls_at(share, len(splits[0]))
     views = [View.of(split, prices, network, calls) for split in splits]
-    along = [Along(axis, splits, network, Prices() if prices is None else prices.prices) for axis in axes]
+    paid = Prices() if prices is None else prices.prices
+    along = [Along(axis, splits, network, paid, fractions) for axis in axes]
     at = calls / len(splits[0])
 
     def statistics(number: int, counts: Counts) -> dict[str, Floats]:
