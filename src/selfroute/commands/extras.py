@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from selfroute.errors import ConfigError
+from selfroute.errors import NotInstalled
 
 __all__ = ["EXTRAS", "check_extras", "not_installed"]
 
@@ -30,7 +30,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def not_installed(error: ModuleNotFoundError, command: str | None) -> ConfigError:
+def not_installed(error: ModuleNotFoundError, command: str | None) -> NotInstalled:
     """The error for a library that a command needs, with what to install; a fault of our own is raised again."""
     missing = (error.name or "a library").partition(".")[0]
     if missing == "selfroute" or command is None or command not in EXTRAS:
@@ -42,7 +42,7 @@ def check_extras(command: str) -> None:
     """See that all a command needs is installed, for one that would notice only after minutes.
 
     Raises:
-        ConfigError: a package is missing; names it and what to install.
+        NotInstalled: a package is missing; names it and what to install.
     """
     for name in _packages(EXTRAS[command]):
         try:
@@ -51,10 +51,11 @@ def check_extras(command: str) -> None:
             raise _error(command, name) from None
 
 
-def _error(command: str, missing: str) -> ConfigError:
+def _error(command: str, missing: str) -> NotInstalled:
     extras = ",".join(EXTRAS[command])
-    return ConfigError(
-        f"selfroute {command} needs '{missing}', which is not installed; pip install 'selfroute[{extras}]'"
+    return NotInstalled(
+        f"selfroute {command} needs '{missing}', which is not installed",
+        command=f"pip install 'selfroute[{extras}]'",
     )
 
 

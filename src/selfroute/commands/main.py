@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from selfroute.commands import begin, export, measure, place, replay, study, tune
+from selfroute.commands import begin, compare, export, measure, place, replay, study, tune
 from selfroute.commands.disk import of_a_disk
 from selfroute.commands.extras import check_extras, not_installed
 from selfroute.commands.serve import EXAMPLES, ask, chat, cloud, key, serve
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 # Commands that go on where they were, and what to add to the same line for that.
-RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "record": "", "tune": " --resume"}
+RESUMABLE = {"demo": "", "train": " --resume", "evaluate": "", "compare": "", "record": "", "tune": " --resume"}
 LIBRARIES = ("torch", "transformers", "trl", "accelerate", "datasets", "scikit-learn", "scipy", "matplotlib",
              "math-verify", "aiohttp", "uvicorn", "typer", "rich", "PyYAML", "xllamacpp", "gguf", "redis", "ray",
              "ortools", "optuna", "gepa")  # fmt: skip
@@ -403,6 +403,7 @@ def env() -> None:
 
 begin.add_to(app)
 measure.add_to(app)
+compare.add_to(app)
 replay.add_to(app)
 study.add_to(app)
 export.add_to(app)

@@ -8,6 +8,7 @@ key, the value and the next step. What a recipe can name stands in `tables`, an 
 from __future__ import annotations
 
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive
+from selfroute.config.comparing import CompareRecipe, EntryOptions
 from selfroute.config.entries import (
     AlgorithmEntry,
     BackendEntry,
@@ -109,9 +110,11 @@ __all__ = [
     "Bounds",
     "BudgetOptions",
     "Choice",
+    "CompareRecipe",
     "Count",
     "CountLimits",
     "Entry",
+    "EntryOptions",
     "EvaluateRecipe",
     "ExitsRecipe",
     "HeadRecipe",

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, Literal, TypeVar
 
 from selfroute.bounds import suggest
-from selfroute.errors import ConfigError
+from selfroute.errors import ConfigError, NotInstalled
 from selfroute.handoff import HANDOFF_TEXT
 
 __all__ = [
@@ -261,9 +261,10 @@ def at(place: str) -> Any:
     return found
 
 
-def not_installed(error: ModuleNotFoundError, what: str, entry: Entry) -> ConfigError:
+def not_installed(error: ModuleNotFoundError, what: str, entry: Entry) -> NotInstalled:
     """The error for a library that `what` needs, with what to install for it; a fault of our own is raised again."""
     missing = (error.name or "a library").partition(".")[0]
     if missing == "selfroute":
         raise error
-    return ConfigError(f"{what} needs '{missing}', which is not installed; pip install 'selfroute[{entry.extra}]'")
+    command = f"pip install 'selfroute[{entry.extra}]'"
+    return NotInstalled(f"{what} needs '{missing}', which is not installed", command=command)

@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+from selfroute.config.comparing import CompareRecipe
 from selfroute.config.recipes import (
     AdaSwitchRecipe,
     EvaluateRecipe,
@@ -73,6 +74,7 @@ KINDS = (
         tuple(map(_shape, (TrainRecipe, WarmupRecipe, HeadRecipe, AdaSwitchRecipe, ExitsRecipe, SplitPolicyRecipe))),
     ),
     Kind("an evaluation recipe", "evaluate", (_shape(EvaluateRecipe),)),
+    Kind("a comparison", "compare", (_shape(CompareRecipe),)),
     Kind("a serving recipe", "serve", (_shape(ServeRecipe),)),
     Kind("a tuning recipe", "tune", (_shape(TuneRecipe),)),
     Kind("a placement recipe", "place", (_shape(PlaceRecipe),)),

