@@ -32,7 +32,9 @@ from selfroute.config import (
     AdaSwitchRecipe,
     Bounds,
     Choice,
+    CompareRecipe,
     Entry,
+    EntryOptions,
     EvaluateRecipe,
     ExitsRecipe,
     HeadRecipe,
@@ -190,6 +192,13 @@ def evaluation_page() -> str:
             KEY,
             keys(ReportOptions, shared=SHARED | attributes(EvaluateRecipe)),
         ),
+        section(
+            "Comparison",
+            f"Keys of a recipe of `selfroute compare`{REPLACED}",
+            KEY,
+            keys(CompareRecipe),
+        ),
+        section("Entries of a comparison", "Keys of each of its `entries`.", KEY, keys(EntryOptions)),
     )
 
 

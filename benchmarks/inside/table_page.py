@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from table_rows import ROWS
 
 from selfroute.tasks.chain import KINDS, Chain
 
@@ -23,16 +22,16 @@ TITLES = {
 }
 MEASURES = ("auroc", "auroc_bad", "calibration_error")
 WORDS, BARS = (Path(__file__).with_name(name) for name in ("words.md", "bars.md"))
-OWN_DEVICE = [name for name, row in ROWS.items() if row.recipe.keys() & {"policies", "device"}]
 CUTS = (0.05, 0.1)  # of the cloud's tokens, for the parts of the problems
 Summary = Mapping[str, Any]
 
 
-def page(folders: Sequence[Path]) -> str:
+def page(folders: Sequence[Path], own_device: Sequence[str]) -> str:
     """The results as Markdown.
 
     Args:
         folders: one for each seed, beside what was trained for it.
+        own_device: strategies whose device was trained for them.
     """
     summaries = [read(folder, "summary") for folder in folders]
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
@@ -44,7 +43,7 @@ def page(folders: Sequence[Path]) -> str:
         *said(WORDS),
         *(section(axis, summaries) for axis in AXES),
         gap_section(summaries),
-        own_section(folders, summaries),
+        own_section(folders, summaries, own_device),
         parts_section(folders, summaries),
         heads_section(folders),
         steps_section(folders),
@@ -143,7 +142,7 @@ def gaps(name: str, summary: Summary) -> dict[float, tuple[float, ...]]:
 # --- devices of their own ----------------------------------------------------------------------------------------
 
 
-def own_section(folders: Sequence[Path], summaries: Sequence[Summary]) -> str:
+def own_section(folders: Sequence[Path], summaries: Sequence[Summary], own_device: Sequence[str]) -> str:
     """What was trained on the device's side, point by point, and what it is worth without a cloud."""
     lines = [
         "## With a device of its own",
@@ -161,7 +160,7 @@ def own_section(folders: Sequence[Path], summaries: Sequence[Summary]) -> str:
             "bytes",
         ),
     ]
-    names = [line["name"] for line in part_of(summaries[0], "cloud_tokens")["lines"] if line["name"] in OWN_DEVICE]
+    names = [line["name"] for line in part_of(summaries[0], "cloud_tokens")["lines"] if line["name"] in own_device]
     found = [own_of(folder, names, summary) for folder, summary in zip(folders, summaries, strict=True)]
     scales = (100, 100, 100, 100, 1, 1)
     rows = []

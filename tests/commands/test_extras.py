@@ -20,6 +20,7 @@ COMMANDS = {
     "train countdown/gapg --dry-run": "train",
     "train countdown/warmup": "train",
     "evaluate countdown/evaluate": "eval",
+    "compare atlas/chain": "eval",
     "calibrate nowhere --share 0.3": "eval",
     "fit countdown/evaluate": "eval",
     "report nowhere": "eval",

@@ -132,6 +132,7 @@ def test_a_mistyped_command_or_option_is_exit_2() -> None:
 FILES = {
     "train": [GAPG, WARM_UP],
     "evaluate": [EVALUATE, str(ROOT / "recipes/countdown/strategies.yaml")],
+    "compare": [str(ROOT / "recipes/atlas/chain.yaml")],
     "serve": [str(ROOT / "recipes/serve/llama-server.yaml"), str(ROOT / "recipes/serve/two-processes.yaml")],
     "place": [str(ROOT / "recipes/placement/r1.yaml")],
     "prices": [str(ROOT / "recipes/prices.yaml")],
@@ -139,6 +140,7 @@ FILES = {
 READERS = {
     "train": [["train"]],
     "evaluate": [["evaluate"]],
+    "compare": [["compare"]],
     "serve": [["serve"], ["cloud", "--backend", "embedded:cloud"], ["ask", "x", "--config"], ["chat", "--config"]],
     "place": [["place"]],
 }
@@ -161,6 +163,7 @@ def test_another_kind_of_recipe_is_named_as_such(reader: list[str], kind: str, f
     names = {
         "train": "a training recipe",
         "evaluate": "an evaluation recipe",
+        "compare": "a comparison",
         "serve": "a serving recipe",
         "place": "a placement recipe",
         "prices": "a price table",
@@ -239,13 +242,17 @@ def starts_alike(completion: str, gold: str) -> bool:
     return gold[0] in completion
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
 def test_interrupted_says_how_to_go_on(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    line = [command, {"train": GAPG, "evaluate": EVALUATE}[command], "seed=3"]
-    place = {"train": "selfroute.assemble.training", "evaluate": "selfroute.assemble.evaluating"}[command]
+    line = [command, FILES[command][0], "out=elsewhere"]
+    place = {
+        "train": "selfroute.assemble.training",
+        "evaluate": "selfroute.assemble.evaluating",
+        "compare": "selfroute.assemble.comparing",
+    }[command]
     monkeypatch.setattr(f"{place}.{command}_recipe", interrupt)
     monkeypatch.setattr(sys, "argv", ["selfroute", *line])
     result = invoke(*line)

@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 
 from selfroute.commands.main import app
 from selfroute.commands.serve import _file_and_overrides
-from selfroute.config import EvaluateRecipe, PlaceRecipe, TuneRecipe, algorithm_of, at, build, load_values
+from selfroute.config import (
+    CompareRecipe,
+    EvaluateRecipe,
+    PlaceRecipe,
+    TuneRecipe,
+    algorithm_of,
+    at,
+    build,
+    load_values,
+)
 from selfroute.config.serving import load_serve_recipe
 from selfroute.shipped import recipe_file
 
@@ -59,7 +68,13 @@ def check_selfroute(words: list[str]) -> None:
     if recipe is not None and (file := _file_of(recipe)).is_file():
         values = load_values(file, parsed["overrides"] or [])
         train = at(algorithm_of(values).options)
-        kinds = {"evaluate": EvaluateRecipe, "place": PlaceRecipe, "train": train, "tune": TuneRecipe}
+        kinds = {
+            "compare": CompareRecipe,
+            "evaluate": EvaluateRecipe,
+            "place": PlaceRecipe,
+            "train": train,
+            "tune": TuneRecipe,
+        }
         build(kinds[name], values, where=str(recipe))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from selfroute.assemble.serving import make_service
 from selfroute.config import (
+    CompareRecipe,
     EvaluateRecipe,
     PlaceRecipe,
     TuneRecipe,
@@ -20,6 +21,7 @@ from selfroute.config import (
     make_task,
     parse_overrides,
 )
+from selfroute.config.comparing import check_comparison
 from selfroute.config.serving import load_serve_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +50,7 @@ def test_a_serving_recipe_is_right(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RECIPES if path.parts[1] not in ("serve", "placement", "tuning")], ids=str
+    "path", [path for path in RECIPES if path.parts[1] not in ("atlas", "serve", "placement", "tuning")], ids=str
 )
 def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -61,6 +63,16 @@ def test_the_command_of_a_recipe_loads_it(path: Path, monkeypatch: pytest.Monkey
         pytest.skip("needs ../shared/data")  # the rest of the recipe is right
     assert make_task(recipe.task, seed=recipe.seed).template
     assert set(parse_overrides(overrides)) <= set(values), "the command shows keys that the recipe leaves out"
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] == "atlas"], ids=str)
+def test_the_command_of_a_comparison_loads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program, command, named, *overrides = command_of(path)
+    assert (program, command, Path(named)) == ("selfroute", "compare", path)
+    recipe = load_recipe(CompareRecipe, named, overrides)
+    check_comparison(recipe)
+    assert recipe.axes and recipe.prices is not None
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.parts[1] == "placement"], ids=str)

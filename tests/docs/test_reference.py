@@ -21,6 +21,8 @@ from selfroute.config import (
     PAIRS,
     STRATEGIES,
     TASKS,
+    CompareRecipe,
+    EntryOptions,
     EvaluateRecipe,
     HeadRecipe,
     ReportOptions,
@@ -109,7 +111,7 @@ def test_every_key_of_every_recipe_is_explained() -> None:
     recipes = {
         "serving-reference.md": [ServeRecipe],
         "train-reference.md": [TrainRecipe, WarmupRecipe, HeadRecipe, RewardRecipe],
-        "evaluate-reference.md": [EvaluateRecipe, ReportOptions],
+        "evaluate-reference.md": [EvaluateRecipe, ReportOptions, CompareRecipe, EntryOptions],
     }
     for page, kinds in recipes.items():
         named = set(re.findall(r"^\| `(\w+)[.`]", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE))

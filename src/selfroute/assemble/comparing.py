@@ -4,7 +4,7 @@ OUT/table.json            everything that the table says, for programs
 OUT/table.md              the table
 OUT/seed-N/NAME/          the evaluation of an entry, as `selfroute evaluate` writes it, and NAME.yaml, its recipe
 OUT/seed-N/trained/PART/  what was trained for it
-OUT/seed-N/joined/        all entries of the seed as one evaluation
+OUT/seed-N/joined/        all entries of the seed as one evaluation; `selfroute report` makes its page
 """
 
 from __future__ import annotations
@@ -244,8 +244,10 @@ def _join(place: Path, names: Sequence[str], counting: Mapping[str, Any], on_pro
     Raises:
         ConfigError: entries were run on different problems.
     """
+    from selfroute.evaluation.counting.columns import read_columns
+    from selfroute.evaluation.counting.split import splits_of
+    from selfroute.evaluation.counting.summary import analyse
     from selfroute.evaluation.files import replacing, write_text
-    from selfroute.evaluation.results import write_results
 
     joined = place / "joined"
     joined.mkdir(exist_ok=True)
@@ -260,10 +262,11 @@ def _join(place: Path, names: Sequence[str], counting: Mapping[str, Any], on_pro
     first = abouts[folders[0].name]
     ran = {"commands": {name: [each["command"], each["commit"]] for name, each in abouts.items()}}
     write_text(joined / "run.json", json.dumps(first | ran, indent=2) + "\n")
-    identity = first["identity"]
-    return write_results(
-        joined, share=identity["share"], seed=int(identity["seed"]), on_progress=on_progress, **counting
-    )
+    identity, records = first["identity"], joined / "records.jsonl"
+    shared = splits_of(read_columns(records), seed=identity["seed"], where=str(records))
+    summary, _ = analyse(shared, share=identity["share"], seed=identity["seed"], on_progress=on_progress, **counting)
+    write_text(joined / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return summary
 
 
 def _table(

@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "demo": ("train", "eval"),
     "train": ("train",),
     "evaluate": ("eval",),
+    "compare": ("eval",),
     "calibrate": ("eval",),
     "fit": ("eval",),
     "report": ("eval",),

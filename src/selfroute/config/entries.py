@@ -142,6 +142,7 @@ class StrategyEntry(Entry):
         handoff: what a policy of its kind writes to ask for the cloud; see `selfroute.prompts.TrainedPrompt`.
         without_cloud: the strategy that takes its place where there is no cloud; None if that is an error.
         several: the policy of several clouds decides, and the device is one more of its arms; only a gateway has such.
+        free: a baseline that nobody has to work for: it learns nothing, and looks at no answer.
     """
 
     reads: Literal["question", "answer"] | None = None
@@ -154,6 +155,7 @@ class StrategyEntry(Entry):
     handoff: str = HANDOFF_TEXT
     without_cloud: str | None = None
     several: bool = False
+    free: bool = False
 
     @property
     def fitted(self) -> bool:

@@ -45,14 +45,15 @@ def _origin(table: Plain) -> str:
 def _section(part: Plain) -> str:
     axis, shares = AXES[part["axis"]], [cell["share"] for cell in part["lines"][0]["at"]]
     title = f"## {axis.label[0].upper()}{axis.label[1:]}"
-    spent = "; ".join(f"the {end} alone {_number(part[f'{end}_spent'], axis.scale)}" for end in ("device", "cloud"))
+    device, cloud = (_number(part[f"{end}_spent"], axis.scale) for end in ("device", "cloud"))
+    spent = f"The device alone {device}; the cloud alone {cloud}"
     lines = [line for line in part["lines"] if any(cell["mean"] is not None for cell in line["at"])]
     if not lines:
         return f"{title}\n\n{spent}: nobody keeps to {100 * max(shares):g} % of the cloud's."
     rows = [["strategy", "level", *(f"{100 * share:g} %" for share in shares)]]
     rows += [[_name(line), line["level"], *map(_cell, line["at"])] for line in sorted(lines, key=_rank)]
     rows += [[f"*{bound} between both ends*", "", *map(_percent, part[bound])] for bound in ("random", "oracle")]
-    return f"{title}\n\n{spent[0].upper()}{spent[1:]}.\n\n{_aligned(rows)}"
+    return f"{title}\n\n{spent}.\n\n{_aligned(rows)}"
 
 
 def _rank(line: Plain) -> float:
