@@ -81,6 +81,7 @@ class Options:
         strategies: in place of those of `BENEATH`, on every device.
         test, shift: problems that are judged.
         warm: problems of each family in the warm-up, and its steps.
+        looks: problems of each family by which the warm model is looked at.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -98,6 +99,7 @@ class Options:
     rank: int = 16
     warm: int = 40
     warm_steps: int = 160
+    looks: int = 24
     test: int = 1000
     shift: int = 500
     router_rows: int = 600
@@ -227,22 +229,19 @@ def task(options: Options, seed: int, part: str = "test") -> dict[str, Any]:
 
 
 def look(options: Options, seed: int) -> None:
-    """What the warm model solves before anything is trained; one that solves nothing or everything can learn nothing.
-
-    Raises:
-        SystemExit: it is one of those; with the numbers.
-    """
+    """Say what the warm model solves before anything is trained: of nothing or everything there is nothing to learn."""
     file = options.place(seed) / "seen.json"
     if file.exists():
         return
     backend = TransformersBackend.load(str(options.place(seed) / "warm/checkpoint"))
     given = JsonLines(**task(options, seed, "warm")["jsonl"])
-    seen = {name: attempted(backend, name, given) for name in chosen(options)[0]}
+    seen = {name: attempted(backend, name, given, options.looks) for name in chosen(options)[0]}
     told = ", ".join(f"{name} {each.solved:.0%}" for name, each in seen.items())
     solved = statistics.fmean(each.solved for each in seen.values())
-    print(f"seed {seed}: the warm model solves {solved:.0%} of its attempts ({told})", flush=True)
-    if not 0.02 <= solved <= 0.98:
-        raise SystemExit(f"seed {seed}: there is nothing to learn from {solved:.0%} solved; take other families")
+    note = (
+        "" if 0.1 <= solved <= 0.9 else "; there is little to learn from that: take other families, or warm up longer"
+    )
+    print(f"seed {seed}: the warm model solves {solved:.0%} of its attempts ({told}){note}", flush=True)
     file.write_text(json.dumps({name: asdict(each) for name, each in seen.items()}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -147,9 +147,9 @@ def warm_up(task: Mapping[str, Any], out: Path, *, steps: int, seed: int) -> str
     return str(out / "checkpoint")
 
 
-def attempted(backend: TransformersBackend, name: str, task: JsonLines) -> Seen:
+def attempted(backend: TransformersBackend, name: str, task: JsonLines, most: int = PROMPTS) -> Seen:
     """Attempts at a family's problems, with no hand-off offered."""
-    rows = [each for each in task.rows("test") if each.fields["family"] == name][:PROMPTS]
+    rows = [each for each in task.rows("test") if each.fields["family"] == name][:most]
     template = TEMPLATES[TEMPLATE]
     prompts = [template.device_messages(template.conversation(each.question), offer_handoff=False) for each in rows]
     asked = [prompt for prompt in prompts for _ in range(ATTEMPTS)]

