@@ -18,7 +18,7 @@ from selfroute.backends.clouds import Clouds
 from selfroute.backends.redacted import RedactedBackend
 from selfroute.budget.shared import SharedBeliefs
 from selfroute.config import BACKENDS, STRATEGIES, Spec, asked_for, make_budget, make_strategy, prepare_backend
-from selfroute.config.recipes import CountLimits, UsdLimits
+from selfroute.config.budgets import CountLimits, UsdLimits
 from selfroute.config.serving import CloudOptions, PrivacyOptions, ServeRecipe, load_serve_recipe, naming
 from selfroute.errors import ConfigError, SelfRouteError
 from selfroute.gateway.access import Access, is_loopback

@@ -8,6 +8,7 @@ key, the value and the next step. What a recipe can name stands in `tables`, an 
 from __future__ import annotations
 
 from selfroute.bounds import Bounds, Choice, Count, NotNegative, Positive
+from selfroute.config.budgets import BudgetOptions, CountLimits, UsdLimits
 from selfroute.config.comparing import CompareRecipe, EntryOptions
 from selfroute.config.entries import (
     AlgorithmEntry,
@@ -41,30 +42,8 @@ from selfroute.config.names import (
     trained_prompt,
     window_of,
 )
-from selfroute.config.recipes import (
-    AdaSwitchRecipe,
-    AttributeOptions,
-    BudgetOptions,
-    CountLimits,
-    EvaluateRecipe,
-    ExitsRecipe,
-    HeadRecipe,
-    LoraOptions,
-    PlaceRecipe,
-    ReportOptions,
-    RewardRecipe,
-    ScoredOptions,
-    ShotOptions,
-    SlotOptions,
-    SplitPolicyRecipe,
-    StepOptions,
-    TraceOptions,
-    TrainRecipe,
-    TuneRecipe,
-    UsdLimits,
-    WarmupRecipe,
-    WorkerOptions,
-)
+from selfroute.config.placing import PlaceRecipe, SlotOptions
+from selfroute.config.recipes import EvaluateRecipe, ReportOptions
 from selfroute.config.tables import (
     ALGORITHMS,
     BACKENDS,
@@ -79,6 +58,20 @@ from selfroute.config.tables import (
     TASKS,
     TUNERS,
 )
+from selfroute.config.training import (
+    AdaSwitchRecipe,
+    AttributeOptions,
+    ExitsRecipe,
+    HeadRecipe,
+    LoraOptions,
+    RewardRecipe,
+    ScoredOptions,
+    SplitPolicyRecipe,
+    TraceOptions,
+    TrainRecipe,
+    WarmupRecipe,
+)
+from selfroute.config.tuning import ShotOptions, StepOptions, TuneRecipe, WorkerOptions
 from selfroute.config.values import (
     Spec,
     build,

@@ -192,7 +192,7 @@ class AlgorithmEntry(Entry):
         no_dry_run: why there is none.
     """
 
-    options: str = "selfroute.config.recipes:TrainRecipe"
+    options: str = "selfroute.config.training:TrainRecipe"
     place: str = "selfroute.assemble.training:train_recipe"
     offers_handoff: bool = True
     strategy: str = ""

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from selfroute.config.comparing import CompareRecipe
-from selfroute.config.recipes import (
+from selfroute.config.placing import PlaceRecipe
+from selfroute.config.recipes import EvaluateRecipe
+from selfroute.config.serving import ServeRecipe
+from selfroute.config.training import (
     AdaSwitchRecipe,
-    EvaluateRecipe,
     ExitsRecipe,
     HeadRecipe,
-    PlaceRecipe,
     SplitPolicyRecipe,
     TrainRecipe,
-    TuneRecipe,
     WarmupRecipe,
 )
-from selfroute.config.serving import ServeRecipe
+from selfroute.config.tuning import TuneRecipe
 from selfroute.config.values import load_values
 from selfroute.errors import ConfigError
 

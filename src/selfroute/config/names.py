@@ -15,8 +15,8 @@ from selfroute.budget.controller import CompetingBudget, ShareController
 from selfroute.budget.journal import Journal
 from selfroute.budget.ledger import Ledger, LedgerBudget
 from selfroute.budget.limits import Limits, ShareLimit, Unit, Window, WindowLimit
+from selfroute.config.budgets import BudgetOptions
 from selfroute.config.entries import AlgorithmEntry, Entry, StrategyEntry, at, not_installed
-from selfroute.config.recipes import BudgetOptions
 from selfroute.config.scored import strategy_options
 from selfroute.config.tables import (
     ALGORITHMS,

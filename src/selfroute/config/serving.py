@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from selfroute.backends.clouds import Mode as ChoiceMode
 from selfroute.bounds import Bounds, Count, NotNegative, Positive, Rate
-from selfroute.config.recipes import BudgetOptions, UsdLimits
+from selfroute.config.budgets import BudgetOptions, UsdLimits
 from selfroute.config.values import Spec, build, load_values, parse_overrides
 from selfroute.errors import ConfigError
 from selfroute.gateway.access import is_loopback
