@@ -390,6 +390,7 @@ def test_without_both_ends_there_is_no_table() -> None:
         ({"axes": ["usd"], "prices": None}, "axes: 'usd' needs a price table"),
         ({"only": ["tought"]}, "only: unknown 'tought'; did you mean 'taught'?"),
         ({"parts": {"first": "lesson.yaml after={second}", "second": "lesson.yaml after={first}"}}, "needs itself"),
+        ({"parts": {"my part": "lesson.yaml"}}, "parts: 'my part' cannot stand in braces"),
         ({"parts": {"first": "lesson.yaml", "second": "lesson.yaml ask_from=1"}}, "did you mean 'asks_from'?"),
         ({"parts": {"first": "lessen.yaml", "second": "lesson.yaml"}}, "recipe 'lessen.yaml' does not exist"),
         ({"entries": entries(other={"level": "queri", "elsewhere": "x"})}, "level: 'queri'"),

@@ -83,18 +83,14 @@ def compare_recipe(
     check_comparison(recipe)
     say = say or (lambda line: None)
     counting = _counting_options(recipe)
-    places = [recipe.out / f"seed-{seed}" for seed in recipe.seeds]
     _check_finished(recipe)
-    run = recipe.entries if recipe.only is None else recipe.only
-    left_out = {name: found for name in run if (found := _run_entry(recipe, name, say, watch)) is not None}
+    reasons = _run_all(recipe, say, watch)
+    places = [recipe.out / f"seed-{seed}" for seed in recipe.seeds]
     done = [name for name in recipe.entries if all(_has_run(place, name) for place in places)]
-    for name in recipe.entries:
-        if name not in done:
-            left_out.setdefault(name, LeftOut(name, "not run", f"selfroute compare {source} 'only=[\"{name}\"]'"))
-    missing = [left_out[name] for name in recipe.entries if name in left_out and name not in done]
+    missing = [reasons.get(name, _not_run(name, source)) for name in recipe.entries if name not in done]
     for each in missing:
         say(f"left out: {each.name}: {each.why}; {each.command}")
-    _check_ends(recipe, done, left_out)
+        _check_ends(recipe, each)
     with watch("counting") as on_progress:
         summaries = [_join(place, done, counting, on_progress) for place in places]
     table = _table(recipe, done, summaries, missing, command)
@@ -109,11 +105,16 @@ def _counting_options(recipe: CompareRecipe) -> dict[str, Any]:
     return {**counting, "fractions": recipe.shares, "task": recipe.task.name}
 
 
-def _check_ends(recipe: CompareRecipe, done: Sequence[str], left_out: Mapping[str, LeftOut]) -> None:
-    first = next(iter(recipe.entries))
-    if first not in done:
-        why = left_out[first]
-        raise ConfigError(f"entries.{first}: it holds both ends and has not finished: {why.why}; {why.command}")
+def _not_run(name: str, source: str) -> LeftOut:
+    return LeftOut(name, "not run", shlex.join(["selfroute", "compare", source, f"only={json.dumps([name])}"]))
+
+
+def _check_ends(recipe: CompareRecipe, left_out: LeftOut) -> None:
+    """Stop where the entry that is left out is the first one, without which there is no table."""
+    if left_out.name == next(iter(recipe.entries)):
+        raise ConfigError(
+            f"entries.{left_out.name}: it holds both ends and has not finished: {left_out.why}; {left_out.command}"
+        )
 
 
 # --- running ---------------------------------------------------------------------------------------------------------
@@ -121,6 +122,16 @@ def _check_ends(recipe: CompareRecipe, done: Sequence[str], left_out: Mapping[st
 
 def _has_run(place: Path, name: str) -> bool:
     return (place / slug(name) / "summary.json").is_file()
+
+
+def _run_all(recipe: CompareRecipe, say: Say, watch: Watch) -> dict[str, LeftOut]:
+    """Run the entries that are asked for; why each of those that are left out is."""
+    left_out: dict[str, LeftOut] = {}
+    for name in recipe.entries if recipe.only is None else recipe.only:
+        if (found := _run_entry(recipe, name, say, watch)) is not None:
+            _check_ends(recipe, found)
+            left_out[name] = found
+    return left_out
 
 
 def _run_entry(recipe: CompareRecipe, name: str, say: Say, watch: Watch) -> LeftOut | None:

@@ -41,7 +41,7 @@ def compare(
     given = [*(overrides or []), *([] if train else ["train=false"])]
     loaded = config.load_recipe(config.CompareRecipe, recipe, given)
     command = shlex.join(["selfroute", "compare", str(recipe), *(overrides or []), *([] if train else ["--no-train"])])
-    table = compare_recipe(loaded, source=shlex.quote(str(recipe)), command=command, say=note, watch=progress)
+    table = compare_recipe(loaded, source=str(recipe), command=command, say=note, watch=progress)
     say(comparison_page(table))
     say(f"table: {loaded.out / 'table.json'}")
     next_step(f"selfroute report {shlex.quote(str(loaded.out / f'seed-{loaded.seeds[0]}' / 'joined'))}")

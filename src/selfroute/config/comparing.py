@@ -31,7 +31,7 @@ __all__ = [
 Level = Literal[
     "query", "cascade", "step", "token", "layer", "planning", "tuned prompt", "several clouds", "relay", "training"
 ]
-_PART = re.compile(r"\{([^{}]*)\}")
+_PART = re.compile(r"\{([\w-]+)\}")
 # Keys of an evaluation that are the same for all entries, or that the comparison fills in.
 _COMMON = ("task", "cloud", "limit", "seed", "out", "cache", "axes", "prices", "priced_as", "network")
 
@@ -192,6 +192,8 @@ def _check_known(where: str, name: str, known: Iterable[str]) -> None:
 
 
 def _check_part(recipe: CompareRecipe, name: str, above: tuple[str, ...]) -> None:
+    if not _PART.fullmatch(f"{{{name}}}"):
+        raise ConfigError(f"parts: '{name}' cannot stand in braces; name it by letters, digits, - and _")
     if name in above:
         raise ConfigError(f"parts: '{name}' needs itself, by {' → '.join((*above, name))}; leave one out")
     for inner in _named(recipe.parts[name]):

@@ -34,11 +34,11 @@ def comparison_page(table: Plain) -> str:
 
 
 def _origin(table: Plain) -> str:
-    ends = " alone, ".join(f"{end} {_percent(table[f'{end}_accuracy'])}" for end in ("device", "cloud"))
+    ends = ", ".join(f"{end} alone {_percent(table[f'{end}_accuracy'])}" for end in ("device", "cloud"))
     n = ", ".join(str(count) for count in sorted(set(table["n"])))
     seeds = ", ".join(map(str, table["seeds"]))
     return (
-        f"`{table['command']}`, commit {table['commit']}: n = {n} for each of the seeds {seeds}. Right: {ends} alone."
+        f"`{table['command']}`, commit {table['commit']}: n = {n} for each of the seeds {seeds}. Right, in %: {ends}."
     )
 
 
