@@ -364,6 +364,11 @@ def test_what_is_not_there_is_left_out_by_name(entry: dict[str, Any], why: str, 
     assert found["command"] == command
 
 
+def test_what_is_measured_elsewhere_is_said_whatever_is_run() -> None:
+    table = compare(seeds=[1], entries=entries(other={"level": "query", "elsewhere": "selfroute replay x"}), only=[])
+    assert table["left_out"] == [{"name": "other", "why": "measured elsewhere", "command": "selfroute replay x"}]
+
+
 def test_any_other_fault_stops() -> None:
     bad = entries(other={"level": "query", "evaluate": {"device": "recorded:nowhere.jsonl", "strategies": ["entropy"]}})
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl"):

@@ -87,7 +87,7 @@ def compare_recipe(
     reasons = _run_all(recipe, say, watch)
     places = [recipe.out / f"seed-{seed}" for seed in recipe.seeds]
     done = [name for name in recipe.entries if all(_has_run(place, name) for place in places)]
-    missing = [reasons.get(name, _not_run(name, source)) for name in recipe.entries if name not in done]
+    missing = [reasons.get(name, _not_run(recipe, name, source)) for name in recipe.entries if name not in done]
     for each in missing:
         say(f"left out: {each.name}: {each.why}; {each.command}")
         _check_ends(recipe, each)
@@ -105,7 +105,9 @@ def _counting_options(recipe: CompareRecipe) -> dict[str, Any]:
     return {**counting, "fractions": recipe.shares, "task": recipe.task.name}
 
 
-def _not_run(name: str, source: str) -> LeftOut:
+def _not_run(recipe: CompareRecipe, name: str, source: str) -> LeftOut:
+    if elsewhere := recipe.entries[name].elsewhere:
+        return LeftOut(name, "measured elsewhere", elsewhere)
     return LeftOut(name, "not run", shlex.join(["selfroute", "compare", source, f"only={json.dumps([name])}"]))
 
 
@@ -138,7 +140,7 @@ def _run_entry(recipe: CompareRecipe, name: str, say: Say, watch: Watch) -> Left
     """Train and evaluate one entry on every seed on which it has not finished; why it is left out, if it is."""
     entry = recipe.entries[name]
     if entry.elsewhere:
-        return LeftOut(name, "measured elsewhere", entry.elsewhere)
+        return None  # there is nothing to run; it is named with those that have not run
     for seed in recipe.seeds:
         place = recipe.out / f"seed-{seed}"
         if _has_run(place, name):

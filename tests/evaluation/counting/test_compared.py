@@ -98,6 +98,13 @@ def test_a_mean_lies_between_its_values_and_one_seed_has_no_deviation(values: li
     assert spread([*values, None]) == {"mean": None, "sd": None}
 
 
+def test_the_page_says_where_records_do_not_tell() -> None:
+    table = compared([summary(1, right=0.6)], LISTED)
+    table["axes"][0]["cloud_spent"] = spread([None])
+    page = comparison_page({**table, "command": "x", "commit": "abc", "left_out": []})
+    assert "## Tokens that the cloud writes per request\n\nThe records do not tell." in page
+
+
 def test_the_page_marks_ranks_and_names_what_is_left_out() -> None:
     table = compared([summary(1, right=0.6), summary(2, right=0.8)], LISTED)
     left = [{"name": "split", "why": "not run", "command": "selfroute compare x"}]

@@ -45,6 +45,8 @@ def _origin(table: Plain) -> str:
 def _section(part: Plain) -> str:
     axis, shares = AXES[part["axis"]], [cell["share"] for cell in part["lines"][0]["at"]]
     title = f"## {axis.label[0].upper()}{axis.label[1:]}"
+    if part["cloud_spent"]["mean"] is None:
+        return f"{title}\n\nThe records do not tell."
     device, cloud = (_number(part[f"{end}_spent"], axis.scale) for end in ("device", "cloud"))
     spent = f"The device alone {device}; the cloud alone {cloud}"
     lines = [line for line in part["lines"] if any(cell["mean"] is not None for cell in line["at"])]
