@@ -188,7 +188,8 @@ def _check_each_once(where: str, values: Iterable[Any]) -> None:
 def _check_known(where: str, name: str, known: Iterable[str]) -> None:
     known = list(known)
     if name not in known:
-        raise ConfigError(f"{where}: unknown '{name}'{suggest(name, known)}; known: {', '.join(known) or 'none'}")
+        told = ", ".join(f"'{each}'" if "," in each else each for each in known)
+        raise ConfigError(f"{where}: unknown '{name}'{suggest(name, known)}; known: {told or 'none'}")
 
 
 def _check_part(recipe: CompareRecipe, name: str, above: tuple[str, ...]) -> None:
