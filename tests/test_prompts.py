@@ -26,6 +26,7 @@ from selfroute.prompts import (
     parse_prompt,
     read_prompt,
     read_tuned,
+    share_sentence,
     wrap_question,
     write_prompt,
 )
@@ -223,3 +224,24 @@ def test_a_damaged_program_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "program.json").write_text(text)
     with pytest.raises(ConfigError, match=r"^template: .*program\.json: the prompt of the training cannot be read"):
         find_template(f"tuned:{tmp_path / 'program.json'}")
+
+
+def test_a_template_without_words_of_its_own_adds_no_system_turn() -> None:
+    bare = PromptTemplate("", "", "{question}.")
+    asked = bare.conversation("why")
+    assert bare.device_messages(asked) == bare.device_messages(asked, offer_handoff=False) == [Message("user", "why.")]
+    own = [Message("system", "be brief"), *asked]
+    assert bare.device_messages(own) == own
+    assert bare.device_messages(asked, share=0.3)[0] == Message("system", share_sentence(0.3))
+    helped = PromptTemplate("", "you may ask", "{question}")
+    assert [message.role for message in helped.device_messages(asked, offer_handoff=False)] == ["user"]
+    assert helped.device_messages(asked)[0] == Message("system", "you may ask")
+
+
+def test_a_cloud_in_a_devices_place_is_asked_as_it_was_trained() -> None:
+    cloud = replace(PROMPT, role="cloud")
+    assert PROMPT.as_device() is PROMPT
+    asked = cloud.as_device()
+    assert (asked.role, asked.system, asked.asks, asked.max_tokens) == ("device", "", "", PROMPT.max_tokens)
+    question = asked.conversation("why")
+    assert asked.template.device_messages(question) == question == cloud.conversation("why")

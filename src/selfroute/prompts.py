@@ -113,20 +113,26 @@ class PromptTemplate:
     ) -> list[Message]:
         """The conversation with the device's system prompt in front, joined with the user's own if there is one.
 
-        Demonstrations come behind it, and those that hand off only where the hand-off is offered.
+        Without words of either there is no system turn: an empty one is another prompt than none. Demonstrations come
+        behind it, and those that hand off only where the hand-off is offered.
 
         Args:
             share: the wanted call share, said beside the offer to a policy that was trained for several.
         """
-        system = f"{self.system} {self.help}" if offer_handoff else self.system
-        if offer_handoff and share is not None:
-            system = f"{system} {share_sentence(share)}"
+        system = self.instructions(offer_handoff=offer_handoff, share=share)
         if messages and messages[0].role in ("system", "developer"):
             own, *messages = messages
-            system = f"{system}\n\n{own.content}"
-        return [Message("system", system), *self._shown(offer_handoff), *messages]
+            system = f"{system}\n\n{own.content}" if system else own.content
+        head = [Message("system", system)] if system else []
+        return [*head, *self.shown(offer_handoff=offer_handoff), *messages]
 
-    def _shown(self, offer_handoff: bool) -> list[Message]:
+    def instructions(self, *, offer_handoff: bool = True, share: float | None = None) -> str:
+        """What the device is told before a conversation, as in `device_messages`."""
+        offer = [self.help, "" if share is None else share_sentence(share)] if offer_handoff else []
+        return " ".join(part for part in (self.system, *offer) if part)
+
+    def shown(self, *, offer_handoff: bool = True) -> list[Message]:
+        """The turns of its demonstrations."""
         shown = [one for one in self.demonstrations if offer_handoff or not one.asks]
         turns = [(*self.conversation(one.question), Message("assistant", one.reply)) for one in shown]
         return [message for pair in turns for message in pair]
@@ -332,14 +338,19 @@ class TrainedPrompt:
     @property
     def system(self) -> str:
         """The system prompt of a conversation that has none of its own; empty for a cloud."""
-        if self.role == "cloud":
-            return ""
-        return self.template.device_messages([], offer_handoff=self.offers)[0].content
+        return "" if self.role == "cloud" else self.template.instructions(offer_handoff=self.offers)
 
     @property
     def shown(self) -> list[Message]:
         """The turns of its demonstrations; none for a cloud."""
-        return self.template.device_messages([], offer_handoff=self.offers)[1:] if self.role == "device" else []
+        return self.template.shown(offer_handoff=self.offers) if self.role == "device" else []
+
+    def as_device(self) -> TrainedPrompt:
+        """Of a model in a device's place; one that was trained as a cloud is asked as it was, and offered nothing."""
+        if self.role == "device":
+            return self
+        template = PromptTemplate("", "", self.template.user)
+        return replace(self, template=template, role="device", offers=False, handoff="")
 
     @property
     def calls(self) -> bool:

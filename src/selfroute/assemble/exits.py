@@ -74,7 +74,7 @@ def _train(
     )
     save_exits(recipe.out / "checkpoint", backend.model, backend.tokenizer, found, backend.whole)
     if prompt is not None:
-        write_prompt(recipe.out / "checkpoint", _as_device(prompt))
+        write_prompt(recipe.out / "checkpoint", replace(prompt.as_device(), offers=False, handoff=""))
     quality = {
         str(layers): quality_of_exit(leave, states, held_out.tokens).as_dict()
         for (layers, leave), states in zip(found, held_out.states, strict=True)
@@ -98,11 +98,3 @@ def _places(
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
     return places_of(backend.cut, recipe.layers, ids)
-
-
-def _as_device(prompt: TrainedPrompt) -> TrainedPrompt:
-    """The prompt of a whole model as that of a device: asked as the model was, and offered nothing."""
-    template = prompt.template
-    if prompt.role == "cloud":
-        template = PromptTemplate("", "", template.user)
-    return replace(prompt, template=template, role="device", offers=False, handoff="")

@@ -73,6 +73,10 @@ class Carried:
     line: str = ""
     warnings: tuple[str, ...] = ()
 
+    def as_device(self) -> Carried:
+        """Of a model in a device's place, see `TrainedPrompt.as_device`."""
+        return self if self.prompt is None else replace(self, prompt=self.prompt.as_device())
+
 
 def carried(spec: Spec, where: str) -> Carried:
     """Look for the prompt that a model was trained with: at its weights, or in the recipe of its run beside them.
@@ -200,10 +204,10 @@ def evaluated_prompt(recipe: EvaluateRecipe, spec: Spec, where: str, template: P
         ConfigError: its prompt cannot be read.
     """
     given = recipe.template or recipe.task.options.get("template")
-    found = tuned(given, spec, where, key="template") if is_tuned(given) else carried(spec, where)
+    found = tuned(given, spec, where, key="template") if is_tuned(given) else carried(spec, where).as_device()
     known = found.prompt
     told = recipe.share if recipe.tell_share else None
-    if known is None or known.role == "cloud":
+    if known is None:
         return EvaluatedPrompt(template=template, told_share=told, line=found.line)
     words = known.template if known.wrap else replace(known.template, user="{question}")
     return EvaluatedPrompt(
@@ -329,7 +333,7 @@ class ServedPrompt:
                 max_tokens=max_tokens,
                 temperature=temperature,
                 last_turn=alone,
-                shown=self.template.device_messages([])[1:],
+                shown=self.template.shown(),
                 calls=calls,
             )
 
@@ -373,14 +377,15 @@ def _device(recipe: ServeRecipe) -> Carried:
     if template is not None and is_tuned(template):
         return tuned(template, recipe.device, "device", key="prompt.template")
     if place is None:
-        return carried(recipe.device, "device")
+        return carried(recipe.device, "device").as_device()
     found = carried_prompt(place)
     if found is None:
         raise ConfigError(
             f"prompt.trained: '{place}' holds no prompt of a training; name a checkpoint of selfroute train, or what "
             "selfroute export made of it"
         )
-    return Carried(found, f"device {shown_name(recipe.device)}: asked as {place} was trained ({found.described()})")
+    line = f"device {shown_name(recipe.device)}: asked as {place} was trained ({found.described()})"
+    return Carried(found, line).as_device()
 
 
 def cloud_specs(recipe: ServeRecipe) -> list[Spec]:
