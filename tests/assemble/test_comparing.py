@@ -320,11 +320,24 @@ def test_what_has_not_run_is_named_with_the_command_that_runs_it() -> None:
         ),
         ({"limit": 8}, "limit is null there and 8 here; choose another out= or delete the folder"),
         ({"parts": {"first": "lesson.yaml", "second": "lesson.yaml"}, "device": "teacher"}, "device is"),
+        (
+            {"parts": {"first": "lesson.yaml asks_from=300", "second": "lesson.yaml asks_from=9 after={first}"}},
+            "'out/seed-1/trained/second' holds another training: lesson.yaml asks_from=220 "
+            "after=out/seed-1/trained/first there and lesson.yaml asks_from=9 after=out/seed-1/trained/first here",
+        ),
     ],
 )
 def test_what_has_finished_otherwise_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         compare(**values)
+
+
+def test_a_part_of_which_nobody_noted_what_it_was_told_is_taken_as_it_is() -> None:
+    Path("out/seed-1/trained/second.json").unlink()
+    trained.clear()
+    parts = {"first": "lesson.yaml asks_from=300", "second": "lesson.yaml asks_from=9 after={first}"}
+    compare(seeds=[1], parts=parts)
+    assert trained == []
 
 
 # --- left out --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 OUT/table.json            everything that the table says, for programs
 OUT/table.md              the table
 OUT/seed-N/NAME/          the evaluation of an entry, as `selfroute evaluate` writes it, and NAME.yaml, its recipe
-OUT/seed-N/trained/PART/  what was trained for it
+OUT/seed-N/trained/PART/  what was trained for it, and PART.json, what `selfroute train` was told
 OUT/seed-N/joined/        all entries of the seed as one evaluation; `selfroute report` makes its page
 """
 
@@ -164,6 +164,11 @@ def _is_trained(place: Path, part: str) -> bool:
     return (place / "trained" / part / "run.json").is_file()
 
 
+def _told(place: Path, part: str) -> Path:
+    """File of what `selfroute train` was told for a part."""
+    return place / "trained" / f"{part}.json"
+
+
 def _training_line(recipe: CompareRecipe, part: str, place: Path, seed: int) -> list[str]:
     return [
         "selfroute",
@@ -184,6 +189,8 @@ def _train(recipe: CompareRecipe, part: str, place: Path, seed: int, say: Say, w
     if _goes_on(place / "trained" / part, options):
         values["resume"] = True
     loaded = build(options, values, where=f"parts.{part}")
+    _told(place, part).parent.mkdir(parents=True, exist_ok=True)
+    _told(place, part).write_text(json.dumps(training_of(recipe, part, place)) + "\n", encoding="utf-8")
     try:
         with watch(f"training {part}") as on_progress:
             at(algorithm.place)(loaded, on_progress=lambda step, steps, _: on_progress(step, steps), say=say)
@@ -219,13 +226,15 @@ def _check_finished(recipe: CompareRecipe) -> None:
     """See that entries which have finished are those of the recipe.
 
     Raises:
-        ConfigError: one has another task, model, limit or option; names it, both ways.
+        ConfigError: one has another task, model, limit or option, or a part another training; names it, both ways.
     """
     for seed in recipe.seeds:
         place = recipe.out / f"seed-{seed}"
         for name in recipe.entries:
             if _has_run(place, name):
                 _check_same(place / slug(name), {**evaluation_of(recipe, name, place), "seed": seed}, name)
+        for part in recipe.parts:
+            _check_told(recipe, part, place)
 
 
 def _check_same(folder: Path, values: Mapping[str, Any], name: str) -> None:
@@ -241,6 +250,19 @@ def _check_same(folder: Path, values: Mapping[str, Any], name: str) -> None:
                 f"'{folder}' holds another evaluation: {key} is {json.dumps(old)} there and {json.dumps(new)} here; "
                 f"choose another out= or delete the folder"
             )
+
+
+def _check_told(recipe: CompareRecipe, part: str, place: Path) -> None:
+    """See that a trained part is what the recipe says; one of which nobody noted what it was told is taken as it is."""
+    folder, file = place / "trained" / part, _told(place, part)
+    if not (_is_trained(place, part) and file.exists()):
+        return
+    there, here = json.loads(file.read_text(encoding="utf-8")), training_of(recipe, part, place)
+    if _without_places(there) != _without_places(here):
+        raise ConfigError(
+            f"'{folder}' holds another training: {shlex.join(there)} there and {shlex.join(here)} here; choose another "
+            "out= or delete the folder"
+        )
 
 
 def _without_places(value: Any) -> str:
