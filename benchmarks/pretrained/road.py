@@ -20,7 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,11 @@ SELFROUTE = (sys.executable, "-m", "selfroute.commands.main")
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """Who answers a problem; the device's answer where it is the device, and the score."""
+    """Who answers a problem, the device's answer where it is the device, and the score, which decides no comparison."""
 
     source: str
     answer: str
-    score: float | None
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Decided) and (self.source, self.answer) == (other.source, other.answer)
-
-    __hash__ = None  # type: ignore[assignment]
+    score: float | None = field(compare=False)
 
 
 def main() -> None:

