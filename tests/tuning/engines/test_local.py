@@ -79,7 +79,7 @@ async def test_it_ends_when_the_budget_does() -> None:
     assert await run_local(server, workers, on_update=lambda: False) == "budget" and server.version == 10
 
 
-async def test_a_worker_that_dies_is_dropped_and_comes_back() -> None:
+async def test_a_worker_that_dies_is_dropped_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dies(choices: Sequence[Choices], round: int) -> list[float | None]:
         nonlocal deaths
         if round == 3 and deaths < 2:
@@ -87,15 +87,13 @@ async def test_a_worker_that_dies_is_dropped_and_comes_back() -> None:
             raise BackendUnavailable("gone", backend="device")
         return await first(choices, round)
 
-    deaths, present = 0, []
+    deaths = 0
+    dropped: list[str] = []
     server, workers = team({"a": first, "b": dies}, quorum=1)
-
-    def on_update() -> bool:
-        present.append(len(server.members))
-        return workers["b"].rounds >= 8
-
-    assert await run_local(server, workers, on_update=on_update, rest_s=0.001) == "enough"
-    assert 1 in present and present[-1] == 2 and deaths == 2
+    drop = server.drop
+    monkeypatch.setattr(server, "drop", lambda name: (dropped.append(name), drop(name))[1])
+    ended = await run_local(server, workers, on_update=lambda: workers["b"].rounds >= 8, rest_s=0.001)
+    assert ended == "enough" and dropped == ["b", "b"] and len(server.members) == 2 and deaths == 2
 
 
 async def test_workers_that_never_answer_end_the_run() -> None:

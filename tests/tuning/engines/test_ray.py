@@ -77,10 +77,15 @@ class Heard(Consensus):
     """A server that keeps every message, both ways."""
 
     messages: list[object]
+    dropped: set[str]
 
     def begin(self) -> Orders:
-        self.messages = []
+        self.messages, self.dropped = [], set()
         return self._sent(super().begin())
+
+    def drop(self, worker: str) -> Orders:
+        self.dropped.add(worker)
+        return self._sent(super().drop(worker))
 
     def receive(self, report: Report) -> Orders:
         self.messages.append(report)
@@ -115,12 +120,10 @@ async def test_actors_learn_and_only_distributions_over_sentences_travel(tmp_pat
 
 @pytest.mark.parametrize("fault", ["dies", "fails"])
 async def test_an_actor_that_is_lost_is_dropped_and_comes_back(tmp_path: Path, fault: str) -> None:
-    present: list[int] = []
-
+    # What was seen at updates alone depends on the machine: a busy one makes none between the loss and the return.
     def until(server: Heard) -> bool:
-        present.append(len(server.members))
         reports = [m for m in server.messages if isinstance(m, Report) and m.worker == "b"]
-        return 1 in present and present[-1] == 2 and len(reports) > 8
+        return server.dropped == {"b"} and len(server.members) == 2 and len(reports) > 8
 
     _, ended, found = await run(tmp_path, {"b": fault}, until)
     assert ended == "enough" and set(found) == {"a", "b"}
