@@ -86,8 +86,8 @@ class TwoTurns:
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         ids, told = sampler.encode(prompts), WORDS.index("w0")
-        first, _ = sampler.write(ids, group=sampler.group)
-        second, _ = sampler.write([[*a, *b, told] for a, b in zip(ids, first, strict=True)])
+        first = sampler.write(ids, group=sampler.group).ids
+        second = sampler.write([[*a, *b, told] for a, b in zip(ids, first, strict=True)]).ids
         completions = [[*a, told, *b] for a, b in zip(first, second, strict=True)]
         own = [[1] * len(a) + [0] + [1] * len(b) for a, b in zip(first, second, strict=True)]
         return Attempts(prompts=ids, completions=completions, own=own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -37,12 +37,14 @@ class Sampled:
             model for greedy decoding), before `top_p` and `forbid` cut anything off.
         finish_reason: "stop" if the model or `on_step` ended it, "length" if the token limit did.
         top: per token the likeliest ids and their log-probabilities, likeliest first; None if not asked for.
+        entropies: in nats, of the distributions that the first tokens were drawn from, as many as were asked for.
     """
 
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
     top: list[dict[int, float]] | None = None
+    entropies: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def sample(
     top_logprobs: int | None = None,
     on_step: Callable[[Step], Collection[int]] | None = None,
     guide: Guide | None = None,
+    entropies: int = 0,
 ) -> list[list[Sampled]]:
     """Write completions for a batch of prompts.
 
@@ -108,6 +111,7 @@ def sample(
         top_logprobs: how many alternatives per position to report; None reports none.
         on_step: called after each step with the new tokens; returns the rows that shall end with them.
         guide: changes what tokens are drawn from; log-probabilities stay those of the plain model.
+        entropies: of how many first tokens of each completion to report the entropy, as in `Sampled`.
 
     Returns:
         For each prompt its completions.
@@ -126,7 +130,7 @@ def sample(
         limit = torch.tensor(limits, device=device).repeat_interleave(samples_per_prompt)
         uniforms = _uniforms(limits, samples_per_prompt, seed).to(device) if temperature > 0 else None
         eos = torch.tensor(sorted(eos_token_ids), dtype=torch.long, device=device)
-        record = _Record(rows, max(limits), device, top_logprobs)
+        record = _Record(rows, max(limits), device, top_logprobs, entropies)
         table = None if forbid is None else forbid.to(device)
         states = torch.zeros(rows, dtype=torch.long, device=device)
 
@@ -456,7 +460,7 @@ def _shared_tokens(prompts: Sequence[tuple[int, ...]]) -> int:
 class _Record:
     """Everything written so far, as tensors on the model's device; lists are made once, at the end."""
 
-    def __init__(self, rows: int, steps: int, device: torch.device, top: int | None) -> None:
+    def __init__(self, rows: int, steps: int, device: torch.device, top: int | None, entropies: int) -> None:
         self.tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(rows, steps, device=device)
         self.lengths = torch.zeros(rows, dtype=torch.long, device=device)
@@ -464,12 +468,15 @@ class _Record:
         self.count = top
         self.top_ids = torch.zeros(rows, steps, top or 0, dtype=torch.long, device=device)
         self.top_logprobs = torch.zeros(rows, steps, top or 0, device=device)
+        self.entropies = torch.zeros(rows, min(steps, entropies), device=device)
 
     def write(self, step: int, rows: Tensor, tokens: Tensor, scores: Tensor, *, wanted: bool) -> Step | None:
         """Keep one token per row; a `Step` of it if wanted."""
         logprobs = scores.gather(1, tokens[:, None])[:, 0]
         self.tokens[rows, step] = tokens
         self.logprobs[rows, step] = logprobs
+        if step < self.entropies.shape[1]:
+            self.entropies[rows, step] = -(scores.exp() * scores).nan_to_num().sum(-1)
         top = None
         if self.count is not None:
             values, ids = scores.topk(min(self.count, scores.shape[-1]), dim=-1)
@@ -481,13 +488,14 @@ class _Record:
     def completions(self) -> list[Sampled]:
         lengths = self.lengths.tolist()
         tokens, logprobs = self.tokens.tolist(), self.logprobs.tolist()
-        stopped = self.stopped.tolist()
+        stopped, entropies = self.stopped.tolist(), self.entropies.tolist()
         return [
             Sampled(
                 tokens[row][:length],
                 logprobs[row][:length],
                 "stop" if stopped[row] else "length",
                 None if self.count is None else _pairs(self.top_ids[row, :length], self.top_logprobs[row, :length]),
+                entropies[row][:length],
             )
             for row, length in enumerate(lengths)
         ]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ from selfroute.train.rl.prompt_pass import Behind, ReadPrompts, distinct, keeps_
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
 from selfroute.train.rl.replay import Replaying, key_of, text_of
 from selfroute.train.rl.rollout_metrics import kind_of
-from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
+from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout, Turns
 from selfroute.train.rl.rollouts.single import Single
 from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
 from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective, check_seams
@@ -247,11 +248,11 @@ class PolicyTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
             return result
-        return self._write(prompt_ids), None
+        return self._write(prompt_ids).ids, None
 
     def _write(
-        self, prompt_ids: Ids, *, until: Sequence[str] = (), limits: Sequence[int] | None = None
-    ) -> list[list[int]]:
+        self, prompt_ids: Ids, *, until: Sequence[str] = (), limits: Sequence[int] | None = None, entropies: int = 0
+    ) -> Turns:
         """Completions by our sampler; see `Sampler.write`."""
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, quick_on_cpu(model):
             sampled = sample(
@@ -264,12 +265,14 @@ class PolicyTrainer(GRPOTrainer):
                 top_p=self.top_p,
                 seed=self._seed(),
                 on_step=Until(self._tokenizer, until) if until else None,
+                entropies=entropies,
             )
-        return [row[0].token_ids for row in sampled]
+        found = [statistics.fmean(row[0].entropies) / self._most_entropy for row in sampled] if entropies else []
+        return Turns(ids=[row[0].token_ids for row in sampled], entropies=found)
 
     @torch.no_grad()
     def _entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
-        """See `Sampler.entropies`."""
+        """Those of each row's last tokens, by a pass of their own; see `Turns`."""
         pad, width = self._tokenizer.pad_token_id, max(map(len, rows))
         device = self.accelerator.device
         ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
@@ -278,8 +281,11 @@ class PolicyTrainer(GRPOTrainer):
             self.model, ids, mask, max(counts), batch_size=self.args.per_device_train_batch_size, compute_entropy=True
         )
         assert found is not None
-        most = math.log(self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size)
-        return [float(row[-count:].mean()) / most for row, count in zip(found, counts, strict=True)]
+        return [float(row[-n:].mean()) / self._most_entropy for row, n in zip(found, counts, strict=True)]
+
+    @property
+    def _most_entropy(self) -> float:
+        return math.log(self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size)
 
     def _heat(self) -> float:
         """What the sampler's temperature is multiplied with, and the loss's is not."""
@@ -646,24 +652,32 @@ class _Sampler:
     def luck(self) -> random.Random:
         return random.Random(self._trainer._seed())
 
-    def entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
-        return self._trainer._entropies(rows, counts)
-
     def speller(self) -> RowText:
         return RowText(self._trainer._tokenizer)
 
     def write(
-        self, prompts: Ids, *, group: int = 1, until: Sequence[str] = (), limits: Sequence[int] | None = None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        self,
+        prompts: Ids,
+        *,
+        group: int = 1,
+        until: Sequence[str] = (),
+        limits: Sequence[int] | None = None,
+        entropies: int = 0,
+    ) -> Turns:
         trainer, ids = self._trainer, [list(row) for row in prompts]
         if trainer.args.fast_sampler and not trainer.use_vllm and self._images[0] is None:
-            return trainer._write(ids, until=until, limits=limits), None
+            return trainer._write(ids, until=until, limits=limits, entropies=entropies)
         written, logprobs = trainer._generate_single_turn(ids, *self._images, group)
         most = limits or [self.limit] * len(ids)
         # What was written beyond is thrown away: what stands is drawn as though nothing had come behind it.
         ends = [cut(trainer._tokenizer, row[:n], until) for row, n in zip(written, most, strict=True)]
         kept = None if logprobs is None else [row[:n] for row, n in zip(logprobs, ends, strict=True)]
-        return [row[:n] for row, n in zip(written, ends, strict=True)], kept
+        turns = [row[:n] for row, n in zip(written, ends, strict=True)]
+        found: Sequence[float] = ()
+        if entropies:
+            seen = [row[:entropies] for row in turns]
+            found = trainer._entropies([a + b for a, b in zip(ids, seen, strict=True)], [len(row) for row in seen])
+        return Turns(ids=turns, logprobs=kept, entropies=found)
 
 
 def reference_kept(file: Path) -> dict[str, Any]:

@@ -149,7 +149,7 @@ class Replaying:
         self._begin(prompts, ids)
         old = self._replayed(ids, sampler.group)
         fresh = [place for place in range(len(ids)) if place not in old]
-        written, _ = sampler.write([ids[place] for place in fresh])
+        written = sampler.write([ids[place] for place in fresh]).ids
         made = {**old, **dict(zip(fresh, written, strict=True))}
         replayed = [float(place in old) for place in range(len(ids))]
         return Attempts(

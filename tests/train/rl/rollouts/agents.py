@@ -10,7 +10,7 @@ from typing import Any
 
 from selfroute.tasks.base import Observation, Tool
 from selfroute.tasks.episode import Episode, text_parameters
-from selfroute.train.rl.rollouts.base import Attempts, Prompt
+from selfroute.train.rl.rollouts.base import Attempts, Prompt, Turns
 
 END = "<end>"
 Policy = Callable[[tuple[str, ...]], Mapping[str, float]]
@@ -81,10 +81,21 @@ class Table:
         raise AssertionError("trees need no speller")
 
     def write(
-        self, prompts: Any, *, group: int = 1, until: Sequence[str] = (), limits: Sequence[int] | None = None
-    ) -> tuple[list[list[int]], None]:
+        self,
+        prompts: Any,
+        *,
+        group: int = 1,
+        until: Sequence[str] = (),
+        limits: Sequence[int] | None = None,
+        entropies: int = 0,
+    ) -> Turns:
         most = limits or [self.limit] * len(prompts)
-        return [self._one(list(row[1:]), n, until) for row, n in zip(prompts, most, strict=True)], None
+        turns = [self._one(list(row[1:]), n, until) for row, n in zip(prompts, most, strict=True)]
+        seen = [turn[:entropies] for turn in turns] if entropies else []
+        return Turns(
+            ids=turns,
+            entropies=[self._entropy([*row[1:], *turn], len(turn)) for row, turn in zip(prompts, seen, strict=False)],
+        )
 
     def _one(self, before: list[int], limit: int, until: Sequence[str]) -> list[int]:
         written: list[int] = []
@@ -95,9 +106,6 @@ class Table:
             if written[-1] == 0 or any(self.words[written[-1]].endswith(mark) for mark in until):
                 break
         return written
-
-    def entropies(self, rows: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
-        return [self._entropy(row[1:], count) for row, count in zip(rows, counts, strict=True)]
 
     def _entropy(self, ids: Sequence[int], count: int) -> float:
         words = [self.words[i] for i in ids]

@@ -36,7 +36,7 @@ from selfroute.train.rl.generation import Until, cut
 from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
-from selfroute.train.rl.rollouts.base import Attempts
+from selfroute.train.rl.rollouts.base import Attempts, Turns
 from selfroute.train.rl.rollouts.kinds import KINDS
 from selfroute.train.rl.rollouts.relay import CloudTurns, Relay, asked
 from selfroute.types import Sampling
@@ -74,7 +74,7 @@ class Scribe:
 
         most = limits or [self.limit] * len(prompts)
         with_loop = [_in_thread(one, prompt, limit) for prompt, limit in zip(prompts, most, strict=True)]
-        return with_loop, None
+        return Turns(ids=with_loop)
 
 
 def _in_thread(work: Callable[..., Any], *given: Any) -> Any:

@@ -20,7 +20,7 @@ from selfroute.tasks.base import Observation
 from selfroute.train.rl.objectives.tree import weighted
 from selfroute.train.rl.rollouts.base import Attempts
 from selfroute.train.rl.rollouts.branching import BRANCHINGS, Node, Released, TreeOptions, budgets
-from selfroute.train.rl.rollouts.tree import FACTS, Tree, _Kept, _Leaf
+from selfroute.train.rl.rollouts.tree import FACTS, Tree, _Leaf
 
 CALL_1, CALL_2 = "<tool>look 1</tool>", "<tool>look 2</tool>"
 WORLD = opened({"1": "one", "2": "two"})
@@ -219,8 +219,7 @@ class ForkBefore(Tree):
     """A tree that forks in front of the probe, as the paper's text can be read."""
 
     def _branch(self, leaf: _Leaf) -> _Leaf:
-        at = _Kept(leaf.turn, None, leaf.calls)
-        return leaf.group.add(leaf.branch(self.open(leaf.group.prompt), at))
+        return self._beside(leaf, leaf.turn)
 
 
 class TestBias:

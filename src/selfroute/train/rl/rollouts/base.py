@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from selfroute.backends.sessions import Speller
 
-__all__ = ["Attempts", "Prompt", "Rollout", "Sampler"]
+__all__ = ["Attempts", "Prompt", "Rollout", "Sampler", "Turns"]
 
 Prompt = list[dict[str, Any]]  # messages, as TRL has them
 Ids = Sequence[Sequence[int]]
@@ -36,6 +36,22 @@ class Attempts:
     logprobs: Sequence[Sequence[float]] | None = None
     texts: Sequence[str] | None = None
     facts: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """What the policy wrote behind some prompts.
+
+    Attributes:
+        ids: token ids, at least one each.
+        logprobs: of each token; None if not known.
+        entropies: mean entropy of the distributions that the first tokens of each were drawn from, as a part of log V;
+            empty where nobody asked.
+    """
+
+    ids: list[list[int]]
+    logprobs: list[list[float]] | None = None
+    entropies: Sequence[float] = ()
 
 
 class Sampler(Protocol):
@@ -67,27 +83,26 @@ class Sampler(Protocol):
         """Chance that a resumed run draws again; each call begins another row of it."""
         ...
 
-    def entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
-        """Mean entropy of the distributions that each row's last tokens were drawn from, as a part of log V.
-
-        Args:
-            counts: how many last tokens of each row, at least one.
-        """
-        ...
-
     def speller(self) -> Speller:
         """Spells token ids; one for each text."""
         ...
 
     def write(
-        self, prompts: Ids, *, group: int = 1, until: Sequence[str] = (), limits: Sequence[int] | None = None
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """One completion for each prompt, at the temperature of the run, and what its tokens' log-probabilities were.
+        self,
+        prompts: Ids,
+        *,
+        group: int = 1,
+        until: Sequence[str] = (),
+        limits: Sequence[int] | None = None,
+        entropies: int = 0,
+    ) -> Turns:
+        """One completion for each prompt, at the temperature of the run.
 
         Args:
             group: how many neighbours have the same prompt, which a server then reads once.
             until: a completion ends with the token that completes one of these marks.
             limits: most tokens of each completion; None allows those of a whole attempt.
+            entropies: of how many first tokens of each completion the mean entropy is wanted.
         """
         ...
 

@@ -128,13 +128,13 @@ class Relay:
         gate, group = asyncio.Semaphore(self.cloud.concurrency), sampler.group
         try:
             while going := [attempt for attempt in made if not attempt.over]:
-                turns, _ = sampler.write(
+                turns = sampler.write(
                     [[*attempt.prompt, *attempt.ids] for attempt in going],
                     group=group,
                     until=(CALL_END,),
                     limits=[attempt.left for attempt in going],
                 )
-                for attempt, turn in zip(going, turns, strict=True):
+                for attempt, turn in zip(going, turns.ids, strict=True):
                     attempt.take(turn, sampler.ends)
                 await asyncio.gather(*(self._help(attempt, gate) for attempt in going if attempt.wanted))
                 group = 1

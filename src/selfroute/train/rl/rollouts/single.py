@@ -14,5 +14,5 @@ class Single:
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         ids = sampler.encode(prompts)
-        completions, logprobs = sampler.write(ids, group=sampler.group)
-        return Attempts(prompts=ids, completions=completions, logprobs=logprobs)
+        written = sampler.write(ids, group=sampler.group)
+        return Attempts(prompts=ids, completions=written.ids, logprobs=written.logprobs)

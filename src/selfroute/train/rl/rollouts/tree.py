@@ -89,29 +89,45 @@ class Tree:
         return group.add(_Leaf(group, environment, tree=tree, fresh=fresh, probing=probing and self.brancher.measures))
 
     def _grow(self, leaves: list[_Leaf], sampler: Sampler, rng: random.Random) -> None:
-        """Write leaves to their ends, and what forks from them."""
+        """Write leaves to their ends, and what forks from them.
+
+        Whole turns are written, and forks are decided by their probes alone: what a leaf says behind its probe has no
+        part in it, so that this is the same as stopping there, without a round of its own.
+        """
         while going := [leaf for leaf in leaves if not leaf.over]:
-            turns, _ = sampler.write(
+            turns = sampler.write(
                 [[*leaf.group.ids, *leaf.ids] for leaf in going],
                 until=(CALL_CLOSE,),
-                limits=[min(leaf.left, self.options.probe) if leaf.probing else leaf.left for leaf in going],
+                limits=[leaf.left for leaf in going],
+                entropies=self.options.probe if self.brancher.measures else 0,
             )
-            ended = [leaf.take(turn, sampler.ends) for leaf, turn in zip(going, turns, strict=True)]
+            ended = [leaf.take(turn, sampler.ends) for leaf, turn in zip(going, turns.ids, strict=True)]
+            for leaf, now in zip(going, turns.entropies, strict=False):
+                leaf.now = now
+            # Before anyone acts: a branch begins in the state in which its probe was written.
+            forked = self._forked(self._probed(going, sampler), rng)
             said = sampler.decode([leaf.ids[leaf.turn :] for leaf in going])
-            turned = zip(going, said, ended, strict=True)
-            probed = [leaf for leaf, text, over in turned if self._act(leaf, text, sampler, over)]
-            leaves = [*leaves, *self._forked(probed, sampler, rng)]
+            for leaf, text, over in zip(going, said, ended, strict=True):
+                self._act(leaf, text, sampler, over)
+            leaves = [*leaves, *forked]
 
-    def _act(self, leaf: _Leaf, text: str, sampler: Sampler, ended: bool) -> bool:
-        """Carry out what a turn says by now; whether it was no more than a probe."""
-        reader = TurnReader()
-        reader.feed(text)
-        was_probe, leaf.probing = leaf.probing, False
-        if reader.action is not None:
-            self._call(leaf, reader.action, sampler)
+    def _probed(self, leaves: Sequence[_Leaf], sampler: Sampler) -> list[_Leaf]:
+        """Those whose turn went on behind a probe that was no action yet."""
+        probe = self.options.probe
+        longer = [leaf for leaf in leaves if leaf.probing and len(leaf.ids) > leaf.turn + probe]
+        if not longer:
+            return []
+        said = sampler.decode([leaf.ids[leaf.turn : leaf.turn + probe] for leaf in longer])
+        return [leaf for leaf, text in zip(longer, said, strict=True) if _action(text) is None]
+
+    def _act(self, leaf: _Leaf, text: str, sampler: Sampler, ended: bool) -> None:
+        """Carry out what a turn says."""
+        leaf.probing = False
+        action = _action(text)
+        if action is not None:
+            self._call(leaf, action, sampler)
         elif ended:
             leaf.end(text)
-        return was_probe and reader.action is None and not ended
 
     def _call(self, leaf: _Leaf, action: Action, sampler: Sampler) -> None:
         leaf.calls += 1
@@ -127,30 +143,29 @@ class Tree:
         if self.brancher.late:
             leaf.keep()
 
-    def _forked(self, probed: Sequence[_Leaf], sampler: Sampler, rng: random.Random) -> list[_Leaf]:
-        """What forks from leaves that have just written a probe."""
+    def _forked(self, probed: Sequence[_Leaf], rng: random.Random) -> list[_Leaf]:
+        """What forks from leaves behind their probes."""
         found: list[_Leaf] = []
-        for leaf, now in zip(probed, self._measured(probed, sampler), strict=True):
+        for leaf in probed:
             if not leaf.calls:
-                leaf.first = leaf.before = now
+                leaf.first = leaf.before = leaf.now
                 continue
-            node = Node(now=now, first=leaf.first, before=leaf.before, call=leaf.calls, place=leaf.group.place)
-            leaf.before = now
+            node = Node(now=leaf.now, first=leaf.first, before=leaf.before, call=leaf.calls, place=leaf.group.place)
+            leaf.before = leaf.now
             count = min(self.options.branches - 1, leaf.group.room[leaf.tree])
             if count and self.brancher.forks(node, rng):
                 leaf.weight /= count + 1
                 found += [self._branch(leaf) for _ in range(count)]
         return found
 
-    def _measured(self, probed: Sequence[_Leaf], sampler: Sampler) -> list[float]:
-        if not probed or not self.brancher.measures:
-            return [0.0] * len(probed)
-        rows = [[*leaf.group.ids, *leaf.ids] for leaf in probed]
-        return sampler.entropies(rows, [len(leaf.ids) - leaf.turn for leaf in probed])
-
     def _branch(self, leaf: _Leaf) -> _Leaf:
-        """Another leaf that goes on from where one stands."""
-        branch = leaf.branch(self.open(leaf.group.prompt))
+        """Another leaf that goes on from a leaf's probe."""
+        return self._beside(leaf, leaf.turn + self.options.probe)
+
+    def _beside(self, leaf: _Leaf, length: int) -> _Leaf:
+        """Another leaf that goes on from a place in a leaf's turn."""
+        branch = leaf.branch(self.open(leaf.group.prompt), length, leaf.calls)
+        branch.turn = leaf.turn
         _restorable(branch.environment).restore(_restorable(leaf.environment).snapshot())
         return leaf.group.add(branch)
 
@@ -164,7 +179,7 @@ class Tree:
 
     def _from_node(self, group: _Group, tree: int, rng: random.Random) -> _Leaf:
         owner, kept = rng.choice([(leaf, kept) for leaf in group.leaves if leaf.tree == tree for kept in leaf.kept])
-        branch = owner.branch(self.open(group.prompt), kept)
+        branch = owner.branch(self.open(group.prompt), kept.length, kept.calls)
         _restorable(branch.environment).restore(kept.snapshot)
         return group.add(branch)
 
@@ -215,8 +230,8 @@ class _Leaf:
         parent, fork, weight: as in `FACTS`.
         ids, own: its completion so far, and what of it the policy wrote.
         turn: where its present turn begins.
-        first, before: entropies, as in `Node`.
-        probing: whether what it writes next is a probe.
+        first, before, now: entropies, as in `Node`; `now` is that of the last turn's first tokens.
+        probing: whether its turn begins with a probe.
         text: what it says in the end.
         kept: its nodes, behind its fork.
     """
@@ -236,6 +251,7 @@ class _Leaf:
     calls: int = 0
     first: float = 0.0
     before: float = 0.0
+    now: float = 0.0
     text: str = ""
     over: bool = False
     kept: list[_Kept] = field(default_factory=list)
@@ -270,23 +286,29 @@ class _Leaf:
         if not self.over:
             self.kept.append(_Kept(len(self.ids), _restorable(self.environment).snapshot(), self.calls))
 
-    def branch(self, environment: Environment, kept: _Kept | None = None) -> _Leaf:
-        """Another leaf that goes on from here, or from a node."""
-        at = _Kept(len(self.ids), None, self.calls) if kept is None else kept
+    def branch(self, environment: Environment, length: int, calls: int) -> _Leaf:
+        """Another leaf with the first tokens of this one, and the calls that these hold."""
         return _Leaf(
             self.group,
             environment,
             tree=self.tree,
             parent=self.place,
-            fork=at.length,
+            fork=length,
             weight=self.weight,
-            ids=self.ids[: at.length],
-            own=self.own[: at.length],
-            turn=self.turn if kept is None else at.length,
-            calls=at.calls,
+            ids=self.ids[:length],
+            own=self.own[:length],
+            turn=length,
+            calls=calls,
             first=self.first,
             before=self.before,
         )
+
+
+def _action(text: str) -> Action | None:
+    """The action that a turn says, if it is whole."""
+    reader = TurnReader()
+    reader.feed(text)
+    return reader.action
 
 
 def _restorable(environment: Environment) -> Restorable:
