@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from small_agent import END, PAD, Part, imitate, network, word_tokenizer
 
 from selfroute.actions import CALL_CLOSE, CALL_OPEN, Action, result_text
 from selfroute.grading import Outcome
 from selfroute.handoff import HANDOFF_TEXT, parse
 from selfroute.tasks.base import Environment, Observation, Restorable, Row, Tool
 from selfroute.tasks.lookup import CALC, LOOKUP, VALUES, Lookup
-from selfroute.train.imitation.optimizer import MuonAdamW
 from selfroute.train.rl.rollouts.base import Prompt
 
 TASK = Lookup()
-END, PAD = "[end]", "[pad]"
 LOOK, COMPUTE = f"{CALL_OPEN}{LOOKUP.name} ", f"{CALL_OPEN}{CALC.name} "
 WORDS = [
     END, PAD, LOOK, COMPUTE, CALL_CLOSE, "<result>", "</result>", "<answer>", "</answer>", HANDOFF_TEXT,
@@ -32,42 +33,8 @@ LEARN = 1e-2
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each tag and each two digits; what it does not know is left out."""
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token=PAD))
-    marks = sorted((word for word in WORDS if not word.isdigit()), key=len, reverse=True)
-    known = "|".join([*map(_quoted, marks), r"\d\d", r"\d"])
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(known), behavior="removed", invert=True)
-    words.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        eos_token=END,
-        pad_token=PAD,
-        chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}",
-    )
-
-
-def _quoted(text: str) -> str:
-    return "".join(f"\\{sign}" if sign in "[]+.?*()|" else sign for sign in text)
-
-
-def network(seed: int, *, width: int = 64, layers: int = 2) -> LlamaForCausalLM:
-    """A decoder with nothing learned."""
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(WORDS),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=4,
-            max_position_embeddings=160,
-            tie_word_embeddings=True,
-            initializer_range=width**-0.5,
-            bos_token_id=None,
-            eos_token_id=0,
-            pad_token_id=1,
-        )
-    )
+    """A token for each tag and each two digits."""
+    return word_tokenizer(WORDS)
 
 
 # --- how it is begun ----------------------------------------------------------------------------------------------
@@ -76,23 +43,12 @@ def network(seed: int, *, width: int = 64, layers: int = 2) -> LlamaForCausalLM:
 def begun(folder: Path, seed: int, steps: int) -> Path:
     """The agent of a seed, which has imitated errands; trained unless it is there."""
     if not (folder / "config.json").exists():
-        model, words = network(seed), tokenizer()
+        model, words = network(WORDS, seed), tokenizer()
         rows, rng = list(TASK.rows("train")), random.Random(f"errands/{seed}")
-        optimizer = MuonAdamW(model, lr=LEARN, weight_decay=0.0, betas=(0.9, 0.98))
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = LEARN * min(1.0, 10 * (step + 1) / steps, 2 * (1 - step / steps))
-            ids, mask, labels = _batch(words, [errand(rng.choice(rows), rng) for _ in range(32)])
-            model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        imitate(model, words, lambda _: [errand(rng.choice(rows), rng) for _ in range(32)], steps=steps, rate=LEARN)
         model.save_pretrained(folder)
         words.save_pretrained(folder)
     return folder
-
-
-Part = tuple[str, bool]  # a text, and whether the agent wrote it
 
 
 def errand(row: Row, rng: random.Random) -> list[Part]:
@@ -126,22 +82,6 @@ def _called(world: Environment, action: Action, parts: list[Part]) -> str:
     said = world.step(action).text
     parts += [(str(action), True), (result_text(said), False)]
     return said
-
-
-def _batch(words: PreTrainedTokenizerFast, errands: Sequence[Sequence[Part]]) -> tuple[torch.Tensor, ...]:
-    """Ids, what is no padding, and labels of the agent's own tokens."""
-    rows, labels = [], []
-    for parts in errands:
-        ids = [words(text, add_special_tokens=False)["input_ids"] for text, _ in parts]
-        rows.append([i for some in ids for i in some])
-        labels.append([i if own else -100 for some, (_, own) in zip(ids, parts, strict=True) for i in some])
-    width = max(map(len, rows))
-
-    def padded(lists: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        return torch.tensor([[*one, *[value] * (width - len(one))] for one in lists])
-
-    ids = padded(rows, WORDS.index(PAD))
-    return ids, padded([[1] * len(row) for row in rows], 0), padded(labels, -100)
 
 
 # --- its errands --------------------------------------------------------------------------------------------------
