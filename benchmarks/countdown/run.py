@@ -4,6 +4,8 @@
     python benchmarks/countdown/run.py seeds=1 steps=40   # a quick look
     python benchmarks/countdown/run.py steps=400 until_flat=40 algorithms=[task_tuning,gapg,gapg_no_filter,grpo] \
         out=out/evidence-long results=benchmarks/countdown/long    # to the end; four_share=1.0: four numbers
+    python benchmarks/countdown/run.py algorithms=[task_tuning,gapg,balance] out=out/balance \
+        results=benchmarks/objectives/countdown                    # beside trajectory balance (docs/objectives.md)
 
 Every run starts from the shipped warm-up device. Stopped and started again it goes on where it was: finished runs
 and evaluations are kept. Writes `results.json` and `results.md` beside this file, and the runs themselves under `out`.
@@ -30,6 +32,7 @@ from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, make_task
 from selfroute.environment import provenance
 from selfroute.rewards.hierarchical import Hierarchical
 from selfroute.train.folder import can_resume
+from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.checkpoint import STATE_FILE
 
 HERE = Path(__file__).parent
@@ -40,7 +43,13 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gapg_no_filter": {"algorithm": "gapg", "prompt_filter": False},
     "dr_grpo": {"algorithm": "dr_grpo"},
     "grpo": {"algorithm": "grpo"},
+    "balance": {
+        "algorithm": "balance",
+        "objective": Spec("vargrad_tb", options={"temperature": 0.25}),
+        "behaviour": Behaviour(tempered=0.5, replayed=0.25),
+    },
 }
+PAPER = tuple(name for name in ALGORITHMS if name != "balance")
 CLOUD = Spec("embedded", "cloud")
 CACHE = "answers.sqlite"
 PROMPTS = 32  # per step
@@ -66,7 +75,7 @@ class Options:
     """What can be changed with key=value."""
 
     seeds: tuple[int, ...] = (1, 2, 3)
-    algorithms: tuple[str, ...] = tuple(ALGORITHMS)
+    algorithms: tuple[str, ...] = PAPER
     steps: int = 80
     until_flat: int | None = None
     four_share: float = 0.5
