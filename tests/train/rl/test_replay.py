@@ -155,6 +155,25 @@ def test_replayed_attempts_stand_in_their_prompts_groups(tmp_path: Path) -> None
     assert {i % 6 for i in places} == {4, 5}
 
 
+@pytest.mark.parametrize("tempered", [0.0, 1.0])
+def test_what_the_sampler_tells_stands_for_a_pass_of_the_policy(tmp_path: Path, tempered: float) -> None:
+    """Of plain attempts; those at another temperature are read once more."""
+    behaviour = Behaviour(tempered=tempered) if tempered else None
+    made = policy_trainer(tmp_path, model=policy(), objective=VarGradTB(), behaviour=behaviour, learning_rate=0.05)
+    read, found = made._log_probabilities, list[tuple[bool, float]]()
+
+    def both(batch: Any) -> torch.Tensor:
+        told, attempts = read(batch), made._attempts
+        made._attempts = None
+        found.append((attempts is not None and attempts.logprobs is not None, float((told - read(batch)).abs().max())))
+        made._attempts = attempts
+        return told
+
+    made._log_probabilities = both  # type: ignore[method-assign]
+    made.train()
+    assert found and all(known is not bool(tempered) and apart < 1e-4 for known, apart in found)
+
+
 def test_attempts_begin_with_what_is_right_of_each_row(tmp_path: Path) -> None:
     """From the first step on, graded as any; a prompt's own attempts then come beside it."""
     rows = [f"{i}:{prompt}" for i, prompt in enumerate(PROMPTS)]

@@ -232,7 +232,7 @@ class PolicyTrainer(GRPOTrainer):
         self._attempts = made = rollout.generate(prompts, _Sampler(self, group=self.group_size))
         found: dict[str, Any] = {"prompt_ids": made.prompts, "completion_ids": made.completions}
         own = {} if made.own is None else {"env_mask": made.own}
-        return {**found, "logprobs": made.logprobs, **own}
+        return {**found, "logprobs": made.logprobs if self.use_vllm else None, **own}
 
     def _generate_single_turn(
         self,
@@ -268,7 +268,9 @@ class PolicyTrainer(GRPOTrainer):
                 entropies=entropies,
             )
         found = [statistics.fmean(row[0].entropies) / self._most_entropy for row in sampled] if entropies else []
-        return Turns(ids=[row[0].token_ids for row in sampled], entropies=found)
+        # Tempered, they are not the policy's own.
+        logprobs = [row[0].logprobs for row in sampled] if self._heat() == 1.0 else None
+        return Turns(ids=[row[0].token_ids for row in sampled], logprobs=logprobs, entropies=found)
 
     @torch.no_grad()
     def _entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
@@ -412,7 +414,15 @@ class PolicyTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _log_probabilities(self, batch: Batch) -> Tensor:
-        """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them."""
+        """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them.
+
+        Our sampler has told them; what it did not write, or at another temperature, is read once more.
+        """
+        known = None if self._attempts is None or self.use_vllm else self._attempts.logprobs
+        if known is not None:
+            width = batch["completion_ids"].shape[1]
+            told = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in known], device=self._rewards.device)
+            return torch.where(own_tokens(batch), told, 0.0).sum(1)
 
         def read(rows: Batch) -> tuple[Tensor]:
             ids, mask = whole(rows)
