@@ -153,10 +153,10 @@ def test_an_attempt_in_two_turns_learns_from_its_own_words_alone(tmp_path: Path)
 def test_the_two_turns_of_an_attempt_are_drawn_apart(tmp_path: Path) -> None:
     """Or the same luck would write both."""
     made = policy_trainer(tmp_path)
-    seeds = [made._seed() for _ in range(3)]
+    seeds = [made.draw_seed() for _ in range(3)]
     assert len(set(seeds)) == 3
     made._drawn.clear()
-    assert [made._seed() for _ in range(3)] == seeds
+    assert [made.draw_seed() for _ in range(3)] == seeds
 
 
 def test_facts_of_an_attempt_reach_the_objective(tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ def train(folder: Path, **options: Any) -> PolicyTrainer:
 def test_tempered_attempts_differ_and_the_loss_is_the_policys_own(tmp_path: Path) -> None:
     cold = Behaviour(tempered=1.0, coldest=0.05, hottest=0.06)
     made = policy_trainer(tmp_path, model=policy(), objective=VarGradTB(), behaviour=cold)
-    assert made._heat() < 0.06
+    assert made.heat() < 0.06
     assert made.temperature == 1.0  # what TRL divides the loss's logits by
     made._purpose = "held_out"
-    assert made._heat() == 1.0
+    assert made.heat() == 1.0
     made._purpose = "rollouts"
     made.train()
     few = {tuple(ids) for ids in made._attempts.completions}  # type: ignore[union-attr]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,27 +32,25 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
-from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
-from selfroute.backends.torch.sampler import sample
-from selfroute.backends.torch.tokens import RowText
 from selfroute.errors import ConfigError
 from selfroute.grading import Outcome
 from selfroute.rewards.base import Moving, Reward
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.checkpoint import Part, restore_parts, save_parts
 from selfroute.train.rl.constraints.base import Constraint, Watching
-from selfroute.train.rl.generation import EpochSampler, Until, cut, quick_on_cpu
+from selfroute.train.rl.generation import EpochSampler
 from selfroute.train.rl.objectives.base import BY_REFERENCE, ByPrefix, Learning, Objective, Scored
 from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
+from selfroute.train.rl.policy_sampler import PolicySampler
 from selfroute.train.rl.prompt_pass import Behind, ReadPrompts, distinct, keeps_all, read_prompts
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
 from selfroute.train.rl.replay import Replaying, key_of, text_of
 from selfroute.train.rl.rollout_metrics import kind_of
-from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout, Turns
+from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
 from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
 from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective, check_seams
@@ -199,7 +196,7 @@ class PolicyTrainer(GRPOTrainer):
 
     def attempt(self, prompts: Sequence[Prompt]) -> tuple[Sequence[str], Mapping[str, Sequence[float]]]:
         """Texts and facts of one attempt at each prompt of this process, apart from those that are learned from."""
-        sampler = _Sampler(self, group=1)
+        sampler = PolicySampler(self, group=1)
         self._purpose = "held_out"
         try:
             made = self.rollout.generate(prompts, sampler)
@@ -229,7 +226,7 @@ class PolicyTrainer(GRPOTrainer):
 
     def _roll_out(self, prompts: list[Prompt], _: GRPOTrainer) -> dict[str, Any]:
         rollout = self.replaying if self.replaying is not None and self.training else self.rollout
-        self._attempts = made = rollout.generate(prompts, _Sampler(self, group=self.group_size))
+        self._attempts = made = rollout.generate(prompts, PolicySampler(self, group=self.group_size))
         found: dict[str, Any] = {"prompt_ids": made.prompts, "completion_ids": made.completions}
         own = {} if made.own is None else {"env_mask": made.own}
         return {**found, "logprobs": made.logprobs if self.use_vllm else None, **own}
@@ -248,54 +245,15 @@ class PolicyTrainer(GRPOTrainer):
                 prompt_ids, images, multimodal_fields, num_generations, *args, **kwargs
             )
             return result
-        return self._write(prompt_ids).ids, None
+        return PolicySampler(self, group=1).by_us(prompt_ids).ids, None
 
-    def _write(
-        self, prompt_ids: Ids, *, until: Sequence[str] = (), limits: Sequence[int] | None = None, entropies: int = 0
-    ) -> Turns:
-        """Completions by our sampler; see `Sampler.write`."""
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model, quick_on_cpu(model):
-            sampled = sample(
-                model,
-                prompt_ids,
-                max_new_tokens=cast(int, self.max_completion_length) if limits is None else limits,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self._tokenizer.pad_token_id,
-                temperature=self.temperature * self._heat(),
-                top_p=self.top_p,
-                seed=self._seed(),
-                on_step=Until(self._tokenizer, until) if until else None,
-                entropies=entropies,
-            )
-        found = [statistics.fmean(row[0].entropies) / self._most_entropy for row in sampled] if entropies else []
-        # Tempered, they are not the policy's own.
-        logprobs = [row[0].logprobs for row in sampled] if self._heat() == 1.0 else None
-        return Turns(ids=[row[0].token_ids for row in sampled], logprobs=logprobs, entropies=found)
-
-    @torch.no_grad()
-    def _entropies(self, rows: Ids, counts: Sequence[int]) -> list[float]:
-        """Those of each row's last tokens, by a pass of their own; see `Turns`."""
-        pad, width = self._tokenizer.pad_token_id, max(map(len, rows))
-        device = self.accelerator.device
-        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-        _, found, _ = self._get_per_token_logps_and_entropies(
-            self.model, ids, mask, max(counts), batch_size=self.args.per_device_train_batch_size, compute_entropy=True
-        )
-        assert found is not None
-        return [float(row[-n:].mean()) / self._most_entropy for row, n in zip(found, counts, strict=True)]
-
-    @property
-    def _most_entropy(self) -> float:
-        return math.log(self.accelerator.unwrap_model(self.model).config.get_text_config().vocab_size)
-
-    def _heat(self) -> float:
+    def heat(self) -> float:
         """What the sampler's temperature is multiplied with, and the loss's is not."""
         if self.behaviour is None or not self.training or self._purpose != "rollouts":
             return 1.0
         return self.behaviour.heat(self.args.seed, self.state.global_step)
 
-    def _seed(self) -> int:
+    def draw_seed(self) -> int:
         """Of the next completions, from the step and the process alone, so that a resumed run draws the same."""
         # Within the optimiser step: TRL's own count of passes starts anew after a resume.
         part = self._step % self.args.gradient_accumulation_steps
@@ -378,7 +336,7 @@ class PolicyTrainer(GRPOTrainer):
             self.note("replay/kept", len(self.replaying.buffer))
             self.note("replay/share", float(step.facts["replayed"].mean()))
         if self.behaviour is not None:
-            self.note("behaviour/temperature", self._heat())
+            self.note("behaviour/temperature", self.heat())
         if self.m_step is not None and self.m_step.is_due(self.state.global_step):
             self.note("m_step/loss", self.m_step.fit(batch, rows=self.args.per_device_train_batch_size))
             if self.replaying is not None:
@@ -637,57 +595,6 @@ def _about_none() -> Iterator[None]:
         yield
     finally:
         log.removeFilter(others)
-
-
-class _Sampler:
-    """The policy of a trainer, for its rollouts."""
-
-    def __init__(self, trainer: PolicyTrainer, *, group: int) -> None:
-        self.group = group
-        self.limit = cast(int, trainer.max_completion_length)
-        self.ends = frozenset(trainer.eos_token_ids)
-        self._trainer = trainer
-        self._images: tuple[Any, Any] = (None, {})
-
-    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        ids, *self._images = self._trainer._tokenize_prompts(list(prompts))
-        return cast(list[list[int]], ids)
-
-    def decode(self, ids: Ids) -> list[str]:
-        return cast(list[str], self._trainer._tokenizer.batch_decode(ids, skip_special_tokens=True))
-
-    def read(self, text: str) -> list[int]:
-        return cast(list[int], self._trainer._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def luck(self) -> random.Random:
-        return random.Random(self._trainer._seed())
-
-    def speller(self) -> RowText:
-        return RowText(self._trainer._tokenizer)
-
-    def write(
-        self,
-        prompts: Ids,
-        *,
-        group: int = 1,
-        until: Sequence[str] = (),
-        limits: Sequence[int] | None = None,
-        entropies: int = 0,
-    ) -> Turns:
-        trainer, ids = self._trainer, [list(row) for row in prompts]
-        if trainer.args.fast_sampler and not trainer.use_vllm and self._images[0] is None:
-            return trainer._write(ids, until=until, limits=limits, entropies=entropies)
-        written, logprobs = trainer._generate_single_turn(ids, *self._images, group)
-        most = limits or [self.limit] * len(ids)
-        # What was written beyond is thrown away: what stands is drawn as though nothing had come behind it.
-        ends = [cut(trainer._tokenizer, row[:n], until) for row, n in zip(written, most, strict=True)]
-        kept = None if logprobs is None else [row[:n] for row, n in zip(logprobs, ends, strict=True)]
-        turns = [row[:n] for row, n in zip(written, ends, strict=True)]
-        found: Sequence[float] = ()
-        if entropies:
-            seen = [row[:entropies] for row in turns]
-            found = trainer._entropies([a + b for a, b in zip(ids, seen, strict=True)], [len(row) for row in seen])
-        return Turns(ids=turns, logprobs=kept, entropies=found)
 
 
 def reference_kept(file: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from selfroute.train.rl.gapg import GAPGTrainer
 from selfroute.train.rl.objectives.tree import CREDITS, TreeCredit
 from selfroute.train.rl.options import GAPGOptions
 from selfroute.train.rl.policy_config import PolicyConfig
+from selfroute.train.rl.policy_sampler import PolicySampler
 from selfroute.train.rl.rollouts.base import Prompt
 from selfroute.train.rl.rollouts.branching import BRANCHINGS, TreeOptions
 from selfroute.train.rl.rollouts.tree import Tree
@@ -186,10 +187,11 @@ def test_entropies_are_those_of_the_policy(tmp_path: Path) -> None:
             logits = made.model(torch.tensor([row])).logits
         logp = logits[0, -count - 1 : -1].log_softmax(-1)
         expected.append(float(-(logp.exp() * logp).sum(-1).mean() / math.log(len(VOCABULARY))))
-    assert made._entropies(rows, counts) == pytest.approx(expected, abs=1e-5)
-    turns = made._write([[16, 22], [16, 23, 3]], entropies=3)
+    sampler = PolicySampler(made, group=1)
+    assert sampler.entropies(rows, counts) == pytest.approx(expected, abs=1e-5)
+    turns = sampler.by_us([[16, 22], [16, 23, 3]], entropies=3)
     seen = [turn[:3] for turn in turns.ids]
-    later = made._entropies([[16, 22, *seen[0]], [16, 23, 3, *seen[1]]], [len(turn) for turn in seen])
+    later = sampler.entropies([[16, 22, *seen[0]], [16, 23, 3, *seen[1]]], [len(turn) for turn in seen])
     assert turns.entropies == pytest.approx(later, abs=1e-5)
 
 
