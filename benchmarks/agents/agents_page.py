@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs/figures"))
+
+from figure_style import COLOURS, canvas, save, tone
 
 COMMAND = "python benchmarks/agents/run.py all --out out/agents"
 GAIN = 0.1  # above the start, to which calls are counted
@@ -215,21 +220,18 @@ def _tokens(cells: Sequence[Cell]) -> float:
 
 
 def _figure(curves: Mapping[str, Mapping[int, Sequence[Point]]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "agents"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    figure = canvas(9.0, 3.4)
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, credit in zip(axes, ("soft", "weighted"), strict=True):
         for number, rule in enumerate(("never", "entropy", "threshold", "random")):
             if seeds := curves.get(f"{rule} / {credit}"):
                 every = list(seeds.values())
                 calls = [statistics.mean(points[k]["calls"] for points in every) for k in range(len(every[0]))]
                 right = [statistics.mean(points[k]["success"] for points in every) for k in range(len(every[0]))]
-                axis.plot(calls, right, f"C{number}", label=rule)
+                axis.plot(calls, right, color=COLOURS[number], label=rule)
         axis.set(xlabel="calls of tools", title=credit)
     axes[0].set(ylabel="right by itself")
-    axes[0].legend(frameon=False, fontsize=8)
-    figure.savefig(file, metadata={"Date": None})
+    axes[0].legend(fontsize=8)
+    for axis in axes:
+        tone(axis)
+    save(figure, file)

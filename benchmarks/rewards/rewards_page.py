@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs/figures"))
+
+from figure_style import COLOURS, INK, canvas, save, tone
 
 CONDITIONS = {
     "clean": "as they are",
@@ -160,26 +165,26 @@ def _equal(found: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
 
 
 def _figure(found: dict[str, list[dict[str, Any]]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "rewards"
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure = canvas(9.0, 3.4)
+    left, right = figure.subplots(1, 2)
     for condition, style in (("clean", "-"), ("wrong40", "--")):
         if not (seeds := found.get(f"choice-{condition}")):
             continue
         ladder = seeds[0]["ladder"]
-        for name, colour in (("learned", "C0"), ("oracle", "C2"), ("random", "C7")):
+        for name, colour in (("learned", COLOURS[0]), ("oracle", COLOURS[2]), ("random", INK)):
             if condition == "clean" or name == "learned":
                 label = f"{name}, {CONDITIONS[condition]}" if name == "learned" else name
                 left.plot(ladder, np.mean([one[name] for one in seeds], axis=0), style, color=colour, label=label)
         right.plot(
-            ladder, np.mean([one["score"] for one in seeds], axis=0), style, color="C0", label=CONDITIONS[condition]
+            ladder,
+            np.mean([one["score"] for one in seeds], axis=0),
+            style,
+            color=COLOURS[0],
+            label=CONDITIONS[condition],
         )
     left.set(xscale="log", xlabel="N", ylabel="share right", title="truth of the chosen attempt")
     right.set(xscale="log", xlabel="N", ylabel="reward", title="its reward")
-    left.legend(frameon=False, fontsize=8)
-    right.legend(frameon=False, fontsize=8)
-    figure.savefig(file, metadata={"Date": None})
+    for axis in (left, right):
+        axis.legend(fontsize=8)
+        tone(axis)
+    save(figure, file)

@@ -1,10 +1,8 @@
 """Draws ablations.svg from benchmarks/beyond/results.json: what each part of the method does, three seeds each.
 
-    python benchmarks/beyond/run.py ablations    # first: the runs, about three hours on two cores
-    python docs/figures/ablations.py             # ablations.svg beside this file
-    python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
-
-The background is transparent, and all of it in mid-tones that read on a white page and on a dark one.
+python benchmarks/beyond/run.py ablations    # first: the runs, about three hours on two cores
+python docs/figures/ablations.py             # ablations.svg beside this file
+python docs/figures/ablations.py out.png     # anywhere, as SVG or PNG
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from figure_style import INK, canvas, save, tone
+
+HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "benchmarks" / "beyond" / "results.json"
-INK, GRID = "#737d8a", "#c9d0d8"  # mid-tones: the background is transparent
 COLOURS = {"fixed": "#0072B2", "dual": "#E08A00"}
 GRID_RUNS = {
     "GRPO": "grpo",
@@ -42,9 +40,7 @@ def main() -> None:
     if "group-16" not in results:
         raise SystemExit(f"{RESULTS} holds no ablations; run: python benchmarks/beyond/run.py ablations")
     rows = {name: run["figures"]["0.3"] for name, run in results.items() if "0.3" in run["figures"]}
-    matplotlib.rcParams.update({"svg.hashsalt": "selfroute", "svg.fonttype": "none", "font.size": 9})
-    figure = Figure(figsize=(9.0, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(9.0, 5.4)
     panels = figure.subplot_mosaic([["right", "right", "asks", "asks"], ["size", "size", "reward", "reward"]])
     for name, key, words in (
         ("right", "overall", "right at a 30 % share, %"),
@@ -55,11 +51,11 @@ def main() -> None:
     rewards = {0.3: "reward-0.3", 0.4: "reward-0.4", 0.5: PLAIN, 0.6: "reward-0.6", 0.7: "reward-0.7"}
     draw_line(panels["reward"], rows, rewards, "reward of a hand-off that the cloud solves")
     for axes in panels.values():
-        style(axes)
+        tone(axes)
     keys = [panels[name].get_legend_handles_labels() for name in ("right", "size")]
     handles, labels = ([one for part in parts for one in part] for parts in zip(*keys, strict=True))
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, labelcolor=INK)
-    figure.savefig(out, transparent=True, metadata={"Date": None} if out.suffix == ".svg" else None)
+    save(figure, out)
 
 
 def draw_grid(axes: Axes, rows: dict[str, dict[str, Any]], key: str, words: str) -> None:
@@ -93,16 +89,6 @@ def draw_line(axes: Axes, rows: dict[str, dict[str, Any]], runs: dict[Any, str],
 
 def percents(values: Sequence[float]) -> list[float]:
     return [100 * value for value in values]
-
-
-def style(axes: Axes) -> None:
-    axes.grid(color=GRID, linewidth=0.5)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelcolor=INK)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for spine in axes.spines.values():
-        spine.set_color(GRID)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ import re
 import sys
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from figure_style import INK, canvas, save
+
+HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parents[1] / "benchmarks" / "privacy" / "results.md"
-INK = "#737d8a"  # a mid-tone: the background is transparent
 
 
 def table(text: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -32,9 +32,7 @@ def table(text: str) -> tuple[list[str], list[str], np.ndarray]:
 def main() -> None:
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "privacy.svg"
     kinds, countries, recall = table(RESULTS.read_text(encoding="utf-8"))
-    matplotlib.rcParams.update({"svg.hashsalt": "selfroute", "svg.fonttype": "none", "font.size": 9})
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas(6.4, 3.2)
     axes = figure.subplots()
     axes.imshow(recall, vmin=50, vmax=100, cmap="cividis", aspect="auto")
     for (row, column), value in np.ndenumerate(recall):
@@ -44,7 +42,7 @@ def main() -> None:
     axes.set_title("found, % of 200 generated values each", color=INK, fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.savefig(out, transparent=True, metadata={"Date": None} if out.suffix == ".svg" else None)
+    save(figure, out)
 
 
 if __name__ == "__main__":
