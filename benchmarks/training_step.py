@@ -304,8 +304,9 @@ def in_turn(trainers: Sequence[Trainer]) -> None:
         raise errors[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """Options of what `Turns` measures."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=32, help="prompts per step")
     parser.add_argument("--group", type=int, default=8, help="rollouts per prompt")
     parser.add_argument("--tokens", type=int, default=256, help="longest completion")
@@ -317,6 +318,11 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, help="folder of a seed of benchmarks/pretrained/run.py")
     parser.add_argument("--lora", type=int, default=0, metavar="RANK", help="train an adapter in place of all weights")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, both")
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
     parser.add_argument("--memory", action="store_true", help="measure peak memory in place of time")
     parser.add_argument("--alone", choices=("ours", "stock"), help=argparse.SUPPRESS)
     given = parser.parse_args()

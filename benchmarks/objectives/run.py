@@ -35,7 +35,7 @@ from transformers import Trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training_step import Clock, StepTimes, Turns, in_turn, measured, options
+from training_step import Clock, StepTimes, Turns, in_turn, measured, options, parser_of
 
 from selfroute.environment import provenance
 from selfroute.train.rl.gapg import GAPGTrainer
@@ -101,9 +101,7 @@ def _ways(given: argparse.Namespace) -> list[str]:
 
 def resumed(given: argparse.Namespace, turns: Turns) -> dict[str, list[dict[str, float]]]:
     """The rounds of a file, with those that it lacks."""
-    setting = {
-        name: getattr(given, name) for name in ("prompts", "group", "tokens", "hidden", "layers", "seed", "ways")
-    }
+    setting = {name: str(value) for name, value in vars(given).items() if name not in ("out", "pairs", "threads")}
     known: dict[str, Any] = {"setting": setting, "steps": {name: [] for name in _ways(given)}}
     if given.out.exists():
         known = json.loads(given.out.read_text(encoding="utf-8"))
@@ -120,7 +118,7 @@ def resumed(given: argparse.Namespace, turns: Turns) -> dict[str, list[dict[str,
     return {name: steps[:wanted] for name, steps in known["steps"].items()}
 
 
-def report(given: argparse.Namespace, steps: dict[str, list[dict[str, float]]], *, installed: bool) -> None:
+def report(given: argparse.Namespace, steps: dict[str, list[dict[str, float]]], *, about: str) -> None:
     """Medians, and the ratio to either GAPG within each round of turns."""
     table = Table(title=f"{given.prompts} x {given.group} attempts of at most {given.tokens} tokens, float32")
     for name in ("objective", "median s", f"to {KEPT}", "from", "to", f"to {PLAIN}"):
@@ -133,20 +131,11 @@ def report(given: argparse.Namespace, steps: dict[str, list[dict[str, float]]], 
         table.add_row(name, *(f"{number:.2f}" for number in numbers))
     console = Console()
     console.print(table)
-    model = "embedded device" if installed else f"random Llama {given.hidden} x {given.layers}, made-up reward"
-    console.print(f"model: {model}; threads: {given.threads}; rounds: {given.pairs}; seed: {given.seed}")
+    console.print(f"model: {about}; threads: {given.threads}; rounds: {given.pairs}; seed: {given.seed}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=32, help="prompts per step")
-    parser.add_argument("--group", type=int, default=8, help="attempts per prompt")
-    parser.add_argument("--tokens", type=int, default=256, help="longest attempt")
-    parser.add_argument("--pairs", type=int, default=5, help="measured steps of each, after one that is not counted")
-    parser.add_argument("--hidden", type=int, default=128, help="width of the random model")
-    parser.add_argument("--layers", type=int, default=4, help="layers of the random model")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parser_of(__doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), metavar="WAY", help="beside either GAPG")
     parser.add_argument("--out", type=Path, help="file of the rounds, to go on with")
     given = parser.parse_args()
@@ -154,7 +143,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     turns = Turns(given)
     steps = rounds(given, turns) if given.out is None else resumed(given, turns)
-    report(given, steps, installed=turns.installed)
+    report(given, steps, about=turns.case.about)
 
 
 if __name__ == "__main__":
