@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from selfroute.backends.torch.sampler import Sampled
-from selfroute.train.rl import policy_trainer as module
+from selfroute.train.rl import policy_sampler as module
 
 GROUP = 6
 
