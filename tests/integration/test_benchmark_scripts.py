@@ -15,7 +15,7 @@ def test_time_of_a_step_of_an_objective(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "steps.json"
-    small = "--prompts 2 --group 2 --tokens 12 --pairs 1 --ways vargrad_tb".split()
+    small = ["--prompts", "2", "--group", "2", "--tokens", "12", "--pairs", "1", "--ways", "vargrad_tb"]
     monkeypatch.setattr("sys.argv", ["run.py", *small, "--out", str(out)])
     with scripts_of("benchmarks"):
         load_script("benchmarks/objectives/run.py").main()
