@@ -85,12 +85,16 @@ def ways(policy: Spec, task: Countdown, rows: Sequence[Row]) -> dict[str, Any]:
     return {"rows": found}
 
 
-def reliability(found: Sequence[Mapping[str, int]], scores: Sequence[float]) -> dict[str, float]:
-    """Of the score against the sampled part that asks: mean error, its sign, and over ten equal bins of the score."""
+def reliability(found: Sequence[Mapping[str, int]], scores: Sequence[float | None]) -> dict[str, float]:
+    """Of the score against the sampled part that asks: mean error, its sign, and over ten equal bins of the score.
+
+    An answer that was cut off has no score and no part in it.
+    """
     asked = [one["asks"] / ATTEMPTS for one in found]
-    gaps = [score - part for score, part in zip(scores, asked, strict=True)]
+    known = [(score, score - part) for score, part in zip(scores, asked, strict=True) if score is not None]
+    gaps = [gap for _, gap in known]
     bins: dict[int, list[float]] = defaultdict(list)
-    for score, gap in zip(scores, gaps, strict=True):
+    for score, gap in known:
         bins[min(9, int(10 * score))].append(gap)
     return {
         "error": statistics.fmean(map(abs, gaps)),
@@ -99,7 +103,7 @@ def reliability(found: Sequence[Mapping[str, int]], scores: Sequence[float]) -> 
     }
 
 
-def scores_of(out: Path, seed: str, name: str) -> dict[str, float]:
+def scores_of(out: Path, seed: str, name: str) -> dict[str, float | None]:
     """Score of each problem in the evaluation of a seed."""
     file = out / f"evaluation-{seed}" / "records.jsonl"
     lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
