@@ -22,6 +22,7 @@ from selfroute.gateway.history import Tally
 from selfroute.prices import Prices
 
 CHROMIUM = shutil.which("chromium")
+expect.set_options(timeout=30_000)  # a page shows what is right; how soon depends on the machine
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
     pytest.mark.asyncio(loop_scope="module"),
