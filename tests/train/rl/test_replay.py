@@ -155,6 +155,22 @@ def test_replayed_attempts_stand_in_their_prompts_groups(tmp_path: Path) -> None
     assert {i % 6 for i in places} == {4, 5}
 
 
+def test_at_half_precision_policy_and_reference_are_read_alike(tmp_path: Path) -> None:
+    """So that an attempt of the reference itself has no gap, whatever both round."""
+    made = policy_trainer(tmp_path, model=policy(), objective=VarGradTB(), bf16=True, learning_rate=0.05)
+    gaps = list[float]()
+    scored = made._scored
+
+    def spy(*given: Any) -> Any:
+        step = scored(*given)
+        gaps.append(float((step.logq - step.ref_logq).abs().max()))
+        return step
+
+    made._scored = spy  # type: ignore[method-assign]
+    made.train()
+    assert gaps and gaps[0] < 1e-6
+
+
 @pytest.mark.parametrize("tempered", [0.0, 1.0])
 def test_what_the_sampler_tells_stands_for_a_pass_of_the_policy(tmp_path: Path, tempered: float) -> None:
     """Of plain attempts; those at another temperature are read once more."""

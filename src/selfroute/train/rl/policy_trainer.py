@@ -374,9 +374,11 @@ class PolicyTrainer(GRPOTrainer):
     def _log_probabilities(self, batch: Batch) -> Tensor:
         """Log-probability of the own tokens of each row, shape (B,), under the policy that wrote them.
 
-        Our sampler has told them; what it did not write, or at another temperature, is read once more.
+        Our sampler has told them; what it did not write, or at another temperature, is read once more. So is what the
+        reference reads at half precision: the rounding of both passes cancels where policy and reference are near.
         """
-        known = None if self._attempts is None or self.use_vllm else self._attempts.logprobs
+        half = self.args.bf16 or self.args.fp16
+        known = None if self._attempts is None or self.use_vllm or half else self._attempts.logprobs
         if known is not None:
             width = batch["completion_ids"].shape[1]
             told = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in known], device=self._rewards.device)
