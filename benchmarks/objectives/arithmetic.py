@@ -4,7 +4,7 @@
     python benchmarks/objectives/arithmetic.py report                     # arithmetic.md from arithmetic.json
 
 A question is `3 + 5 - 2`; the calculator adds or takes away two numbers; the answer is the last thing it said. An agent
-of two layers (`selfroute` ships none) has seen careless work on sums of two to six numbers, as a language model has: it
+of two layers has seen careless work on sums of two to six numbers, as a language model has: it
 takes a wrong number or sign, stops early, or guesses. Everybody goes on from there with sums of three and four numbers,
 and is tried on those and on five, which nobody learned from (arXiv 2310.04363, section 4.3, has a language model of six
 billion parameters for it):
@@ -207,13 +207,11 @@ ARMS: Mapping[str, Callable[[Path, int], LlamaForCausalLM]] = {
 }  # fmt: skip
 
 
-def trainer(
-    base: LlamaForCausalLM | Path, seed: int, method: GAPGOptions, *, objective: Any = None, rate: float = RATE
-) -> GAPGTrainer:
+def trainer(base: LlamaForCausalLM | Path, seed: int, method: GAPGOptions, *, objective: Any = None) -> GAPGTrainer:
     """The trainer of an arm on questions and their answers."""
     known = {str(one): one for one in some("train", seed, LEARNED, QUESTIONS)}
     config = PolicyConfig(
-        output_dir=tempfile.gettempdir(), max_steps=STEPS, seed=seed, learning_rate=rate, adam_beta1=0.5,
+        output_dir=tempfile.gettempdir(), max_steps=STEPS, seed=seed, learning_rate=RATE, adam_beta1=0.5,
         lr_scheduler_type="constant", max_grad_norm=1.0, optim="adamw_torch",
         per_device_train_batch_size=GROUP * PROMPTS, gradient_accumulation_steps=1, num_generations=GROUP,
         max_completion_length=TOKENS, activation_checkpointing=False, save_strategy="no", logging_steps=10,
@@ -239,7 +237,7 @@ def asked(one: Sum) -> Prompt:
 
 
 def tried(model: LlamaForCausalLM, questions: Sequence[Sum], seed: int) -> dict[str, float]:
-    """Share of right single attempts and of right votes, and how many different right ways there are among them."""
+    """Share of right single attempts, and of right votes."""
     writer = trainer(model, seed, GAPGOptions(algorithm="grpo"))
     right: list[float] = []
     votes: list[bool] = []

@@ -16,6 +16,7 @@ import ast
 import asyncio
 import json
 import statistics
+import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -118,6 +119,8 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         for path in sorted(given.out.glob("*-*/checkpoint"))
         if not path.parent.name.startswith("evaluation")
     }
+    if len(policies) == 1:
+        sys.exit(f"error: {given.out} holds no policies; run: python benchmarks/countdown/run.py out={given.out}")
     task = Countdown(seed=ROWS_SEED)
     rows = list(islice(task.rows("test"), given.rows))
     given.results.mkdir(parents=True, exist_ok=True)

@@ -174,6 +174,15 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_that_takes_a_recipe_names_one_first(page: Path) -> None:
+    """`selfroute train key=value` finds no recipe of that name."""
+    shown = re.findall(
+        r"^selfroute (?:train|evaluate|tune|place|compare) [\w.]+=.*", page.read_text("utf-8"), re.MULTILINE
+    )
+    assert shown == []
+
+
 def test_every_page_is_linked_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text] == []

@@ -49,7 +49,7 @@ class Brancher(Protocol):
 
     @property
     def measures(self) -> bool:
-        """Whether it reads entropies, which cost a forward pass."""
+        """Whether it reads entropies, which are then taken while a probe is written."""
         ...
 
     @property
