@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -30,7 +29,7 @@ import numpy as np
 from selfroute.environment import provenance
 from selfroute.evaluation.counting.summary import summarise
 from selfroute.evaluation.records import Record, read_records
-from selfroute.train.folder import TRAINER_STATE, can_resume
+from selfroute.train.folder import TRAINER_STATE, goes_on
 from selfroute.train.rl.checkpoint import STATE_FILE
 
 HERE = Path(__file__).parent
@@ -168,11 +167,8 @@ def selfroute(*words: str) -> list[str]:
 
 
 def resumed(out: Path, marker: str) -> list[str]:
-    """The option that goes on with a run; of one stopped before its first checkpoint, nothing is left."""
-    if can_resume(out, marker=marker):
-        return ["--resume"]
-    shutil.rmtree(out, ignore_errors=True)
-    return []
+    """The option that goes on with a run."""
+    return ["--resume"] if goes_on(out, marker=marker) else []
 
 
 def teaching_to_read_shares() -> Job:

@@ -31,7 +31,7 @@ from selfroute.assemble.training import ask_ahead, train_recipe
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe, build, make_task, parse_overrides
 from selfroute.environment import provenance
 from selfroute.rewards.hierarchical import Hierarchical
-from selfroute.train.folder import can_resume
+from selfroute.train.folder import goes_on
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.checkpoint import STATE_FILE
 
@@ -171,7 +171,7 @@ def train_one(options: Options, algorithm: str, seed: int) -> None:
         seed=seed,
         out=out,
         cache=options.out / CACHE,
-        resume=can_resume(out, marker=STATE_FILE),
+        resume=goes_on(out, marker=STATE_FILE),
     )
 
     def show(step: int, steps: int, now: Mapping[str, float]) -> None:

@@ -44,7 +44,7 @@ from selfroute.config import EvaluateRecipe, TrainRecipe, build, parse_overrides
 from selfroute.environment import has_fast_bf16
 from selfroute.prompts import TEMPLATES
 from selfroute.tasks.jsonl import JsonLines
-from selfroute.train.folder import can_resume
+from selfroute.train.folder import goes_on
 from selfroute.train.rl.checkpoint import STATE_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +262,7 @@ def train(options: Options, seed: int, arm: str) -> None:
         "learning_rate": options.learning_rate,
         "max_new_tokens": options.tokens, "lora": {"rank": options.rank, "alpha": 2 * options.rank},
         "bf16": has_fast_bf16(), "seed": seed, "save_steps": 5, "out": str(out),
-        "resume": can_resume(out, marker=STATE_FILE),
+        "resume": goes_on(out, marker=STATE_FILE),
     }  # fmt: skip
 
     def show(step: int, steps: int, numbers: Mapping[str, float]) -> None:

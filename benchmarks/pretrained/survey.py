@@ -36,7 +36,7 @@ from selfroute.environment import commit
 from selfroute.grading import judge
 from selfroute.prompts import TEMPLATES
 from selfroute.tasks.jsonl import JsonLines
-from selfroute.train.folder import can_resume
+from selfroute.train.folder import goes_on
 from selfroute.types import Completion, Sampling
 
 HERE = Path(__file__).parent
@@ -136,7 +136,7 @@ def warm_up(task: Mapping[str, Any], out: Path, *, steps: int, seed: int) -> str
         values = {
             "task": task, "algorithm": "warm_up", "start": "smollm2", "steps": steps, "batch_tokens": WARM_TOKENS,
             "learning_rate": 1e-4, "traces": {"final_handoff_rate": 0.2}, "seed": seed, "out": str(out),
-            "resume": can_resume(out),
+            "resume": goes_on(out),
         }  # fmt: skip
 
         def show(step: int, steps: int, numbers: Mapping[str, float]) -> None:

@@ -17,7 +17,6 @@ from selfroute.assemble.training import train_recipe
 from selfroute.commands.terminal import WRITERS, boxed, console, in_words, listing, say, training_view, visible, written
 from selfroute.config import EvaluateRecipe, Spec, TrainRecipe
 from selfroute.environment import has_fast_bf16, release_memory
-from selfroute.errors import ConfigError
 from selfroute.rewards.hierarchical import Hierarchical
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def _train(out: Path, *, seed: int, steps: int) -> None:
     if (out / "run.json").exists() and (out / "checkpoint" / "config.json").exists():
         _heading("2. Training", f"is finished in {out}; delete the folder to train again")
         return
-    from selfroute.train.folder import can_resume
+    from selfroute.train.folder import goes_on
     from selfroute.train.rl.checkpoint import STATE_FILE
 
     _heading("2. Training", f"your own: at most {steps} steps and {MINUTES:.1f} minutes, after the cloud has answered")
@@ -98,10 +97,8 @@ def _train(out: Path, *, seed: int, steps: int) -> None:
         bf16=has_fast_bf16(),
         seed=seed,
         out=out,
-        resume=can_resume(out, marker=STATE_FILE),
+        resume=goes_on(out, marker=STATE_FILE),
     )
-    if not recipe.resume and (out / "metrics.jsonl").exists():
-        raise ConfigError(f"'{out}' holds a run that was stopped before its first checkpoint; delete it, or use --out")
     with training_view() as on_training:
         train_recipe(recipe, on_progress=on_training)
     release_memory()  # or the comparison comes on top of it, and both take more than 2 GB

@@ -38,11 +38,11 @@ __all__ = [
     "Watcher",
     "add_line",
     "begin",
-    "can_resume",
     "check_config",
     "check_data",
     "check_trackers",
     "finish",
+    "goes_on",
     "is_flat",
     "start_from",
 ]
@@ -50,6 +50,7 @@ __all__ = [
 Progress = Callable[[int, int, Mapping[str, float]], None]
 CHECKPOINTS = "checkpoints"
 DATA = "data.json"
+LINES = ("metrics.jsonl", "rollouts.jsonl")  # added to in every step
 # transformers writes this file last but for ours; a checkpoint without its marker was being written when the run died.
 TRAINER_STATE = "trainer_state.json"
 # Keys of a recipe that a resumed run may have otherwise: they say how long, how fast and where, not what is trained.
@@ -142,9 +143,19 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield f"{before}{key}", value
 
 
-def can_resume(out: Path, *, marker: str = TRAINER_STATE) -> bool:
-    """Whether a folder holds a complete checkpoint."""
-    return last_checkpoint(out / CHECKPOINTS, marker) is not None
+def goes_on(out: Path, *, marker: str = TRAINER_STATE) -> bool:
+    """Whether a run that may have been stopped goes on from a checkpoint.
+
+    Of one that was stopped before its first, the lines are removed, so that it can begin again in the same folder.
+
+    Args:
+        marker: the file that a complete checkpoint holds.
+    """
+    if last_checkpoint(out / CHECKPOINTS, marker) is not None:
+        return True
+    for name in LINES:
+        (out / name).unlink(missing_ok=True)
+    return False
 
 
 def last_checkpoint(folder: Path, marker: str = TRAINER_STATE) -> Path | None:
@@ -174,7 +185,7 @@ def begin(
     (out / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     if rows is not None:
         (out / DATA).write_text(json.dumps(_digests(rows), indent=2) + "\n", encoding="utf-8")
-    for file in (out / "metrics.jsonl", out / "rollouts.jsonl"):
+    for file in (out / name for name in LINES):
         if checkpoint is not None and file.exists():
             step = step_of_folder(Path(checkpoint))
             kept = [line for line in file.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
