@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from typing import Any, cast
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import RepeatSampler
 
 from selfroute.backends.torch.sampler import Step
 from selfroute.backends.torch.tokens import TokenTexts, decode
 
-__all__ = ["EpochSampler", "Until", "cut", "quick_on_cpu"]
+__all__ = ["EpochSampler", "Until", "cut", "half_copy"]
 
 EPOCH_STRIDE = 1_000_003  # keeps the orders of neighbouring seeds apart
 _MARK_TOKENS = 32  # most of a mark
@@ -53,23 +55,23 @@ def cut(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], marks: Seq
     return next((n for n in range(1, len(token_ids)) if until.ends(token_ids[:n])), len(token_ids))
 
 
-@contextmanager
-def quick_on_cpu(model: PreTrainedModel) -> Iterator[None]:
-    """Write rollouts in float32 with the fused attention kernel, on a CPU, whatever the loss is computed with.
+@torch.no_grad()
+def half_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A policy whose loss is read under autocast, with weights of bfloat16, to write rollouts with on a CPU.
 
-    Going forward one token at a time, casting weights to bfloat16 costs more than it saves; and plain attention, which
-    is quicker going backward, copies the cache of shared key-value heads.
+    Going forward one token at a time under autocast, weights would be cast for every token. The copy has adapters
+    merged, and the fused attention kernel: plain attention, which is quicker going backward, copies the cache of shared
+    key-value heads. Buffers, as those of rotary positions, stay as they are.
     """
-    if model.device.type != "cpu" or "forward" not in vars(model):  # accelerate's autocast stands in the instance
-        yield
-        return
-    cast_forward, attention = vars(model).pop("forward"), model.config._attn_implementation
-    model.set_attn_implementation("sdpa")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(attention)
-        model.forward = cast_forward
+    twin: Any = copy.deepcopy(model)
+    for module in twin.modules():
+        vars(module).pop("forward", None)  # accelerate's and TRL's, which would call the model that was copied
+    if hasattr(twin, "merge_and_unload"):
+        twin = twin.merge_and_unload()
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    twin.set_attn_implementation("sdpa")
+    return cast(PreTrainedModel, twin)
 
 
 class EpochSampler(RepeatSampler):

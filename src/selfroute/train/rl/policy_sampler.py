@@ -16,7 +16,7 @@ from trl.models import unwrap_model_for_generation
 
 from selfroute.backends.torch.sampler import sample
 from selfroute.backends.torch.tokens import RowText
-from selfroute.train.rl.generation import Until, cut, quick_on_cpu
+from selfroute.train.rl.generation import Until, cut, half_copy
 from selfroute.train.rl.rollouts.base import Ids, Prompt, Turns
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ class PolicySampler:
     ) -> Turns:
         """What our sampler writes; see `write`."""
         trainer, heat = self._trainer, self._trainer.heat()
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, quick_on_cpu(model):
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model:
             sampled = sample(
-                model,
+                half_copy(model) if trainer.args.bf16 and model.device.type == "cpu" else model,
                 prompts,
                 max_new_tokens=self.limit if limits is None else limits,
                 eos_token_ids=trainer.eos_token_ids,
