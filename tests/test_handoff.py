@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from selfroute.handoff import HANDOFF_TEXT, Piece, StreamParser, handoff_score, parse
+from selfroute.handoff import HANDOFF_TEXT, Piece, StreamParser, decides_at, handoff_score, parse
 from selfroute.prompts import TEMPLATES, share_sentence, with_attempt
 from selfroute.types import Message, Token
 
@@ -408,3 +408,11 @@ def test_an_attempt_goes_into_the_last_user_turn_in_either_form() -> None:
     assert raw.raw is not None and raw.raw["content"][0] == parts["content"][0]
     assert "<attempt>\n4?\n</attempt>" in raw.raw["content"][1]["text"]
     assert with_attempt([Message("user", "2+2")], " \n") == [Message("user", "2+2")]
+
+
+def test_where_a_completion_decides() -> None:
+    lead = [token("<think>"), token("hm"), token("</think>")]
+    assert decides_at([*lead, token(HANDOFF_TEXT)]) == 3
+    assert decides_at([*lead, token("\n"), token("<answer>"), token("4")]) == 4
+    assert decides_at([token("4"), token("2")]) == 0
+    assert decides_at(lead) is None

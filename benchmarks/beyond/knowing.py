@@ -33,7 +33,7 @@ from selfroute.backends.base import complete_all, run_sync
 from selfroute.backends.embedded import embedded
 from selfroute.environment import commit
 from selfroute.grading import judge
-from selfroute.handoff import HANDOFF_TEXT, _decision, handoff_score, parse
+from selfroute.handoff import HANDOFF_TEXT, decides_at, handoff_score, parse
 from selfroute.prompts import TEMPLATES
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Completion, Sampling
@@ -99,8 +99,7 @@ def said(backend: Any, prompts: Sequence[Any], **sampling: Any) -> list[Completi
 def states(device: Any, conversation: Any, attempt: Completion) -> np.ndarray:
     """Hidden states where the attempt decides, and behind the prompt."""
     prompt = device.prompt_ids(TEMPLATE.device_messages(conversation))
-    decision = _decision(attempt.tokens)
-    before = attempt.tokens[: len(attempt.tokens) if decision is None else decision.first]
+    before = attempt.tokens[: decides_at(attempt.tokens)]
     written = device.tokenizer("".join(token.text for token in before), add_special_tokens=False)["input_ids"]
     layers = device.model(torch.tensor([[*prompt, *written]]), output_hidden_states=True).hidden_states
     found = [*(layers[n][0, -1] for n in DECIDING), *(layers[n][0, len(prompt) - 1] for n in BEHIND_PROMPT)]

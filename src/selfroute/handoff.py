@@ -41,6 +41,7 @@ __all__ = [
     "PieceKind",
     "StreamParser",
     "channel_text",
+    "decides_at",
     "handoff_score",
     "parse",
 ]
@@ -388,6 +389,12 @@ def handoff_score(tokens: Sequence[Token]) -> float | None:
         written = chosen
     kept = math.prod(1.0 - _passed_by(token) for token in tokens[: decision.first])
     return 1.0 - kept * (1.0 - min(score, 1.0))
+
+
+def decides_at(tokens: Sequence[Token]) -> int | None:
+    """Index of the token with which a completion decides between an answer and a hand-off; None if it never does."""
+    decision = _decision(tokens)
+    return None if decision is None else decision.first
 
 
 @dataclass(frozen=True, slots=True)
