@@ -16,10 +16,7 @@ import json
 import shlex
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -30,6 +27,10 @@ from openai import OpenAI
 
 from selfroute.environment import commit
 from selfroute.handoff import parse
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from served_gateway import served
 
 PORT = 8094
 SELFROUTE = (sys.executable, "-m", "selfroute.commands.main")
@@ -61,8 +62,11 @@ def main() -> None:
     print(f"commit {commit()}, {options.arm}, {len(before)} problems, threshold {threshold:.4f} of {options.share:.0%}")
     for kind in options.files:
         file = next(folder.glob(f"*-{kind}.gguf"))
-        with served(recipe, file, options.place / f"served-{kind}.yaml"):
-            now = {question: asked(question) for question in before}
+        # One thread, one answer at a time.
+        device = {"llama_cpp": {"path": str(file), "slots": 1, "threads": 1, "context_tokens": 1024}}
+        with served({**recipe, "device": device}, options.place / f"served-{kind}.yaml", PORT) as address:
+            client = OpenAI(base_url=address, api_key="none", timeout=120.0)
+            now = {question: asked(client, question) for question in before}
         report(kind, before, now, threshold)
 
 
@@ -103,9 +107,8 @@ def kept(text: str, score: float | None) -> Decided:
     return Decided("device", parse(text).answer, score)
 
 
-def asked(question: str) -> Decided:
+def asked(client: OpenAI, question: str) -> Decided:
     """The same through the gateway."""
-    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=120.0)
     messages = [{"role": "user", "content": question}]
     made: Any = client.chat.completions.create(model="selfroute", messages=messages)  # type: ignore[call-overload]
     said = made.selfroute
@@ -123,36 +126,6 @@ def report(kind: str, before: Mapping[str, Decided], now: Mapping[str, Decided],
         if then != again:
             off = "no score" if then.score is None else f"score {then.score:.4f}, {then.score - threshold:+.4f}"
             print(f"  {question[:60]!r}: {then.source} {then.answer!r} -> {again.source} {again.answer!r}; {off}")
-
-
-# --- the gateway ----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def served(recipe: Mapping[str, Any], model: Path, file: Path) -> Iterator[None]:
-    """The gateway with a GGUF file for its device, ready; one thread, one answer at a time."""
-    device = {"llama_cpp": {"path": str(model), "slots": 1, "threads": 1, "context_tokens": 1024}}
-    file.write_text(yaml.safe_dump({**recipe, "device": device, "port": PORT}), encoding="utf-8")
-    gateway = subprocess.Popen([*SELFROUTE, "serve", str(file)], stdout=subprocess.DEVNULL)
-    try:
-        wait_for(gateway)
-        yield
-    finally:
-        gateway.terminate()
-        gateway.wait()
-
-
-def wait_for(gateway: subprocess.Popen[bytes], tries: int = 240) -> None:
-    for _ in range(tries):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5).close()
-        except OSError:
-            if gateway.poll() is not None:
-                raise SystemExit("the gateway ended; its own words are above") from None
-            time.sleep(0.5)
-        else:
-            return
-    raise SystemExit("the gateway did not answer within two minutes")
 
 
 if __name__ == "__main__":

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
-import yaml
 from openai import OpenAI
 
 from selfroute.config import TuneRecipe, load_recipe, make_task
 from selfroute.environment import commit
 from selfroute.grading import judge
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from served_gateway import served
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/tuning/sums.yaml"
 OUT, PORT = Path("out/tuning"), 8093
@@ -34,44 +34,22 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50)
     options = parser.parse_args()
     share = json.loads(options.program.read_text(encoding="utf-8"))["share"]
-    gateway = served(options.program, share)
-    try:
-        print(f"commit {commit()}, {options.rows} rows: {asked(options.rows)}, wanted share of the cloud {share:.0%}")
-    finally:
-        gateway.terminate()
-        gateway.wait()
-
-
-def served(program: Path, share: float) -> subprocess.Popen[bytes]:
-    """The gateway, ready."""
     recipe = {
         "device": {"llama_cpp": {"path": str(DEVICE), "slots": 1, "threads": 1}},
         "cloud": f"recorded:{OUT / 'cloud.jsonl'}",
-        "prompt": {"template": f"tuned:{program}"},
+        "prompt": {"template": f"tuned:{options.program}"},
         "budget": {"share": share},
     }
-    file = OUT / "served.yaml"
-    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    command = [sys.executable, "-m", "selfroute.commands.main", "serve", str(file), f"port={PORT}"]
-    gateway = subprocess.Popen(command)
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/healthz", timeout=5).close()
-        except OSError:
-            if gateway.poll() is not None:
-                raise SystemExit("the gateway ended; its own words are above") from None
-            time.sleep(0.5)
-        else:
-            return gateway
-    gateway.terminate()
-    raise SystemExit("the gateway did not answer within two minutes")
+    with served(recipe, OUT / "served.yaml", PORT) as address:
+        found = asked(address, options.rows)
+    print(f"commit {commit()}, {options.rows} rows: {found}, wanted share of the cloud {share:.0%}")
 
 
-def asked(count: int) -> dict[str, str]:
+def asked(address: str, count: int) -> dict[str, str]:
     """Shares of who answered and of what was right, of the first held-out rows."""
     task = make_task(load_recipe(TuneRecipe, RECIPE).task)
     rows = list(task.rows("test"))[:count]
-    client = OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", timeout=120.0)
+    client = OpenAI(base_url=address, api_key="none", timeout=120.0)
     sources: Counter[str] = Counter()
     right = 0
     for row in rows:
