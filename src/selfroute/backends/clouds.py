@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from selfroute.backends.base import Backend, Fold, find_capability, is_refusal, request_fields
 from selfroute.backends.flight import closing
+from selfroute.backends.stand_ins import Absent, Silent
 from selfroute.bandits.base import Arm, Choice, Context, Outcome
 from selfroute.bandits.beliefs import Beliefs, Told
 from selfroute.bandits.log import decision_line, outcome_line
@@ -456,12 +457,12 @@ class Asking(Backend):
         found = clouds.candidates(messages, sampling, self.about, fits=fits, device=device and device[1])
         arms = _arms(found) or _cheapest_without_room(found)
         if not arms:
-            return _Nobodys(self, _Nobody(clouds.name, found))
+            return _Nobodys(self, _nobody(clouds.name, found))
         context = clouds.context(self.about, score, messages, sampling)
         if clouds.is_dry:
             chances = clouds._chances(context, arms, self.about)
             arm = arms[max(range(len(arms)), key=chances.__getitem__)].name
-            return Pick(_Silent(arm), Price(), arm=arm)
+            return Pick(Silent(arm), Price(), arm=arm)
         choice = clouds.choose(context, arms, self.about)
         backend, price = self._place(choice.arm, device)
         return _Told(self, choice, backend, price, context.features)
@@ -537,29 +538,13 @@ class _Told(Pick):
         clouds.write(about, lambda: outcome_line(about.trace, quality=0.0))
 
 
-class _Nobody(Backend):
-    """No cloud can answer; asking says why."""
-
-    def __init__(self, name: str, found: Sequence[Candidate]) -> None:
-        self.name = name
-        self._found = found
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        why = "; ".join(f"{one.name}: {one.excluded}" for one in self._found)
-        if any((one.excluded or "").startswith(_RESTS) for one in self._found):
-            raise BackendUnavailable(f"no cloud can be asked now ({why})", backend=self.name)
-        raise UnsupportedByBackend(f"no cloud can do what the request asks for ({why}); leave it out, or add one")
-        yield Delta()
-
-
-class _Silent(Backend):
-    """A cloud that answers a word for nothing."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
+def _nobody(name: str, found: Sequence[Candidate]) -> Absent:
+    """In the place of a cloud where none can answer; asking says why."""
+    why = "; ".join(f"{one.name}: {one.excluded}" for one in found)
+    if any((one.excluded or "").startswith(_RESTS) for one in found):
+        return Absent(name, BackendUnavailable(f"no cloud can be asked now ({why})", backend=name))
+    failure = UnsupportedByBackend(f"no cloud can do what the request asks for ({why}); leave it out, or add one")
+    return Absent(name, failure)
 
 
 _RESTS, _NO_ROOM = "rests", "the budget has no room for it"

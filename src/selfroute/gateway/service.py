@@ -11,6 +11,7 @@ from selfroute.backends.clouds import DEVICE, About, Asking, Candidate, Clouds
 from selfroute.backends.clouds import Mode as ChoiceMode
 from selfroute.backends.flight import closing
 from selfroute.backends.redacted import RedactedBackend
+from selfroute.backends.stand_ins import Absent, Silent
 from selfroute.budget.base import Budget, Estimate, Foreseeing, Lease, Unlimited
 from selfroute.budget.shared import SharedBeliefs
 from selfroute.errors import BackendError, BudgetExceeded, BudgetUnavailable, UnsupportedByBackend
@@ -98,43 +99,6 @@ class _NotedLease:
 
     async def close(self) -> None:
         await self._lease.close()
-
-
-class _Absent(Backend):
-    """A side that takes no part in a request: asking it raises what kept it away."""
-
-    def __init__(self, name: str, failure: Exception) -> None:
-        self.name = name
-        self._failure = failure
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        raise self._failure
-        yield Delta()
-
-
-class _Silent(Backend):
-    """A cloud that answers a word for nothing, so that a strategy decides without a call."""
-
-    lacks: frozenset[str] | None = None
-
-    def __init__(self, name: str, lacks: frozenset[str] | None) -> None:
-        self.name = name
-        self.lacks = lacks
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
-
-
-class _Listening(Backend):
-    """A cloud that answers a word for nothing, and knows what it was asked."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.asked: tuple[Sequence[Message], Sampling] | None = None
-
-    async def stream(self, messages: Sequence[Message], sampling: Sampling) -> AsyncIterator[Delta]:
-        self.asked = messages, sampling
-        yield Delta("…", finish_reason="stop", usage=Usage())  # a cloud without a word would have failed
 
 
 class _Remembering(Backend):
@@ -367,7 +331,7 @@ class Service:
         missing: Sequence[str],
     ) -> AsyncIterator[Event]:
         """The cloud without a device that could stand in; its own failure, or the budget's, is told."""
-        alone = self._sides(gate, device=_Absent(self.device.name, UnsupportedByBackend("")), cloud=cloud)
+        alone = self._sides(gate, device=Absent(self.device.name, UnsupportedByBackend("")), cloud=cloud)
         try:
             async with closing(ask_cloud(alone, messages, sampling, decision)) as events:
                 async for event in events:
@@ -390,7 +354,7 @@ class Service:
         stays = self.on_device_error == "error" or is_discreet(self.strategy)
         if self.cloud is None or stays or lacking(self.cloud, messages, sampling):
             raise failure
-        sides = self._sides(gate, device=_Absent(self.device.name, failure))
+        sides = self._sides(gate, device=Absent(self.device.name, failure))
         decision = Decision(strategy=self.strategy.name, reason="device-error")
         async with closing(ask_cloud(sides, messages, sampling, decision)) as events:
             async for event in events:
@@ -424,7 +388,7 @@ class Service:
             return messages, request.sampling
         await self.device.ready()
         self._check([self.device], messages, request.sampling)
-        cloud = _Listening("cloud")
+        cloud = Silent("cloud")
         dry = replace(self, cloud=None, budget=Unlimited())
         await answer(self.strategy, dry._sides(dry.gate(), cloud=cloud), messages, request.sampling)
         return cloud.asked
@@ -456,7 +420,7 @@ class Service:
 
 def _silenced(cloud: Guard) -> Guard:
     """A cloud that is not asked; what may not leave is refused all the same."""
-    silent: Backend = _Silent(cloud.name, cloud.lacks)
+    silent: Backend = Silent(cloud.name, cloud.lacks)
     if door := find_capability(cloud, RedactedBackend):
         silent = RedactedBackend(silent, door.redactor)
     return Guard(cloud.name, silent)
