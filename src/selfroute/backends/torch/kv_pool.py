@@ -317,7 +317,7 @@ class KVPool:
                 attention_mask=mask,
                 past_key_values=block.cache,
                 use_cache=True,
-                logits_to_keep=1 if places == [width - 1] else torch.tensor(places, device=device),
+                logits_to_keep=1 if width == 1 else torch.tensor(places, device=device),  # not a view; see sampler
             )
         finally:
             hook.remove()

@@ -390,13 +390,17 @@ def _forward(
     look: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Logits behind the last token of each row, and with `look` the hidden states that they come from."""
+    width = tokens.shape[1]
+    # An index makes a copy where a number makes a view. Of a view in bfloat16, the product on a CPU copies the weights
+    # of the head for every row.
+    keep = 1 if width == 1 else torch.tensor([width - 1], device=tokens.device)
     output = model(
         input_ids=tokens,
         position_ids=positions,
         attention_mask=mask,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=keep,
         **({"output_hidden_states": True} if look else {}),
     )
     return cast(Tensor, output.logits)[:, -1], output.hidden_states[-1][:, -1] if look else None
