@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code: keys of recipes, names, headers, reasons, metrics, errors.
+"""Writes the reference pages from the code: commands, keys of recipes, names, headers, reasons, metrics, errors.
 
     python docs/make_reference.py
 
@@ -16,6 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import typer
+
+from selfroute import errors as tree
+from selfroute.commands.main import app
 from selfroute.config import (
     ALGORITHMS,
     BACKENDS,
@@ -233,7 +237,34 @@ def names_page() -> str:
     )
 
 
+def commands_page() -> str:
+    made: Any = typer.main.get_command(app)
+    return page(
+        "Commands: reference",
+        "`selfroute COMMAND --help` says the same in the terminal.",
+        *(command(name, each) for name, each in made.commands.items()),
+        section(
+            "How a command ends",
+            "What goes wrong is one line on standard error, and `SELFROUTE_DEBUG=1` shows the traceback with it.",
+            ("exit code", "when"),
+            code_first({
+                "0": "it did what was asked",
+                "1": "something failed on the way: a model, a file, the network",
+                "2": "an argument, a key or a file is wrong, or a library is missing; nothing was begun",
+                "130": "it was interrupted; where work can go on, the last line says how",
+            }.items()),
+        ),
+        section(
+            "Errors in Python",
+            "From `selfroute.errors`. A command ends with 2 for a `ConfigError` and with 1 for every other.",
+            ("error", "is a", "raised when"),
+            raised(),
+        ),
+    )  # fmt: skip
+
+
 PAGES = {
+    "commands.md": commands_page,
     "serving-reference.md": serving_page,
     "train-reference.md": training_page,
     "evaluate-reference.md": evaluation_page,
@@ -265,6 +296,49 @@ def code_first(items: Any) -> Iterator[Sequence[str]]:
 def metrics() -> Iterator[Sequence[str]]:
     for name, kind, labels, meaning in METRICS:
         yield f"`{name}`", kind.__name__.lower(), ", ".join(labels), meaning.rstrip(".")
+
+
+def command(name: str, made: Any) -> str:
+    """Its section: how it is written, what it does, examples, arguments and options."""
+    written_so = " ".join(["selfroute", name, *(["[OPTIONS]"] if has_options(made) else []), *map(argument, of(made))])
+    examples = re.findall(r"\[bold\](.*?)\[/bold\]", (made.epilog or "").replace("\\[", "["))
+    shown = ["", "```sh", *examples, "```"] if examples else []
+    rows = [parameter_row(each) for each in made.params]
+    arguments = ["", table(("argument", "default", "meaning"), rows)] if rows else []
+    lines = [f"## {name}", "", one_paragraph(made.help), "", f"`{written_so}`", *shown, *arguments]
+    return "\n".join(lines)
+
+
+def has_options(made: Any) -> bool:
+    return any(each.param_type_name == "option" for each in made.params)
+
+
+def of(made: Any) -> list[Any]:
+    return [each for each in made.params if each.param_type_name == "argument"]
+
+
+def argument(parameter: Any) -> str:
+    name = parameter.metavar or parameter.name.upper()
+    return name if parameter.required or name.startswith("[") else f"[{name}]{'...' if parameter.nargs < 0 else ''}"
+
+
+def parameter_row(parameter: Any) -> Sequence[str]:
+    is_option = parameter.param_type_name == "option"
+    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [argument(parameter)]
+    default = parameter.default
+    shown = "–" if callable(default) or default is None or default is False else code(written(default))
+    return ", ".join(f"`{name}`" for name in names), shown, one_line(parameter.help or "")
+
+
+def one_paragraph(text: str) -> str:
+    return " ".join(text.split())
+
+
+def raised() -> Iterator[Sequence[str]]:
+    for name in tree.__all__:
+        kind = getattr(tree, name)
+        first = (inspect.getdoc(kind) or "").split("\n\n")[0]
+        yield f"`{name}`", f"`{kind.__mro__[1].__name__}`", one_line(first)
 
 
 def errors() -> Iterator[Sequence[str]]:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import typer
 from tests.scripts import load_script
 
+from selfroute import errors
+from selfroute.commands.main import app
 from selfroute.config import (
     ALGORITHMS,
     BACKENDS,
@@ -149,3 +152,19 @@ def test_every_fault_is_shown_by_a_test() -> None:
     for tests in FAULTS.values():
         for test in tests:
             assert f"def test_{test}(" in code, test
+
+
+def test_every_command_and_option_is_explained() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    sections = {part.split("\n", 1)[0]: part for part in text.split("\n## ")[1:]}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) > 20
+    for name, command in commands.items():
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                assert all(f"`{option}`" in sections[name] for option in parameter.opts)
+
+
+def test_every_error_is_explained() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in errors.__all__ if f"\n| `{name}` |" not in text] == []
