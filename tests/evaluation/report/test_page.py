@@ -215,6 +215,12 @@ def test_more_strategies_than_colours_are_left_to_the_table() -> None:
     assert "The other 55 pairs" in html and "15 more are in summary.json" in html
 
 
+def test_names_with_commas_are_told_apart() -> None:
+    named = [*made("asks", seed=1), *made("asks, alone", seed=2)]
+    *_, compared = headline(summarise(named, share=0.3, seed=3, task="toy", resamples=20))
+    assert "asks; asks, alone," in compared
+
+
 def test_the_first_lines_say_what_was_compared_who_won_by_how_much_how_surely_and_at_what_cost() -> None:
     summary = summarise(with_tokens(ALL), share=0.3, seed=3, task="toy", resamples=100, prices=PRICES)
     won, ahead, costs, levels, compared = headline(summary)

@@ -164,7 +164,8 @@ def _runners_up(summary: Mapping[str, Any]) -> list[Entry]:
 
 def _compared(summary: Mapping[str, Any]) -> str:
     names = [label(entry) for entry in summary["strategies"]]
-    return f"Compared were {', '.join(names)}, on the same prompts." if len(names) > 1 else ""
+    between = "; " if any("," in name for name in names) else ", "  # "gapg, alone" is one name
+    return f"Compared were {between.join(names)}, on the same prompts." if len(names) > 1 else ""
 
 
 def versus(comparison: Mapping[str, Any]) -> str:
