@@ -2,6 +2,7 @@
 
     python benchmarks/tuning/real.py                       # three seeds, all methods, 500 held-out rows; hours
     python benchmarks/tuning/real.py --inputs              # only the problems and the recorded cloud
+    python benchmarks/tuning/real.py --inputs --out out/sums/1 --draw 101 --train 400   # others
     python benchmarks/tuning/real.py --write               # only the page, from what is there
 
 **The rule**, written down before any held-out row was answered:
@@ -86,6 +87,9 @@ WRONG = 0.05  # of the recorded cloud's answers
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", action="store_true")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the inputs")
+    parser.add_argument("--draw", type=int, default=1, help="seed of the inputs")
+    parser.add_argument("--train", type=int, default=TRAIN, help="train rows of the inputs")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=list(PEERS), choices=list(METHODS))
@@ -93,7 +97,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=HELD_OUT, help="held-out rows that are judged, the first ones")
     options = parser.parse_args()
     if not options.write:
-        write_inputs()
+        write_inputs(options.out, options.draw, options.train)
     if not (options.inputs or options.write):
         asyncio.run(run(options.seeds, options.methods, options.calls, options.rows))
     if not options.inputs:
@@ -103,23 +107,23 @@ def main() -> None:
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def write_inputs() -> None:
+def write_inputs(out: Path, draw: int, train: int) -> None:
     """Problems, no two alike, and a recorded cloud that slips now and then."""
-    rng, seen = random.Random(1), dict[str, int]()
-    while len(seen) < HELD_OUT + TRAIN:
+    rng, seen = random.Random(draw), dict[str, int]()
+    while len(seen) < HELD_OUT + train:
         _, word, low, high = rng.choices(KINDS, [kind[0] for kind in KINDS])[0]
         first, second = rng.randint(low, high), rng.randint(low, high)
         asked = rng.choice(PHRASES).format(f"{first} {word} {second}")
         seen.setdefault(asked, first + second if word == "plus" else first * second)
     problems = list(seen.items())
     rng.shuffle(problems)
-    folder = OUT / "data"
+    folder = out / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in (("test", problems[:HELD_OUT]), ("train", problems[HELD_OUT:])):
         lines(folder / f"{name}.jsonl", [{"question": question, "answer": answer} for question, answer in part])
     slip = random.Random("cloud")
     said = [answer + (slip.choice([-10, -1, 1, 10]) if slip.random() < WRONG else 0) for _, answer in problems]
-    lines(OUT / "cloud.jsonl", [{"prompt": q, "text": f"It is {s}."} for (q, _), s in zip(problems, said, strict=True)])
+    lines(out / "cloud.jsonl", [{"prompt": q, "text": f"It is {s}."} for (q, _), s in zip(problems, said, strict=True)])
 
 
 def lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

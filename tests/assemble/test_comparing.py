@@ -29,6 +29,7 @@ from selfroute.config import (
     StrategyEntry,
     build,
 )
+from selfroute.config.comparing import apart
 from selfroute.errors import ConfigError
 from selfroute.handoff import HANDOFF_TEXT
 from selfroute.strategies.random_offload import RandomOffload
@@ -292,6 +293,54 @@ def test_it_goes_on_where_it_was_stopped() -> None:
         compare_recipe(recipe(), source="compare.yaml", command="x", say=stop)
     assert compare()["axes"] == before["axes"]
     assert trained == []
+
+
+def test_a_seed_stands_for_its_number() -> None:
+    """Files of a task that draws no problems itself lie in a folder for each seed."""
+    for seed in (1, 2):
+        shutil.copytree("data", f"data-{seed}")
+    there = {"level": "query", "needs": {"data-{seed}/more.txt": "touch data-{seed}/more.txt"},
+             "evaluate": {"strategies": ["entropy"]}}  # fmt: skip
+    values = {"task": {"jsonl": {"path": "data-{seed}", "verifier": "numeric"}}, "out": "each"}
+    table = compare(**values, entries={"ends": RECIPE["entries"]["ends"], "there": there}, parts={})
+    assert "data-2" in Path("each/seed-2/ends.yaml").read_text()
+    assert [(each["why"], each["command"]) for each in table["left_out"]] == [
+        ("'data-1/more.txt' is not there", "touch data-1/more.txt")
+    ]
+
+
+def test_entries_that_share_no_part_may_run_apart() -> None:
+    given = {
+        "ends": [], "one": ["first"], "two": ["third"], "both": ["first", "fourth"], "deep": ["second"], "none": [],
+    }  # fmt: skip
+    parts = {"first": "lesson.yaml", "second": "lesson.yaml after={first}", "third": "lesson.yaml", "fourth": "a.yaml"}
+    levels = {
+        name: {"level": "relay", "evaluate": {"policies": {name: [f"taught:{{{part}}}" for part in needed]}}}
+        for name, needed in given.items()
+    }
+    built = recipe(entries=levels, parts=parts)
+    assert apart(built) == [["ends"], ["two"], ["one", "both", "deep"], ["none"]]
+    assert apart(recipe(entries=levels, parts=parts, only=["deep", "two"])) == [["deep"], ["two"]]
+
+
+def test_processes_make_the_table_that_one_makes() -> None:
+    """Tables of a test are not those of another process: the models are answers on file here."""
+    with Path("cloud.jsonl").open("w") as file:
+        for number in (*range(100, 100 + ROWS), *range(200, 200 + ROWS)):
+            asked_for = f"What is twice {number}"
+            file.write(json.dumps({"prompt": asked_for, "text": f"\\boxed{{{2 * number}}}"}) + "\n")
+    absent = {"level": "query", "needs": {"nowhere.txt": "touch nowhere.txt"}, "evaluate": {"strategies": ["entropy"]}}
+    values = {
+        "task": {"jsonl": {"path": "data", "verifier": "numeric", "template": "plain"}},
+        "device": "recorded:cloud.jsonl", "cloud": "recorded:cloud.jsonl", "parts": {}, "prices": None,
+        "axes": ["calls"],
+        "entries": {"ends": RECIPE["entries"]["ends"], "dice": RECIPE["entries"]["dice"], "absent": absent},
+    }  # fmt: skip
+    said: list[str] = []
+    one, several = compare(**values, out="one"), compare(said, **values, out="several", jobs=2)
+    assert "seed 2: dice" in said
+    assert several["left_out"] == one["left_out"] != []
+    assert (several["axes"], several["runs"]) == (one["axes"], one["runs"])
 
 
 def test_a_part_that_was_stopped_is_trained_anew() -> None:

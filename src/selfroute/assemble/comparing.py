@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import re
 import shlex
 import shutil
@@ -27,9 +28,12 @@ from selfroute.assemble.evaluating import NOT_IN_RECORDS, counting_options, eval
 from selfroute.config import EvaluateRecipe, ReportOptions, algorithm_of, at, build, load_recipe, load_values, to_values
 from selfroute.config.comparing import (
     CompareRecipe,
+    apart,
     check_comparison,
     evaluation_of,
+    needs_of,
     parts_of,
+    place_of,
     reported,
     slug,
     training_of,
@@ -84,8 +88,8 @@ def compare_recipe(
     say = say or (lambda line: None)
     counting = _counting_options(recipe)
     _check_finished(recipe)
-    reasons = _run_all(recipe, say, watch)
-    places = [recipe.out / f"seed-{seed}" for seed in recipe.seeds]
+    reasons = _run_all(recipe, say, watch) if recipe.jobs == 1 else _run_in_processes(recipe, say, watch)
+    places = [place_of(recipe, seed) for seed in recipe.seeds]
     done = [name for name in recipe.entries if all(_has_run(place, name) for place in places)]
     missing = [reasons.get(name, _not_run(recipe, name, source)) for name in recipe.entries if name not in done]
     for each in missing:
@@ -136,17 +140,46 @@ def _run_all(recipe: CompareRecipe, say: Say, watch: Watch) -> dict[str, LeftOut
     return left_out
 
 
+def _run_in_processes(recipe: CompareRecipe, say: Say, watch: Watch) -> dict[str, LeftOut]:
+    """As `_run_all`, in processes that each have their part of the cores; what shares a part is run by one."""
+    from joblib import Parallel, delayed, parallel_config
+
+    each = [
+        dataclasses.replace(recipe, seeds=(seed,), only=tuple(names), jobs=1)
+        for names in apart(recipe)
+        for seed in recipe.seeds
+    ]
+    left_out: dict[str, LeftOut] = {}
+    threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
+    with parallel_config(backend="loky", inner_max_num_threads=threads), watch("comparing") as on_progress:
+        runs = Parallel(n_jobs=recipe.jobs, return_as="generator", batch_size=1)(
+            delayed(_run_alone)(one) for one in each
+        )
+        for done, (one, found) in enumerate(zip(each, runs, strict=True), start=1):
+            say(f"seed {one.seeds[0]}: {', '.join(one.only or ())}")
+            for name in found:
+                _check_ends(recipe, found[name])
+            left_out |= found
+            on_progress(done, len(each))
+    return left_out
+
+
+def _run_alone(recipe: CompareRecipe) -> dict[str, LeftOut]:
+    return _run_all(recipe, lambda line: None, _unwatched)
+
+
 def _run_entry(recipe: CompareRecipe, name: str, say: Say, watch: Watch) -> LeftOut | None:
     """Train and evaluate one entry on every seed on which it has not finished; why it is left out, if it is."""
     entry = recipe.entries[name]
     if entry.elsewhere:
         return None  # there is nothing to run; it is named with those that have not run
     for seed in recipe.seeds:
-        place = recipe.out / f"seed-{seed}"
+        place = place_of(recipe, seed)
         if _has_run(place, name):
             continue
-        if lacks := next((file for file in entry.needs if not Path(file).exists()), None):
-            return LeftOut(name, f"'{lacks}' is not there", entry.needs[lacks])
+        needs = needs_of(recipe, name, place)
+        if lacks := next((file for file in needs if not Path(file).exists()), None):
+            return LeftOut(name, f"'{lacks}' is not there", needs[lacks])
         untrained = [part for part in parts_of(recipe, entry.evaluate) if not _is_trained(place, part)]
         if untrained and not recipe.train:
             lines = [shlex.join(_training_line(recipe, part, place, seed)) for part in untrained]
@@ -229,7 +262,7 @@ def _check_finished(recipe: CompareRecipe) -> None:
         ConfigError: one has another task, model, limit or option, or a part another training; names it, both ways.
     """
     for seed in recipe.seeds:
-        place = recipe.out / f"seed-{seed}"
+        place = place_of(recipe, seed)
         for name in recipe.entries:
             if _has_run(place, name):
                 _check_same(place / slug(name), {**evaluation_of(recipe, name, place), "seed": seed}, name)
@@ -333,7 +366,7 @@ def _table(
 def _ran(recipe: CompareRecipe, name: str, seed: int) -> dict[str, Any]:
     from selfroute.evaluation.provenance import read_about
 
-    about = read_about(recipe.out / f"seed-{seed}" / slug(name) / "run.json")
+    about = read_about(place_of(recipe, seed) / slug(name) / "run.json")
     return {"seed": seed, "command": about.get("command"), "commit": about.get("commit")}
 
 

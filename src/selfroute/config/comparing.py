@@ -20,9 +20,12 @@ from selfroute.errors import ConfigError
 __all__ = [
     "CompareRecipe",
     "EntryOptions",
+    "apart",
     "check_comparison",
     "evaluation_of",
+    "needs_of",
     "parts_of",
+    "place_of",
     "reported",
     "slug",
     "training_of",
@@ -32,6 +35,7 @@ Level = Literal[
     "query", "cascade", "step", "token", "layer", "planning", "tuned prompt", "several clouds", "relay", "training"
 ]
 _PART = re.compile(r"\{([\w-]+)\}")
+_SEED = "seed"  # what stands in braces for the number of a seed
 # Keys of an evaluation that are the same for all entries, or that the comparison fills in.
 _COMMON = ("task", "cloud", "limit", "seed", "out", "cache", "axes", "prices", "priced_as", "network")
 
@@ -65,7 +69,7 @@ class CompareRecipe:
         entries: name -> what is compared; the first one holds the device alone and the cloud alone.
         evaluate: what all entries add to the recipe of the evaluation, keys of `selfroute evaluate`.
         parts: name -> what `selfroute train` is told to make it, once for each seed; `{part}` stands for the folder of
-            another.
+            another, here and everywhere `{seed}` for the number of the seed.
         seeds: each draws other problems, where the task draws them, and trains anew.
         limit: most rows of a seed; None takes the whole split.
         shares: of what the cloud alone spends: where entries are compared.
@@ -74,6 +78,7 @@ class CompareRecipe:
         priced_as: names of `device` and `cloud` in that file, if not those of the models.
         only: entries to run; the others stay as they are. None runs all.
         train: make the parts that are missing; `--no-train` leaves out what needs them.
+        jobs: processes that run entries at once, each with its part of the cores.
     """
 
     task: Spec
@@ -91,6 +96,7 @@ class CompareRecipe:
     priced_as: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] | None = None
     train: bool = True
+    jobs: Count = 1
     out: Path = Path("out/compare")
 
 
@@ -100,6 +106,11 @@ def slug(name: str) -> str:
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------
+
+
+def place_of(recipe: CompareRecipe, seed: int) -> Path:
+    """Folder of everything of a seed."""
+    return recipe.out / f"seed-{seed}"
 
 
 def evaluation_of(recipe: CompareRecipe, name: str, place: Path) -> dict[str, Any]:
@@ -127,6 +138,11 @@ def training_of(recipe: CompareRecipe, part: str, place: Path) -> list[str]:
     return [_filled(word, place) for word in shlex.split(recipe.parts[part])]
 
 
+def needs_of(recipe: CompareRecipe, name: str, place: Path) -> dict[str, str]:
+    """Files that an entry needs, each with the command that makes it."""
+    return {_filled(file, place): _filled(command, place) for file, command in recipe.entries[name].needs.items()}
+
+
 def parts_of(recipe: CompareRecipe, value: Any) -> list[str]:
     """The parts that plain values name, and before each those that it needs itself."""
     found: dict[str, None] = {}
@@ -135,9 +151,21 @@ def parts_of(recipe: CompareRecipe, value: Any) -> list[str]:
     return list(found)
 
 
+def apart(recipe: CompareRecipe) -> list[list[str]]:
+    """The entries that are to run, in groups that have no part in common."""
+    groups: list[tuple[set[str], list[str]]] = []
+    for name in recipe.entries if recipe.only is None else recipe.only:
+        parts, names = set(parts_of(recipe, recipe.entries[name].evaluate)), [name]
+        for group in [group for group in groups if group[0] & parts]:
+            groups.remove(group)
+            parts, names = group[0] | parts, [*group[1], *names]
+        groups.append((parts, names))
+    return [names for _, names in groups]
+
+
 def _named(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        yield from _PART.findall(value)
+        yield from (name for name in _PART.findall(value) if name != _SEED)
     elif isinstance(value, Mapping):
         yield from (name for each in value.values() for name in _named(each))
     elif isinstance(value, Sequence):
@@ -145,9 +173,10 @@ def _named(value: Any) -> Iterator[str]:
 
 
 def _filled(value: Any, place: Path) -> Any:
-    """Plain data with folders for the names of parts."""
+    """Plain data with folders for the names of parts, and the number of the seed whose place it is."""
     if isinstance(value, str):
-        return _PART.sub(lambda found: str(place / "trained" / found[1]), value)
+        seed = place.name.removeprefix("seed-")
+        return _PART.sub(lambda found: seed if found[1] == _SEED else str(place / "trained" / found[1]), value)
     if isinstance(value, Mapping):
         return {key: _filled(each, place) for key, each in value.items()}
     return [_filled(each, place) for each in value] if isinstance(value, list | tuple) else value
@@ -193,14 +222,14 @@ def _check_known(where: str, name: str, known: Iterable[str]) -> None:
 
 
 def _check_part(recipe: CompareRecipe, name: str, above: tuple[str, ...]) -> None:
-    if not _PART.fullmatch(f"{{{name}}}"):
-        raise ConfigError(f"parts: '{name}' cannot stand in braces; name it by letters, digits, - and _")
+    if not _PART.fullmatch(f"{{{name}}}") or name == _SEED:
+        raise ConfigError(f"parts: '{name}' cannot stand in braces; name it by letters, digits, - and _, not '{_SEED}'")
     if name in above:
         raise ConfigError(f"parts: '{name}' needs itself, by {' → '.join((*above, name))}; leave one out")
     for inner in _named(recipe.parts[name]):
         _check_known(f"parts.{name}", inner, recipe.parts)
         _check_part(recipe, inner, (*above, name))
-    file, *overrides = training_of(recipe, name, recipe.out)
+    file, *overrides = training_of(recipe, name, place_of(recipe, recipe.seeds[0]))
     values = load_values(file, overrides)
     build(at(algorithm_of(values).options), values, where=f"parts.{name}")
 
@@ -216,17 +245,22 @@ def _check_entry(recipe: CompareRecipe, name: str) -> None:
             raise ConfigError(f"{where}.evaluate: '{own[0]}' is one for all entries; set it at the top of the recipe")
     for part in _named(entry.evaluate):
         _check_known(f"{where}.evaluate", part, recipe.parts)
-    built = build(EvaluateRecipe, evaluation_of(recipe, name, recipe.out), where=where)
+    built = _built(recipe, name)
     for strategy in built.strategies:
         STRATEGIES.find(strategy, where=f"{where}.evaluate.strategies")
     for spec in built.entrants.values():
         STRATEGIES.find(spec.name, where=f"{where}.evaluate.entrants")
 
 
+def _built(recipe: CompareRecipe, name: str) -> EvaluateRecipe:
+    values = evaluation_of(recipe, name, place_of(recipe, recipe.seeds[0]))
+    return build(EvaluateRecipe, values, where=f"entries.{name}")
+
+
 def reported(recipe: CompareRecipe, name: str) -> dict[str, bool]:
     """The strategies of an entry by their names in the report, and whether each is a free baseline."""
     entry = recipe.entries[name]
-    built = build(EvaluateRecipe, evaluation_of(recipe, name, recipe.out), where=f"entries.{name}")
+    built = _built(recipe, name)
     own = {strategy: STRATEGIES[strategy].free for strategy in built.strategies}
     own |= {strategy: STRATEGIES[spec.name].free for strategy, spec in built.entrants.items()}
     own |= dict.fromkeys(built.policies, False)
