@@ -1,10 +1,15 @@
-"""The page of `run.py`: accuracy at equal shares, what becomes of errors, and what holds on problems of other kinds."""
+"""The page of `run.py`: accuracy at equal shares, what becomes of errors, and what holds on problems of other kinds.
+
+What the page needs of a seed is kept in one small file, so that a seed counts when it is done, wherever the next one is
+run; `measured` makes it from the evaluations, `write_page` reads those of all seeds.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,68 +18,142 @@ from selfroute.evaluation.counting import metrics
 from selfroute.evaluation.counting.columns import read_columns
 from selfroute.evaluation.counting.split import Split, splits_of
 
-__all__ = ["write_page"]
+__all__ = ["measured", "page"]
 
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Runs = Mapping[int, Mapping[str, Split]]  # by seed, by strategy
+Seen = Mapping[str, Any]  # of one strategy on one device
+Seeds = Mapping[int, Mapping[str, Any]]  # what `measured` gave
 DRAWS = 2000
 MIDDLE = 0.3
-WORDS = Path(__file__).with_name("words.md")
 
 
-def write_page(file: Path, places: Mapping[int, Path], beneath: Sequence[str], shares: Sequence[float]) -> None:
-    """Write what has been evaluated on all seeds.
+# --- a seed ---------------------------------------------------------------------------------------------------------
+
+
+def measured(place: Path, beneath: Sequence[str], shares: Sequence[float], seed: int) -> dict[str, Any]:
+    """What the page needs of a seed, as plain data.
+
+    Args:
+        place: folder of the seed.
+        beneath: devices that strategies have beneath them; those that are not evaluated are left out.
+    """
+    devices, n = {}, 0
+    for name in beneath:
+        test, shift = (splits(place / f"{name.replace(' ', '-')}-{part}".lower(), seed) for part in ("test", "shift"))
+        if test:
+            first = next(iter(test.values()))
+            told = {label: strategy(split, shift.get(label), shares) for label, split in test.items() if split.matched}
+            ends = {"device": packed(first.device_solved), "cloud": packed(first.cloud_solved)}
+            devices[name], n = {"ends": ends, "strategies": told}, len(first)
+    return {"n": n, "shares": list(shares), "devices": devices, "runs": runs(place)}
+
+
+def splits(folder: Path, seed: int) -> dict[str, Split]:
+    if not (folder / "summary.json").exists():
+        return {}
+    return {split.label: split for split in splits_of(read_columns(folder / "records.jsonl"), seed=seed).splits}
+
+
+def strategy(split: Split, shift: Split | None, shares: Sequence[float]) -> dict[str, Any]:
+    right = [packed(right_at(split, share)) for share in shares]
+    return {"right": right, "errors": errors(split), "shift": None if shift is None else moved(split, shift)}
+
+
+def runs(place: Path) -> list[dict[str, Any]]:
+    """What was run, with commits and hours."""
+    found = []
+    for file in sorted(place.glob("*/run.json")):
+        about = json.loads(file.read_text(encoding="utf-8"))
+        told = {key: about.get(key) for key in ("commit", "steps", "wall_s")}
+        found.append({"run": file.parent.name, **told})
+    return found
+
+
+def packed(right: Bools) -> str:
+    """Truth values as hexadecimal digits."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(text: str, n: int) -> Floats:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), dtype=np.uint8), count=n).astype(np.float64)
+
+
+def right_at(split: Split, share: float) -> Bools:
+    """Which answers are right if this share goes to the cloud, shape (n,)."""
+    sent = split.sent(round(share * len(split)))
+    return np.where(sent, split.cloud_solved, split.device_solved)
+
+
+def auroc(split: Split) -> float | None:
+    """For the device's own failure; None where it never fails, or always."""
+    found = float(metrics.auroc(split.filled, ~split.device_solved))
+    return None if np.isnan(found) else found
+
+
+def errors(split: Split) -> list[float | None]:
+    """At the middle share: kept and wrong, sent though right, in vain; asked, right as run, right alone, AUROC."""
+    sent = split.sent(round(MIDDLE * len(split)))
+    device, cloud = split.device_solved, split.cloud_solved
+    shares = (~sent & ~device & cloud, sent & device, sent & ~device & ~cloud, split.wants)
+    return [*(float(each.mean()) for each in shares), float(split.as_run.mean()), float(device.mean()), auroc(split)]
+
+
+def moved(before: Split, after: Split) -> list[float | None]:
+    """With the threshold of the middle share: sent, right, right at random, right at a new threshold, both AUROC."""
+    cut = np.sort(before.filled)[::-1][round(MIDDLE * len(before)) - 1]
+    sent = after.filled >= cut
+    right = np.where(sent, after.cloud, after.device).mean()
+    share = float(sent.mean())
+    drawn = float((1 - share) * after.device.mean() + share * after.cloud.mean())
+    return [share, float(right), drawn, float(right_at(after, MIDDLE).mean()), auroc(before), auroc(after)]
+
+
+# --- all seeds ------------------------------------------------------------------------------------------------------
+
+
+def page(seeds: Seeds, words: str) -> str:
+    """The results as Markdown, of what has been evaluated on all seeds.
+
+    Args:
+        words: what is said of them.
 
     Raises:
-        SystemExit: nothing has.
+        ValueError: nothing has.
     """
-    found = {name: runs for name in beneath if (runs := read(places, name, "test"))}
-    if not found:
-        raise SystemExit("nothing has been evaluated on every seed; the stage `evaluate` does")
-    parts = [heading(places, found)]
-    parts += [WORDS.read_text(encoding="utf-8").strip()] if WORDS.exists() else []
-    parts += [at_shares(found, shares), differences(found, shares), of_errors(found)]
-    shifted = {name: runs for name in found if (runs := read(places, name, "shift"))}
-    parts += [under_shift(found, shifted)] if shifted else []
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n\n".join([*parts, commands(places)]) + "\n", encoding="utf-8")
-    print(f"written: {file}")
+    first = next(iter(seeds.values()))
+    names = [name for name in first["devices"] if all(name in seed["devices"] for seed in seeds.values())]
+    if not names:
+        raise ValueError("nothing has been evaluated on every seed; the stage `evaluate` does")
+    shares = first["shares"]
+    parts = [heading(seeds, names[0]), *([words] if words else []), at_shares(seeds, names, shares)]
+    parts += [differences(seeds, names, shares), of_errors(seeds, names), under_shift(seeds, names), commands(seeds)]
+    return "\n\n".join(parts) + "\n"
 
 
-def read(places: Mapping[int, Path], beneath: str, part: str) -> Runs:
-    """Of every seed; empty where one is missing."""
-    folder = f"{beneath.replace(' ', '-')}-{part}".lower()
-    files = {seed: place / folder / "records.jsonl" for seed, place in places.items()}
-    if not all((file.parent / "summary.json").exists() for file in files.values()):
-        return {}
-    return {
-        seed: {split.label: split for split in splits_of(read_columns(file), seed=seed).splits}
-        for seed, file in files.items()
-    }
+def ends_of(seeds: Seeds, beneath: str) -> list[tuple[Floats, Floats]]:
+    """Who is right, device and cloud, on each seed."""
+    found = []
+    for seed in seeds.values():
+        device, cloud = (unpacked(seed["devices"][beneath]["ends"][end], seed["n"]) for end in ("device", "cloud"))
+        found.append((device, cloud))
+    return found
 
 
-# --- numbers --------------------------------------------------------------------------------------------------------
+def strategies_of(seeds: Seeds, beneath: str) -> list[str]:
+    """Names of those that have run on every seed."""
+    all_of = [seed["devices"][beneath]["strategies"] for seed in seeds.values()]
+    return [name for name in all_of[0] if all(name in each for each in all_of)]
 
 
-def right_at(split: Split, share: float) -> Floats:
-    """Quality of each answer if this share goes to the cloud, shape (n,)."""
-    sent = split.sent(round(share * len(split)))
-    return np.where(sent, split.cloud, split.device)
+def seen(seeds: Seeds, beneath: str, name: str) -> list[Seen]:
+    return [seed["devices"][beneath]["strategies"][name] for seed in seeds.values()]
 
 
-def oracle_at(split: Split, share: float) -> float:
-    """Accuracy if those went first whom the cloud helps."""
-    gains = np.sort(split.cloud - split.device)[::-1][: round(share * len(split))]
-    return float(split.device.mean() + gains.clip(min=0).sum() / len(split))
-
-
-def random_at(split: Split, share: float) -> float:
-    return float((1 - share) * split.device.mean() + share * split.cloud.mean())
-
-
-def auroc(split: Split) -> float:
-    """For the device's own failure; NaN where it never fails, or always."""
-    return float(metrics.auroc(split.filled, ~split.device_solved))
+def rights(seeds: Seeds, beneath: str, name: str, at: int) -> list[Floats]:
+    """Right answers at a share, by its number, on each seed."""
+    found = zip(seen(seeds, beneath, name), seeds.values(), strict=True)
+    return [unpacked(each["right"][at], seed["n"]) for each, seed in found]
 
 
 def interval(left: Sequence[Floats], right: Sequence[Floats]) -> tuple[float, float, float]:
@@ -91,27 +170,26 @@ def interval(left: Sequence[Floats], right: Sequence[Floats]) -> tuple[float, fl
 # --- sections -------------------------------------------------------------------------------------------------------
 
 
-def heading(places: Mapping[int, Path], found: Mapping[str, Runs]) -> str:
-    runs = next(iter(found.values()))
-    first = [next(iter(splits.values())) for splits in runs.values()]
+def heading(seeds: Seeds, beneath: str) -> str:
+    ends = ends_of(seeds, beneath)
     means = {
-        "device alone": [split.device.mean() for split in first],
-        "cloud alone": [split.cloud.mean() for split in first],
-        "either": [np.maximum(split.device, split.cloud).mean() for split in first],
+        "device alone": [device.mean() for device, _ in ends],
+        "cloud alone": [cloud.mean() for _, cloud in ends],
+        "either": [np.maximum(device, cloud).mean() for device, cloud in ends],
     }
-    ends = ", ".join(f"{name} {spread(values)}" for name, values in means.items())
+    told = ", ".join(f"{name} {spread(values)}" for name, values in means.items())
     return "\n".join(
         [
             "# A pretrained LLM learns to hand off",
             "",
             "Written by `python benchmarks/pretrained/run.py`: SmolLM2-135M-Instruct, greedy, seeds "
-            f"{', '.join(map(str, places))} of problems and training, n = {len(first[0])} test problems each.",
-            f"Right, in %, mean ± standard deviation over seeds, on the warm device: {ends}.",
+            f"{', '.join(map(str, seeds))} of problems and training, n = {len(ends[0][0])} test problems each.",
+            f"Right, in %, mean ± standard deviation over seeds, on the {beneath} device: {told}.",
         ]
     )
 
 
-def at_shares(found: Mapping[str, Runs], shares: Sequence[float]) -> str:
+def at_shares(seeds: Seeds, names: Sequence[str], shares: Sequence[float]) -> str:
     """Accuracy of every strategy on every device."""
     lines = [
         "## Right at equal shares of calls",
@@ -121,55 +199,57 @@ def at_shares(found: Mapping[str, Runs], shares: Sequence[float]) -> str:
         f"| device | strategy | {' | '.join(f'{100 * share:.0f} %' for share in shares)} |",
         "|---" * (2 + len(shares)) + "|",
     ]
-    for beneath, runs in found.items():
-        names = [name for name, split in next(iter(runs.values())).items() if split.matched]
-        for name in names:
-            said = [spread([right_at(splits[name], share).mean() for splits in runs.values()]) for share in shares]
+    for beneath in names:
+        for name in strategies_of(seeds, beneath):
+            said = [spread([r.mean() for r in rights(seeds, beneath, name, at)]) for at in range(len(shares))]
             lines.append(f"| {beneath} | {name} | {' | '.join(said)} |")
-        for name, bound in (("*random*", random_at), ("*perfect*", oracle_at)):
-            ends = [next(iter(splits.values())) for splits in runs.values()]
-            said = [spread([bound(split, share) for split in ends]) for share in shares]
-            lines.append(f"| {beneath} | {name} | {' | '.join(said)} |")
+        for bound, value in (("*random*", random_at), ("*perfect*", oracle_at)):
+            said = [spread([value(*ends, share) for ends in ends_of(seeds, beneath)]) for share in shares]
+            lines.append(f"| {beneath} | {bound} | {' | '.join(said)} |")
     return "\n".join(lines)
 
 
-def differences(found: Mapping[str, Runs], shares: Sequence[float]) -> str:
-    """The trained policy beside what is best at each share, chosen afterwards: the rival's luck is in the gap."""
-    lines = ["## GAPG less the best of the others", "", "In points, 95 % interval over seeds and prompts.", ""]
-    lines += ["| less | share | which | difference |", "|---|---|---|---|"]
-    policy = found.get("warm", {})
-    if not policy or any("GAPG" not in splits for splits in policy.values()):
-        return "\n".join([*lines, "| – | – | – | not trained on every seed |"])
-    for what, beneath, chosen in (
-        ("the best on the warm device", "warm", lambda name: name not in policies(policy)),
-        ("the warm policy", "warm", lambda name: name == "warm"),
-        ("the best on the tuned device", "task tuning", lambda name: True),
-        ("the best on its own device", "GAPG", lambda name: True),
-    ):
-        runs = found.get(beneath)
-        for share in shares if runs else ():
-            assert runs is not None
-            name = best(runs, share, chosen)
-            if name is None:
-                continue
-            ours = [right_at(splits["GAPG"], share) for splits in policy.values()]
-            theirs = [right_at(splits[name], share) for splits in runs.values()]
-            mean, low, high = (100 * value for value in interval(ours, theirs))
-            lines.append(f"| {what} | {100 * share:.0f} % | {name} | {mean:+.1f} ({low:+.1f} to {high:+.1f}) |")
-    return "\n".join(lines)
+def oracle_at(device: Floats, cloud: Floats, share: float) -> float:
+    """Accuracy if those went first whom the cloud helps."""
+    gains = np.sort(cloud - device)[::-1][: round(share * len(device))]
+    return float(device.mean() + gains.clip(min=0).sum() / len(device))
 
 
-def policies(runs: Runs) -> list[str]:
-    return [name for name in next(iter(runs.values())) if name == "warm" or name.startswith(("GAPG", "GRPO"))]
+def random_at(device: Floats, cloud: Floats, share: float) -> float:
+    return float((1 - share) * device.mean() + share * cloud.mean())
 
 
-def best(runs: Runs, share: float, chosen: Callable[[str], bool]) -> str | None:
-    first = next(iter(runs.values()))
-    names = [name for name, split in first.items() if split.matched and chosen(name)]
-    return max(names, key=lambda n: np.mean([right_at(s[n], share).mean() for s in runs.values()]), default=None)
+def differences(seeds: Seeds, names: Sequence[str], shares: Sequence[float]) -> str:
+    """The trained policies beside what is best at each share, chosen afterwards: the rival's luck is in the gap."""
+    lines = ["## Policies less the best of the others", "", "In points, 95 % interval over seeds and prompts.", ""]
+    lines += ["| policy | less | share | which | difference |", "|---|---|---|---|---|"]
+    policies = [name for name in strategies_of(seeds, "warm") if is_policy(name)] if "warm" in names else []
+    for policy in policies:
+        for what, beneath, chosen in (
+            ("the best on the warm device", "warm", lambda name: name != "warm" and not is_policy(name)),
+            ("the warm policy", "warm", lambda name: name == "warm"),
+            ("the best on the tuned device", "task tuning", lambda name: True),
+            ("the best on its own device", policy, lambda name: True),
+        ):
+            for at, share in enumerate(shares) if beneath in names else ():
+                if (name := best(seeds, beneath, at, chosen)) is not None:
+                    ours, theirs = rights(seeds, "warm", policy, at), rights(seeds, beneath, name, at)
+                    mean, low, high = (100 * value for value in interval(ours, theirs))
+                    said = f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+                    lines.append(f"| {policy} | {what} | {100 * share:.0f} % | {name} | {said} |")
+    return "\n".join(lines if policies else [*lines, "| – | – | – | – | not trained on every seed |"])
 
 
-def of_errors(found: Mapping[str, Runs]) -> str:
+def is_policy(name: str) -> bool:
+    return name.startswith(("GAPG", "GRPO")) and not name.endswith(", alone")
+
+
+def best(seeds: Seeds, beneath: str, at: int, chosen: Callable[[str], bool]) -> str | None:
+    names = [name for name in strategies_of(seeds, beneath) if chosen(name) and not name.endswith(", alone")]
+    return max(names, key=lambda n: np.mean([r.mean() for r in rights(seeds, beneath, n, at)]), default=None)
+
+
+def of_errors(seeds: Seeds, names: Sequence[str]) -> str:
     """What is lost against perfect choice at the middle share, and how well failures are told."""
     lines = [
         f"## Where the rest is lost, at {100 * MIDDLE:.0f} %",
@@ -181,21 +261,13 @@ def of_errors(found: Mapping[str, Runs]) -> str:
         "| device | strategy | kept and wrong | sent though right | in vain | asks | right as run | own | AUROC |",
         "|---" * 9 + "|",
     ]
-    for beneath, runs in found.items():
-        for name in [name for name, split in next(iter(runs.values())).items() if split.matched]:
-            rows = [errors(splits[name]) for splits in runs.values()]
-            lines.append(f"| {beneath} | {name} | {cells(rows)} |")
+    for beneath in names:
+        for name in strategies_of(seeds, beneath):
+            lines.append(f"| {beneath} | {name} | {cells([each['errors'] for each in seen(seeds, beneath, name)])} |")
     return "\n".join(lines)
 
 
-def errors(split: Split) -> tuple[float, ...]:
-    sent = split.sent(round(MIDDLE * len(split)))
-    device, cloud = split.device_solved, split.cloud_solved
-    shares = (~sent & ~device & cloud, sent & device, sent & ~device & ~cloud, split.wants)
-    return (*(float(each.mean()) for each in shares), float(split.as_run.mean()), float(device.mean()), auroc(split))
-
-
-def under_shift(found: Mapping[str, Runs], shifted: Mapping[str, Runs]) -> str:
+def under_shift(seeds: Seeds, names: Sequence[str]) -> str:
     """Thresholds of the test problems on problems of kinds and difficulties that were never trained on."""
     lines = [
         "## Other kinds and difficulties",
@@ -207,40 +279,33 @@ def under_shift(found: Mapping[str, Runs], shifted: Mapping[str, Runs]) -> str:
         "| device | strategy | sent | right | at random | at a new threshold | AUROC before | AUROC |",
         "|---" * 8 + "|",
     ]
-    for beneath, runs in shifted.items():
-        for name in [name for name, split in next(iter(runs.values())).items() if split.matched]:
-            pairs = [(found[beneath][seed][name], runs[seed][name]) for seed in runs]
-            rows = [moved(before, after) for before, after in pairs]
-            lines.append(f"| {beneath} | {name} | {cells(rows)} |")
+    for beneath in names:
+        for name in strategies_of(seeds, beneath):
+            rows = [each["shift"] for each in seen(seeds, beneath, name)]
+            if all(row is not None for row in rows):
+                lines.append(f"| {beneath} | {name} | {cells(rows)} |")
     return "\n".join(lines)
 
 
-def moved(before: Split, after: Split) -> tuple[float, ...]:
-    cut = np.sort(before.filled)[::-1][round(MIDDLE * len(before)) - 1]
-    sent = after.filled >= cut
-    right = np.where(sent, after.cloud, after.device).mean()
-    share = float(sent.mean())
-    anew = float(right_at(after, MIDDLE).mean())
-    return share, float(right), random_at(after, share), anew, auroc(before), auroc(after)
-
-
-def commands(places: Mapping[int, Path]) -> str:
+def commands(seeds: Seeds) -> str:
     """What was run, with its commits and times."""
     lines = ["## Runs", "", "| seed | run | commit | steps | hours |", "|---|---|---|---|---|"]
-    for seed, place in places.items():
-        for file in sorted(place.glob("*/run.json")):
-            about = json.loads(file.read_text(encoding="utf-8"))
-            hours = about.get("wall_s")
-            cells = (about.get("commit", "–"), about.get("steps", "–"), "–" if hours is None else f"{hours / 3600:.1f}")
-            lines.append(f"| {seed} | {file.parent.name} | {' | '.join(map(str, cells))} |")
+    for seed, found in seeds.items():
+        for run in found["runs"]:
+            hours = "–" if run["wall_s"] is None else f"{run['wall_s'] / 3600:.1f}"
+            told = (run["run"], *("–" if run[key] is None else run[key] for key in ("commit", "steps")), hours)
+            lines.append(f"| {seed} | {' | '.join(map(str, told))} |")
     return "\n".join(lines)
 
 
-def cells(rows: Sequence[tuple[float, ...]]) -> str:
+def cells(rows: Sequence[Sequence[float | None]]) -> str:
     """One row a seed as cells of one line."""
     return " | ".join(spread(list(column)) for column in zip(*rows, strict=True))
 
 
-def spread(values: Sequence[float]) -> str:
-    mean = f"{100 * np.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {100 * np.std(values, ddof=1):.1f}"
+def spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
+    mean = f"{100 * np.mean(known):.1f}"
+    return mean if len(known) < 2 else f"{mean} ± {100 * np.std(known, ddof=1):.1f}"

@@ -5,7 +5,8 @@
     python benchmarks/pretrained/run.py stages=train seeds=2 'arms=["GAPG"]'   # one run
     python benchmarks/pretrained/run.py stages=page            # the page alone
 
-Stages are data, warm, train, evaluate, page. Stopped and started again it goes on where it was. What is fixed before:
+Stages are data, warm, train, evaluate, page. Stopped and started again it goes on where it was. Of a seed that is done
+the page needs `seeds/N.json` alone, so that seeds may be run on several machines. What is fixed before:
 
 - **Problems** are those of the families that `survey.py` took, as many of each; other ones for each seed, in training,
   warm-up and test. Those that it held out are the shift.
@@ -37,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from families import FAMILIES
-from results_page import write_page
+from results_page import measured, page
 from survey import FOUND, TEMPLATE, Seen, attempted, problems, row, split, warm_up
 
 from selfroute.assemble.evaluating import evaluate_recipe
@@ -52,6 +53,7 @@ from selfroute.train.folder import goes_on
 from selfroute.train.rl.checkpoint import STATE_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
+WORDS = Path(__file__).with_name("words.md")
 STAGES = ("data", "warm", "train", "evaluate", "page")
 TUNED, BEST = "task tuning", "GAPG"
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -90,6 +92,7 @@ class Options:
         test, shift: problems that are judged.
         warm: problems of each family in the warm-up, and its steps.
         looks: problems of each family by which the warm model is looked at.
+        kept: folder of what the page needs of each seed that is done; what lies there counts, wherever it was run.
     """
 
     stages: tuple[str, ...] = STAGES
@@ -112,6 +115,7 @@ class Options:
     shift: int = 500
     router_rows: int = 600
     out: Path = Path("out/pretrained")
+    kept: Path = ROOT / "benchmarks/pretrained/seeds"
     page: Path = ROOT / "docs/results/pretrained.md"
 
     def place(self, seed: int) -> Path:
@@ -139,8 +143,10 @@ def main(arguments: Sequence[str]) -> None:
         for beneath in [each for each in BENEATH if each in ("warm", *options.arms)]:
             for part in ("test", "shift") if "evaluate" in options.stages else ():
                 evaluate(options, seed, beneath, part)
+        if "evaluate" in options.stages:
+            keep(options, seed)
     if "page" in options.stages:
-        write_page(options.page, {seed: options.place(seed) for seed in options.seeds}, tuple(BENEATH), SHARES)
+        write_page(options)
 
 
 # --- problems -------------------------------------------------------------------------------------------------------
@@ -300,6 +306,25 @@ def evaluate(options: Options, seed: int, beneath: str, part: str) -> None:
     asyncio.run(
         evaluate_recipe(build(EvaluateRecipe, values, where="evaluate"), command="python benchmarks/pretrained/run.py")
     )
+
+
+def keep(options: Options, seed: int) -> None:
+    """Keep what the page needs of a seed."""
+    options.kept.mkdir(parents=True, exist_ok=True)
+    found = measured(options.place(seed), tuple(BENEATH), SHARES, seed)
+    (options.kept / f"{seed}.json").write_text(f"{json.dumps(found)}\n", encoding="utf-8")
+
+
+def write_page(options: Options) -> None:
+    files = {seed: options.kept / f"{seed}.json" for seed in options.seeds}
+    missing = [str(seed) for seed, file in files.items() if not file.exists()]
+    if missing:
+        raise SystemExit(f"seed {', '.join(missing)}: not evaluated yet; the stage `evaluate` does")
+    seeds = {seed: json.loads(file.read_text(encoding="utf-8")) for seed, file in files.items()}
+    words = WORDS.read_text(encoding="utf-8").strip() if WORDS.exists() else ""
+    options.page.parent.mkdir(parents=True, exist_ok=True)
+    options.page.write_text(page(seeds, words), encoding="utf-8")
+    print(f"written: {options.page}")
 
 
 if __name__ == "__main__":
