@@ -2,7 +2,7 @@
 
     python benchmarks/tuning/real.py                       # three seeds, all methods, 500 held-out rows; hours
     python benchmarks/tuning/real.py --inputs              # only the problems and the recorded cloud
-    python benchmarks/tuning/real.py --inputs --out out/sums/1 --draw 101 --train 400   # others
+    python benchmarks/tuning/real.py --inputs --out out/sums/1 --draw 101 --train 400 --usage   # others
     python benchmarks/tuning/real.py --write               # only the page, from what is there
 
 **The rule**, written down before any held-out row was answered:
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the inputs")
     parser.add_argument("--draw", type=int, default=1, help="seed of the inputs")
     parser.add_argument("--train", type=int, default=TRAIN, help="train rows of the inputs")
+    parser.add_argument("--usage", action="store_true", help="tokens of the recorded cloud too, by SmolLM2's tokenizer")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", default=list(PEERS), choices=list(METHODS))
@@ -97,7 +98,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=HELD_OUT, help="held-out rows that are judged, the first ones")
     options = parser.parse_args()
     if not options.write:
-        write_inputs(options.out, options.draw, options.train)
+        write_inputs(options.out, options.draw, options.train, usage=options.usage)
     if not (options.inputs or options.write):
         asyncio.run(run(options.seeds, options.methods, options.calls, options.rows))
     if not options.inputs:
@@ -107,7 +108,7 @@ def main() -> None:
 # --- problems ------------------------------------------------------------------------------------------------------
 
 
-def write_inputs(out: Path, draw: int, train: int) -> None:
+def write_inputs(out: Path, draw: int, train: int, *, usage: bool) -> None:
     """Problems, no two alike, and a recorded cloud that slips now and then."""
     rng, seen = random.Random(draw), dict[str, int]()
     while len(seen) < HELD_OUT + train:
@@ -123,7 +124,22 @@ def write_inputs(out: Path, draw: int, train: int) -> None:
         lines(folder / f"{name}.jsonl", [{"question": question, "answer": answer} for question, answer in part])
     slip = random.Random("cloud")
     said = [answer + (slip.choice([-10, -1, 1, 10]) if slip.random() < WRONG else 0) for _, answer in problems]
-    lines(out / "cloud.jsonl", [{"prompt": q, "text": f"It is {s}."} for (q, _), s in zip(problems, said, strict=True)])
+    answers = [{"prompt": q, "text": f"It is {s}."} for (q, _), s in zip(problems, said, strict=True)]
+    counted = usages(answers) if usage else [{} for _ in answers]
+    lines(out / "cloud.jsonl", [one | usage for one, usage in zip(answers, counted, strict=True)])
+
+
+def usages(answers: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Tokens of prompts and answers, the end among them."""
+    from transformers import AutoTokenizer
+
+    file = find_smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    read, written = (tokenizer([one[name] for one in answers]).input_ids for name in ("prompt", "text"))
+    return [
+        {"usage": {"prompt_tokens": len(prompt), "completion_tokens": len(text) + 1}}
+        for prompt, text in zip(read, written, strict=True)
+    ]
 
 
 def lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
