@@ -152,6 +152,7 @@ def _run_in_processes(recipe: CompareRecipe, say: Say, watch: Watch) -> dict[str
     left_out: dict[str, LeftOut] = {}
     threads = max(1, (os.cpu_count() or 1) // recipe.jobs)
     with parallel_config(backend="loky", inner_max_num_threads=threads), watch("comparing") as on_progress:
+        on_progress(0, len(each))
         runs = Parallel(n_jobs=recipe.jobs, return_as="generator", batch_size=1)(
             delayed(_run_alone)(one) for one in each
         )
