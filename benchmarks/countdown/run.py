@@ -9,6 +9,8 @@
 
 Every run starts from the shipped warm-up device. Stopped and started again it goes on where it was: finished runs
 and evaluations are kept. Writes `results.json` and `results.md` beside this file, and the runs themselves under `out`.
+With `results=` elsewhere it also writes `seed-N.json` there, all that the results need of a seed that is done: seeds
+may be run one by one, on several machines, and count where that file lies.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ MAX_TOKENS = 512  # of the cloud in training
 TUNED = "task_tuning"  # the device of the baselines, as in the paper
 STRETCH = 10  # least steps that a point of the training curves covers, and at most so many points
 SHARES = {"rollouts/call_share": "asks", "rollouts/device_correct": "solves", "rollouts/all_asked_groups": "all asked"}
+# Options without which the numbers would be others.
+DECIDING = ("algorithms", "steps", "until_flat", "four_share", "share", "cloud_reward", "bf16", "rows")
 CURVES = (*SHARES, "filter/device_prompts", "filter/cloud_prompts_seen")
 FIGURES = (
     "overall_accuracy",
@@ -98,11 +102,20 @@ def main() -> None:
         algorithm, seed = os.environ["SELFROUTE_ONE_RUN"].split("/")
         train_one(options, algorithm, int(seed))
         return
-    for seed in options.seeds:
+    options.results.mkdir(parents=True, exist_ok=True)
+    todo = [seed for seed in options.seeds if not kept(options, seed).exists()]
+    for seed in todo:
         answers(options, seed)
-    train_all(options)
-    summaries = {seed: evaluate_one(options, seed) for seed in options.seeds}
-    write_results(options, summaries)
+    train_all(options, todo)
+    for seed in todo:
+        told = json.dumps(seed_results(options, seed), indent=1, default=str)
+        kept(options, seed).write_text(f"{told}\n", encoding="utf-8")
+    write_results(options, {seed: read_kept(options, seed) for seed in options.seeds})
+
+
+def kept(options: Options, seed: int) -> Path:
+    """File of what the results need of a seed: with the runs, or beside results that are not those of this file."""
+    return (options.out if options.results == HERE else options.results) / f"seed-{seed}.json"
 
 
 def folder(options: Options, algorithm: str, seed: int) -> Path:
@@ -125,11 +138,27 @@ def answers(options: Options, seed: int) -> None:
     ask_ahead(cloud, task, max_tokens=MAX_TOKENS, concurrency=1, on_progress=show)
 
 
-def train_all(options: Options) -> None:
+def read_kept(options: Options, seed: int) -> dict[str, Any]:
+    """What was kept of a seed.
+
+    Raises:
+        SystemExit: it is of other runs.
+    """
+    found: dict[str, Any] = json.loads(kept(options, seed).read_text(encoding="utf-8"))
+    for name, value in found["options"].items():
+        if value != (here := json.loads(json.dumps(getattr(options, name)))):
+            raise SystemExit(
+                f"{kept(options, seed)}: {name} is {value} there and {here} here; choose another out= or results=, or "
+                "delete it"
+            )
+    return found
+
+
+def train_all(options: Options, seeds: Sequence[int]) -> None:
     """One process a run, `jobs` at a time, one thread each."""
     waiting = [
         (algorithm, seed)
-        for seed in options.seeds
+        for seed in seeds
         for algorithm in options.algorithms
         if not (folder(options, algorithm, seed) / "run.json").exists()
     ]
@@ -207,47 +236,58 @@ def evaluate_one(options: Options, seed: int) -> dict[str, Any]:
     return asyncio.run(evaluate_recipe(recipe))
 
 
-def write_results(options: Options, summaries: Mapping[int, Mapping[str, Any]]) -> None:
+def seed_results(options: Options, seed: int) -> dict[str, Any]:
+    """What the results need of a seed."""
+    summary = evaluate_one(options, seed)
+    given = {name: getattr(options, name) for name in DECIDING}
+    runs = {algorithm: folder(options, algorithm, seed) for algorithm in options.algorithms}
+    return {
+        "options": given,
+        "summary": {key: value for key, value in summary.items() if key != "comparisons"},
+        "runs": {run.name: json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs.values()},
+        "training": [curve for algorithm, run in runs.items() for curve in training_curves(options, algorithm, run)],
+    }
+
+
+def write_results(options: Options, found: Mapping[int, Mapping[str, Any]]) -> None:
+    summaries = {seed: one["summary"] for seed, one in found.items()}
     table = [_row(name, summaries) for name in _names(summaries)]
     result = {
         "options": {**asdict(options), "out": str(options.out), "results": "benchmarks/countdown"},
         "command": "python benchmarks/countdown/run.py " + " ".join(sys.argv[1:]),
         **provenance(),
-        "runs": {
-            path.parent.name: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted(options.out.glob("*-*/run.json"))
-            if not path.parent.name.startswith("evaluation")
-        },
-        "per_seed": {
-            seed: {key: value for key, value in summary.items() if key != "comparisons"}
-            for seed, summary in summaries.items()
-        },
+        "runs": {name: run for one in found.values() for name, run in one["runs"].items()},
+        "per_seed": summaries,
         "strategies": table,
-        "training": training_curves(options),
+        "training": mean_curves([one["training"] for one in found.values()]),
     }
-    options.results.mkdir(parents=True, exist_ok=True)
     (options.results / "results.json").write_text(json.dumps(result, indent=1, default=str) + "\n", encoding="utf-8")
     text = markdown(table, summaries, options) + curves_markdown(result["training"])
     (options.results / "results.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def training_curves(options: Options) -> list[dict[str, Any]]:
-    """What the rollouts of training did, at temperature 1, as means over stretches of steps and over seeds."""
+def training_curves(options: Options, algorithm: str, run: Path) -> list[dict[str, Any]]:
+    """What the rollouts of a training did, at temperature 1, as means over stretches of steps; None behind its end."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     curves, long = [], max(STRETCH, options.steps // STRETCH)
-    for algorithm in options.algorithms:
-        runs = [
-            [json.loads(line) for line in (folder(options, algorithm, seed) / "metrics.jsonl").read_text().splitlines()]
-            for seed in options.seeds
-        ]
-        for first in range(0, options.steps, long):
-            stretch: dict[str, Any] = {"algorithm": algorithm, "steps": [first + 1, first + long]}
-            for name in CURVES:
-                lines = [line for run in runs for line in run[first : first + long]]
-                values = [line[name] for line in lines if line.get(name) is not None]
-                stretch[name] = float(np.mean(values)) if values else None
-            curves.append(stretch)
+    for first in range(0, options.steps, long):
+        means = {name: mean_of([line.get(name) for line in lines[first : first + long]]) for name in CURVES}
+        curves.append({"algorithm": algorithm, "steps": [first + 1, first + long], **means})
     return curves
+
+
+def mean_curves(seeds: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The same as means over seeds, of those that came so far."""
+    return [
+        {**curves[0], **{name: mean_of([curve[name] for curve in curves]) for name in CURVES}}
+        for curves in zip(*seeds, strict=True)
+    ]
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def curves_markdown(curves: Sequence[Mapping[str, Any]]) -> str:
