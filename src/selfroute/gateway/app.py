@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import re
 import secrets
 import time
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import lru_cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any, Protocol
 
 from selfroute.backends.base import Backend, find_capability
 from selfroute.backends.flight import closing
 from selfroute.backends.layers import Layered, Tail
 from selfroute.budget.base import Targeted
-from selfroute.errors import BackendError, ConfigError, PrivacyRefused, SelfRouteError
+from selfroute.errors import BackendError, ConfigError, SelfRouteError
 from selfroute.gateway.access import Access
 from selfroute.gateway.activity import Activity
 from selfroute.gateway.chat import ChatChunks, ChatWhole, dumps
-from selfroute.gateway.errors import ApiError, Rejected, api_error, refusal_limit
+from selfroute.gateway.errors import ApiError, Rejected, api_error
 from selfroute.gateway.exchange import HEADERS, Exchange
 from selfroute.gateway.feedback import FeedbackDesk, what_is_said
-from selfroute.gateway.history import Tally
 from selfroute.gateway.http import ClientGone, Http, Receive, Scope, Send
 from selfroute.gateway.metrics import Metrics
 from selfroute.gateway.notices import Notices
 from selfroute.gateway.openapi import description
+from selfroute.gateway.page import dashboard
 from selfroute.gateway.passing import PASSED, passed
 from selfroute.gateway.preview import preview
+from selfroute.gateway.record import CLIENT_GONE, content_of, reason_of, record_of, tally_of
 from selfroute.gateway.request import ChatRequest, Limits, chat_request, json_object
 from selfroute.gateway.responses import ResponseEvents, response_body, response_request
 from selfroute.gateway.service import Mode, Service, SingleService, Switch
 from selfroute.gateway.sessions import OpenAnswers
 from selfroute.gateway.status import health_states, status
-from selfroute.types import HandOff, Message, Retract, Sampling, TextDelta
+from selfroute.types import HandOff, Message, Retract, TextDelta
 
 __all__ = ["Gateway", "Verifier"]
 
@@ -393,9 +391,9 @@ class Gateway:
             async with asyncio.timeout(self.limits.request_s):
                 await http.while_there(work)
         except ClientGone:
-            exchange.error, status_code = None, 499
+            exchange.error, status_code = None, CLIENT_GONE
         except asyncio.CancelledError:  # the server is going down
-            status_code = 499
+            status_code = CLIENT_GONE
             raise
         except Exception as failure:
             error = self._told(failure, exchange)
@@ -509,59 +507,28 @@ class Gateway:
     # --- records
 
     def _record(self, exchange: Exchange, status_code: int) -> None:
-        gone = status_code == 499
-        reason = "client-gone" if gone else exchange.reason
-        self.metrics.count(exchange, status_code, reason)
-        (dp, dc), (cp, cc) = exchange.tokens("device"), exchange.tokens("cloud")
-        refusals, now = exchange.refusals, time.time()
-        record: dict[str, Any] = {
-            "at": round(now, 3),
-            "id": exchange.id,
-            "status": status_code,
-            "source": exchange.source,
-            "reason": reason,
-            "mode": exchange.mode,
-            "dry": exchange.dry,
-            "cloud": exchange.used_cloud,
-            "seconds": round(exchange.seconds, 4),
-            "first_s": None if exchange.first_token_s is None else round(exchange.first_token_s, 4),
-            "cost_usd": exchange.cost_usd,
-            "device_tokens": dp + dc,
-            "cloud_tokens": cp + cc,
-            **({"redacted": redacted} if (redacted := exchange.redacted) else {}),
-            "refused": refusal_limit(refusals[0]) if refusals else None,
-        }
+        now, refusals = time.time(), exchange.refusals
+        self.metrics.count(exchange, status_code, reason_of(exchange, status_code))
+        record = record_of(exchange, status_code, now)
         if self.service.clouds is not None:
             record["models"] = [segment.model for segment in exchange.cloud_segments]
         self.activity.add(record)
         for refusal in refusals:
             self.notices.refusal(refusal)
-        self.activity.history.add(now, _tally(exchange, status_code, len(refusals)))
+        self.activity.history.add(now, tally_of(exchange, status_code))
         if _log.isEnabledFor(logging.INFO):
             refused = {"refusal": str(refusals[0])} if refusals else {}
-            said = {**record, **refused, **self._content(exchange)}
-            _log.info("%s", json.dumps(said))
+            content = content_of(exchange, self.service.door()) if self.log_content else {}
+            _log.info("%s", json.dumps({**record, **refused, **content}))
 
     def _note_failure(self, side: str, model: str, failure: BackendError) -> None:
         self.metrics.count_failure(side, model, failure)
         self.notices.failure(side if self.service.clouds is None else f"{side} {model}", failure)
 
-    def _content(self, exchange: Exchange) -> dict[str, Any]:
-        if not self.log_content:
-            return {}
-        said = [*exchange.request.messages, Message("assistant", exchange.text[1])]
-        if door := self.service.door():
-            try:
-                said = list(door.redactor.redact(said, Sampling()).messages)
-            except PrivacyRefused as refusal:
-                return {"withheld": str(refusal)}
-        *messages, answer = ({"role": m.role, "content": m.content} for m in said)
-        return {"messages": messages, "answer": answer["content"]}
-
     # --- everything else
 
     async def _page(self, http: Http) -> None:
-        page, policy = _dashboard()
+        page, policy = dashboard()
         headers = {
             "Content-Security-Policy": policy,
             "X-Frame-Options": "DENY",
@@ -644,35 +611,3 @@ def _place(failure: BaseException) -> str:
         at = at.tb_next
     where = "" if at is None else f" at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
     return f"{type(failure).__name__}{where}"
-
-
-def _tally(exchange: Exchange, status_code: int, refused: int) -> Tally:
-    """A request as the history counts it; of a decision alone, what it cost."""
-    if exchange.dry:
-        return Tally(refused=refused, cost_usd=exchange.cost_usd)
-    by_device = exchange.source == "device"
-    return Tally(
-        device=int(status_code == 200 and by_device),
-        cloud=int(status_code == 200 and not by_device),
-        failed=int(status_code not in (200, 499)),
-        gone=int(status_code == 499),
-        refused=refused,
-        cost_usd=exchange.cost_usd,
-        cloud_alone_usd=exchange.cloud_alone_usd,
-    )
-
-
-@lru_cache(maxsize=1)
-def _dashboard() -> tuple[bytes, str]:
-    """The page, and the policy that lets nothing run or load but what it holds itself."""
-    page = files("selfroute.gateway").joinpath("dashboard.html").read_bytes()
-
-    def hashed(tag: str) -> str:
-        (inner,) = re.findall(rb"<%b>(.*?)</%b>" % (tag.encode(), tag.encode()), page, re.DOTALL)
-        return f"'sha256-{b64encode(hashlib.sha256(inner).digest()).decode()}'"
-
-    policy = (
-        f"default-src 'none'; script-src {hashed('script')}; style-src {hashed('style')}; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return page, policy
