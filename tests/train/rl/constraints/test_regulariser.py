@@ -98,13 +98,13 @@ def terms(made: PolicyTrainer, at_once: int, monkeypatch: pytest.MonkeyPatch, **
     return [found.detach(), hidden.grad]
 
 
-@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"allowed": 0.1}, {"parallel": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"adaptive": True}, {"allowed": 1e-4}, {"parallel": True}], ids=str)
 def test_in_parts_the_terms_and_their_gradient_are_the_same(
     tmp_path: Path, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = trainer(tmp_path, Attribute(judged=RUDE, weight=1.0, width=16))
     whole, parts = (terms(made, at_once, monkeypatch, **options) for at_once in (1 << 22, 3 * len(tiny.WORDS)))
-    assert whole[0][0] > 0 and whole[0][1] == 0
+    assert whole[0][0] > 1e-5 and whole[0][1] == 0, "not what rounding leaves of nothing"
     for one, other in zip(whole, parts, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
