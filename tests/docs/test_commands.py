@@ -35,21 +35,20 @@ pytestmark = pytest.mark.docs
 
 def commands(page: Path) -> Iterator[list[str]]:
     """The `selfroute …` and `make …` lines of a page's code blocks."""
-    for block in re.findall(r"```(?:sh|bash|console|text)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = (
-                shlex.split(line.removeprefix("$ "), comments=True)
-                if re.match(r"(\$ )?(selfroute|make) ", line)
-                else []
-            )
-            if words:
-                yield words
+    # Blocks of all languages, or the end of one of Python would begin the next.
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    shell = [block for language, block in blocks if language in ("", "sh", "bash", "console", "text")]
+    for line in [line for block in shell for line in block.replace("\\\n", " ").splitlines()]:
+        if re.match(r"(\$ )?(selfroute|make) ", line):
+            yield shlex.split(line.removeprefix("$ "), comments=True)
 
 
 def check_serving(parsed: dict[str, Any]) -> None:
     """The recipe of `serve`, `cloud`, `ask` and `chat` is right; in `serve` and `cloud` with KEY=VALUE behind it."""
     given = parsed.get("config")
     if isinstance(given, list | tuple):
+        if given and given[0].endswith(".yaml") and not given[0].startswith("recipes/"):
+            return  # a file that the reader writes
         file, overrides = _file_and_overrides(given)
         load_serve_recipe(file and ROOT / file, overrides)
     elif given is not None and (ROOT / given).is_file():
@@ -92,6 +91,44 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
             assert target in targets, f"make has no target '{target}'"
         elif not words[0].startswith("-"):
             check_selfroute(words)
+
+
+RUNS = ("train", "evaluate", "tune", "place")
+
+
+def values_of(words: list[str]) -> dict[str, Any] | None:
+    """What a line of `RUNS` with a recipe that comes along runs."""
+    if words[0] not in RUNS:
+        return None
+    parsed = GROUP.commands[words[0]].make_context(words[0], words[1:]).params  # type: ignore[attr-defined]
+    file = _file_of(parsed["recipe"])
+    return load_values(file, parsed["overrides"] or []) if file.is_file() else None
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "commands.md"], ids=lambda page: page.name)
+def test_what_a_command_reads_was_made_above_it(page: Path) -> None:
+    """Checkpoints that a shipped recipe reads, and strategies that `calibrate` names of an evaluation on the page."""
+    made: dict[str, dict[str, Any]] = {}
+    for program, *words in commands(page):
+        if program != "selfroute" or "…" in words:
+            continue
+        if (values := values_of(words)) is not None:
+            read = {found for text in texts(values) for found in re.findall(r"(out/[^\s:]+)/checkpoint", text)}
+            assert read <= made.keys(), f"{words}: nothing above makes {sorted(read - made.keys())}"
+            made[str(values.get("out"))] = values
+        elif words[0] == "calibrate":
+            parsed = GROUP.commands["calibrate"].make_context("calibrate", words[1:]).params  # type: ignore[attr-defined]
+            if (of := made.get(str(parsed["results"]))) is not None and parsed["strategy"]:
+                names = {*of.get("strategies", ()), *of.get("policies", {}), *of.get("entrants", {})}
+                assert parsed["strategy"] in names
 
 
 @pytest.mark.parametrize("name", sorted(GROUP.commands))  # type: ignore[attr-defined]
