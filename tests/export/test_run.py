@@ -45,7 +45,7 @@ def trained(tmp_path: Path) -> Path:
 
 
 def test_a_training_run(trained: Path, tmp_path: Path) -> None:
-    from selfroute.backends.transformers import load_model
+    from selfroute.backends.torch.loading import load_model
 
     out = tmp_path / "out"
     code, output = run(trained, "--out", out)
@@ -229,7 +229,7 @@ def test_an_adapter_is_merged(tmp_path: Path) -> None:
     import torch
 
     peft = pytest.importorskip("peft", reason="peft is not installed; pip install peft")
-    from selfroute.backends.transformers import load_model
+    from selfroute.backends.torch.loading import load_model
 
     base, folder = tmp_path / "base", tmp_path / "run" / "checkpoint"
     source = model("llama", WORDS)

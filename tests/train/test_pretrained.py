@@ -15,7 +15,8 @@ from tests.train.small_run import TOKENIZER, Stop, run, small_model, stop_after,
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from selfroute.assemble.training import model_files
-from selfroute.backends.transformers import TransformersBackend, check_folder
+from selfroute.backends.torch.loading import check_folder
+from selfroute.backends.transformers import TransformersBackend
 from selfroute.config import LoraOptions, TrainRecipe, build, to_values
 from selfroute.errors import ConfigError
 from selfroute.train.imitation.warmup import build_model

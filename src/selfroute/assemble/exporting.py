@@ -100,7 +100,7 @@ def load_source(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokeni
     Raises:
         ConfigError: it cannot be loaded, or an adapter cannot be merged.
     """
-    from selfroute.backends.transformers import load_model
+    from selfroute.backends.torch.loading import load_model
 
     if (source.folder / ADAPTER).is_file():
         return _merged(source)
@@ -108,7 +108,7 @@ def load_source(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def _merged(source: ExportSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from selfroute.backends.transformers import load_model
+    from selfroute.backends.torch.loading import load_model
 
     if find_spec("peft") is None:
         raise ConfigError(f"'{source.folder}' is a LoRA adapter, which needs peft to be merged; run: pip install peft")

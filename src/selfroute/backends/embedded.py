@@ -12,7 +12,8 @@ from selfroute.backends.base import Backend
 from selfroute.backends.best_of import BestOfN
 from selfroute.backends.exits import exits as load_exits
 from selfroute.backends.files import ModelFiles, folder_window
-from selfroute.backends.transformers import TransformersBackend, load_model
+from selfroute.backends.torch.loading import load_model
+from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import ConfigError
 from selfroute.prompts import TrainedPrompt, read_prompt
 

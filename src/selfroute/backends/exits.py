@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfroute.backends.layers import ExitRule, Whole
-from selfroute.backends.transformers import TransformersBackend, check_folder, load_model
+from selfroute.backends.torch.loading import check_folder, load_model
+from selfroute.backends.transformers import TransformersBackend
 from selfroute.errors import ConfigError
 from selfroute.types import Message, Sampling
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from selfroute.backends.transformers import load_model
+from selfroute.backends.torch.loading import load_model
 from selfroute.errors import ConfigError
 from selfroute.planning.load import Load
 from selfroute.planning.prompts import read_prompts
