@@ -164,12 +164,17 @@ def test_a_score_that_is_no_number_is_not_written(tmp_path: Path) -> None:
 
 
 @settings(deadline=None)  # the first example imports Arrow
-@given(rows=st.lists(records, max_size=8, unique_by=lambda r: r.key))
-def test_the_fast_reader_reads_the_same(tmp_path_factory: pytest.TempPathFactory, rows: list[Record]) -> None:
+@given(rows=st.lists(records, max_size=8, unique_by=lambda r: r.key), block=st.sampled_from([1, 700, 32 << 20]))
+def test_the_fast_reader_reads_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Record], block: int
+) -> None:
+    """In whatever blocks the file is read: fields that not every record has may be missing from some."""
     path = tmp_path_factory.mktemp("records") / "records.jsonl"
     path.touch()
     write(path, *rows)
-    fast, plain = read_columns(path), columns_of(read_records(path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "_BLOCK_BYTES", block)
+        fast, plain = read_columns(path), columns_of(read_records(path))
     assert (fast.settings, fast.ids) == (plain.settings, plain.ids)
     for name in ("setting", "id", "wants", "sent", "joint", "failed", "oracle"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))

@@ -171,7 +171,8 @@ def _joined(path: Path, on_progress: OnBytes | None) -> Columns | None:
         parts.append(part)
     if not parts:
         return columns_of([])
-    whole = {name: _chained(name, parts) for name in {name: None for part in parts for name in part}}
+    sizes = [len(part["id"]) for part in parts]
+    whole = {name: _chained(name, parts, sizes) for name in {name: None for part in parts for name in part}}
     return Columns(
         tuple(settings.known),
         tuple(ids.known),
@@ -181,10 +182,12 @@ def _joined(path: Path, on_progress: OnBytes | None) -> Columns | None:
     )
 
 
-def _chained(name: str, parts: Sequence[dict[str, npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+def _chained(name: str, parts: Sequence[dict[str, npt.NDArray[Any]]], sizes: Sequence[int]) -> npt.NDArray[Any]:
     """One field of all blocks, taken out of them; what an absent one is for a block without it."""
     absent = _ABSENT.get(name, np.nan)
-    return np.concatenate([part.pop(name) if name in part else np.full(len(part["id"]), absent) for part in parts])
+    return np.concatenate(
+        [part.pop(name) if name in part else np.full(size, absent) for part, size in zip(parts, sizes, strict=True)]
+    )
 
 
 def _blocks(path: Path, on_progress: OnBytes | None) -> Iterator[bytes]:
