@@ -3,10 +3,10 @@
     python benchmarks/inside/run.py                                    # every row, three seeds, 800 problems each
     python benchmarks/inside/run.py 'rows=["max probability"]'         # one row; the others stay as they are
     python benchmarks/inside/run.py seeds=[1] limit=60 out=out/look page=out/look/inside.md
-    python benchmarks/inside/run.py --write                            # the page alone, from what lies in out/inside
+    python benchmarks/inside/run.py --write                            # the page alone
 
-`selfroute compare recipes/atlas/chain.yaml` runs the rows and makes a table along more resources; this adds what the
-page says of gaps, trained devices, parts of the problems, heads and tags, and writes `docs/results/inside.md`: mean and
+The runs are those of `benchmarks/atlas/run.py chain`, which makes a table along more resources; this adds what the page
+says of gaps, trained devices, parts of the problems, heads and tags, and writes `docs/results/inside.md`: mean and
 standard deviation over seeds, which draw other problems and train anew; the pair stays the same. Stopped and started
 again it goes on where it was; the page has the rows that have finished on every seed.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     target = ROOT / str(parse_overrides(given).get("page", "docs/results/inside.md"))
     rows = [f"only={argument.removeprefix('rows=')}" for argument in given if argument.startswith("rows=")]
     others = [argument for argument in given if not argument.startswith(("page=", "rows="))]
-    overrides = ["out=out/inside", *others, *(["only=[]"] if "--write" in sys.argv else rows)]
+    overrides = ["out=out/atlas/chain", *others, *(["only=[]"] if "--write" in sys.argv else rows)]
     recipe = load_recipe(CompareRecipe, RECIPE, overrides)
     compare_recipe(recipe, source=RECIPE, command=f"selfroute compare {RECIPE}", say=print)
     own = [name for name, entry in recipe.entries.items() if entry.evaluate.keys() & {"policies", "device"}]

@@ -300,7 +300,9 @@ def heads_of(folder: Path) -> list[Path]:
 def commands(folders: Sequence[Path]) -> str:
     """What was run, of the last seed; the others differ in their seed alone."""
     ran, out = read(folders[-1], "run")["commands"], f"{folders[-1].parents[1]}/"
-    lines = [f"{command.replace(out, 'out/inside/')}  # commit {str(commit)[:16]}" for command, commit in ran.values()]
+    lines = [
+        f"{command.replace(out, 'out/atlas/chain/')}  # commit {str(commit)[:16]}" for command, commit in ran.values()
+    ]
     return (
         "## Commands\n\n`python benchmarks/inside/run.py` runs, for each seed and row, what stands here of the last "
         "seed.\n\n```sh\n" + "\n".join(lines) + "\n```"

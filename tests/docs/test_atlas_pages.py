@@ -1,4 +1,4 @@
-"""The pages of `benchmarks/atlas/run.py`: of what is kept of each comparison, and with rows from elsewhere."""
+"""The pages of `benchmarks/atlas/run.py`: of what is kept of each comparison."""
 
 from __future__ import annotations
 
@@ -40,21 +40,3 @@ def test_a_table_is_of_its_recipe_on_three_seeds(name: str) -> None:
     named = [each["name"] for key in ("entries", "left_out") for each in table[key]]
     assert set(named) == set(recipe.entries), "every entry is in the table or left out by name"
     assert all(ran["commit"] for each in table["entries"] for ran in each["ran"])
-
-
-def test_rows_of_another_page_are_marked_and_have_no_star(script: Any) -> None:
-    part = {"axis": "cloud_tokens", "lines": [{"strategy": "answer_features"}, {"strategy": "random_offload"}]}
-    entries = load_recipe(CompareRecipe, ROOT / "recipes/atlas/chain.yaml", []).entries
-    names = script.add_earlier(part, "docs/results/inside.md", "Tokens that the cloud writes", entries)
-    added = {line["strategy"]: line for line in part["lines"][2:]}
-    assert "early exit" in names and "answer_features" not in names
-    assert "answer_features †" not in added and not any(name.startswith("*") for name in added)
-    assert added["random tokens †"]["free"] and added["early exit †"]["level"] == "layer"
-    assert added["oracle tokens †"]["oracle"] and not added["early exit †"]["oracle"]
-    assert not any(cell["near_best"] for line in added.values() for cell in line["at"])
-    assert script.cell_of("98.6 ± 0.2*") == {
-        "mean": pytest.approx(0.986),
-        "sd": pytest.approx(0.002),
-        "near_best": False,
-    }
-    assert script.cell_of("–")["mean"] is None
