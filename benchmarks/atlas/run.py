@@ -18,6 +18,7 @@ from pathlib import Path
 
 from selfroute.assemble.comparing import compare_recipe
 from selfroute.config import CompareRecipe, load_recipe
+from selfroute.errors import ConfigError
 from selfroute.evaluation.report.compared import comparison_page
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,4 +63,7 @@ def page(name: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None

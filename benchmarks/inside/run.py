@@ -20,6 +20,7 @@ from table_page import page
 
 from selfroute.assemble.comparing import compare_recipe
 from selfroute.config import CompareRecipe, load_recipe, parse_overrides
+from selfroute.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "recipes/atlas/chain.yaml"
@@ -41,4 +42,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        raise SystemExit(f"error: {error}") from None
