@@ -104,8 +104,9 @@ def main() -> None:
         return
     options.results.mkdir(parents=True, exist_ok=True)
     todo = [seed for seed in options.seeds if not kept(options, seed).exists()]
-    for seed in todo:
-        answers(options, seed)
+    if options.until_flat is None:  # else most of the problems may never be reached, and runs ask as they go
+        for seed in todo:
+            answers(options, seed)
     train_all(options, todo)
     for seed in todo:
         told = json.dumps(seed_results(options, seed), indent=1, default=str)
