@@ -228,6 +228,11 @@ def test_an_unknown_backend_names_the_nearest() -> None:
         make_backend(Spec("opnai"), where="cloud")
 
 
+def test_a_path_in_place_of_a_backend_says_how_it_is_written() -> None:
+    with pytest.raises(ConfigError, match="unknown backend 'out/mine/checkpoint'; write transformers:FOLDER, or"):
+        make_backend(Spec("out/mine/checkpoint"))
+
+
 TABLES = [TASKS, BACKENDS, STRATEGIES, ALGORITHMS, LEDGERS, CLUSTERS, LOADS, OBJECTIVES, ORACLES, PAIRS]
 every_table = pytest.mark.parametrize("table", TABLES, ids=lambda table: table.kind)
 

@@ -18,6 +18,7 @@ from selfroute.config import (
     CompareRecipe,
     EvaluateRecipe,
     PlaceRecipe,
+    Spec,
     TuneRecipe,
     algorithm_of,
     at,
@@ -25,6 +26,7 @@ from selfroute.config import (
     load_values,
 )
 from selfroute.config.serving import load_serve_recipe
+from selfroute.config.tables import BACKENDS
 from selfroute.shipped import recipe_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +76,15 @@ def check_selfroute(words: list[str]) -> None:
             "train": train,
             "tune": TuneRecipe,
         }
-        build(kinds[name], values, where=str(recipe))
+        check_models(build(kinds[name], values, where=str(recipe)))
+
+
+def check_models(recipe: Any) -> None:
+    """The backends that a recipe names exist."""
+    specs = [getattr(recipe, name, None) for name in ("device", "cloud")]
+    for spec in [*specs, *getattr(recipe, "policies", {}).values()]:
+        if isinstance(spec, Spec):
+            BACKENDS.find(spec.name, where="page")
 
 
 def _file_of(recipe: Path) -> Path:

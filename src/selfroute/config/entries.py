@@ -220,11 +220,12 @@ class Table(dict[str, E]):
     Args:
         kind: what one of them is called in messages.
         entries: each under its own name.
+        of_path: how a path is written, for who names one in place of an entry.
     """
 
-    def __init__(self, kind: str, *entries: E) -> None:
+    def __init__(self, kind: str, *entries: E, of_path: str = "") -> None:
         super().__init__((entry.name, entry) for entry in entries)
-        self.kind = kind
+        self.kind, self.of_path = kind, of_path
 
     def find(self, name: str, *, where: str) -> E:
         """The entry of a name.
@@ -236,8 +237,8 @@ class Table(dict[str, E]):
             ConfigError: there is none; names the nearest.
         """
         if name not in self:
-            known = ", ".join(self)
-            raise ConfigError(f"{where}: unknown {self.kind} '{name}'{suggest(name, self)}; known: {known}")
+            near = f"; {self.of_path}" if self.of_path and "/" in name else suggest(name, self)
+            raise ConfigError(f"{where}: unknown {self.kind} '{name}'{near}; known: {', '.join(self)}")
         return self[name]
 
     def resolve(self, name: str, *, where: str) -> Callable[..., Any]:

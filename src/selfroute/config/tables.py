@@ -164,6 +164,7 @@ BACKENDS = Table(
         example="recorded:answers.jsonl",
         replays=True,
     ),
+    of_path="write transformers:FOLDER, or llama_cpp:FILE.gguf",
 )
 
 
