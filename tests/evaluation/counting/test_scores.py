@@ -125,5 +125,5 @@ def test_a_strategy_without_scores_names_those_that_have_some(tmp_path: Path) ->
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot read '.*none\.jsonl'"):
+    with pytest.raises(ConfigError, match=r"there is no .*none\.jsonl.; name the folder of an evaluation"):
         read_scores(tmp_path / "none.jsonl")

@@ -129,6 +129,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 if not isinstance(values, dict):
                     raise ConfigError(f"{path}:{number} is no JSON object; give one request a line")
                 yield number, values
+    except FileNotFoundError:
+        raise ConfigError(f"there is no '{path}'; name the folder of an evaluation, or a file of JSON lines") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read '{path}': {error}; give a file of JSON lines") from None
 
