@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ import yaml
 from selfroute.assemble.training import ROWS_AHEAD, ask_ahead, report_outage, serving_line, train_recipe
 from selfroute.backends.cache import AnswerCache, cached
 from selfroute.backends.function import FunctionBackend
-from selfroute.config import Spec, TrainRecipe, parse_overrides, parse_spec
+from selfroute.config import (
+    ALGORITHMS,
+    BACKENDS,
+    STRATEGIES,
+    AlgorithmEntry,
+    Spec,
+    TrainRecipe,
+    at,
+    parse_overrides,
+    parse_spec,
+)
 from selfroute.errors import BackendUnavailable, ConfigError, SelfRouteError
 from selfroute.tasks.countdown import Countdown
 from selfroute.types import Message, Sampling
@@ -79,6 +90,19 @@ def test_a_relay_is_served_by_what_follows_its_calls(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("algorithm: relay\ncloud: embedded:chain-cloud\n")
     line = serving_line("transformers:x", tmp_path)
     assert line == "selfroute serve device=transformers:x cloud=embedded:chain-cloud strategy=relay"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=lambda entry: entry.name)
+def test_what_serves_a_trained_folder_takes_its_options(algorithm: AlgorithmEntry) -> None:
+    spec = parse_spec(yaml.safe_load(algorithm.strategy or "self_route"), "strategy")
+    assert spec.options.keys() <= signature(at(STRATEGIES[spec.name].place)).parameters.keys()
+    assert algorithm.leaves in BACKENDS or "FOLDER" in algorithm.strategy
+
+
+def test_a_tagged_device_is_served_by_its_tags(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("algorithm: adaswitch\ntask: chain\n")
+    strategy = f"strategy={{step_level: {{checker: tag, tags: {tmp_path}/checkpoint, threshold: 0.3}}}}"
+    assert shlex.split(serving_line("transformers:x", tmp_path))[-1] == strategy
 
 
 def test_a_relay_has_nothing_to_ask_ahead(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def serving_line(device: str, run: Path) -> str:
         if cloud is not None and not BACKENDS[(spec := parse_spec(cloud, "cloud")).name].replays:
             words.append(f"cloud={json.dumps(cloud) if spec.value is None else f'{spec.name}:{spec.value}'}")
         if algorithm_of(values).strategy:
-            words.append(f"strategy={algorithm_of(values).strategy}")
+            words.append(f"strategy={algorithm_of(values).strategy}".replace("FOLDER", str(run / "checkpoint")))
     except (ConfigError, KeyError):  # a run of another version, or no run at all
         pass
     return shlex.join(words)

@@ -205,8 +205,8 @@ def _after_training(out: Path, kind: str) -> list[str]:
 
 def _after_fitting(out: Path, algorithm: AlgorithmEntry) -> list[str]:
     """What to type once there is what a strategy needs beside its models."""
-    entry = f"{{{algorithm.strategy}: {{{algorithm.option}: {out}}}}}"
-    return [shlex.join(["selfroute", "serve", "RECIPE.yaml", f"strategy={entry}"])]
+    strategy = algorithm.strategy.replace("FOLDER", str(out))
+    return [shlex.join(["selfroute", "serve", "RECIPE.yaml", f"strategy={strategy}"])]
 
 
 def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:

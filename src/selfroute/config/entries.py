@@ -184,9 +184,9 @@ class AlgorithmEntry(Entry):
     Attributes:
         options: place of the dataclass of its recipe.
         offers_handoff: its prompts offer the hand-off; the trainer asks the cloud where a rollout takes it.
-        strategy: that serves what it trains, if not the first choice of a serving recipe.
-        leaves: kind of backend that its folder is; none if it is no model.
-        option: of its strategy, that names such a folder.
+        strategy: that serves what it trains, as a recipe has it, with FOLDER for the trained folder; none for the first
+            choice of a serving recipe.
+        leaves: kind of backend that its folder is; none if it is no model to be asked.
         beside: key of its recipe that names the cloud of what it trains.
         dry_run: place of what checks a recipe and predicts its size without running it.
         no_dry_run: why there is none.
@@ -197,7 +197,6 @@ class AlgorithmEntry(Entry):
     offers_handoff: bool = True
     strategy: str = ""
     leaves: str = "transformers"
-    option: str = ""
     beside: str = "cloud"
     dry_run: str = "selfroute.assemble.dry_run:dry_run"
     no_dry_run: str = ""

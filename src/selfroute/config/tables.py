@@ -299,6 +299,8 @@ ALGORITHMS = Table(
         place="selfroute.assemble.heads:reward_head_recipe",
         summary="Fit a head that says which of the device's tokens the cloud would let stand.",
         options="selfroute.config.training:HeadRecipe",
+        strategy="{token_level: {head: FOLDER}}",
+        leaves="",
         no_dry_run="a head takes seconds once its pair is loaded",
     ),
     AlgorithmEntry(
@@ -318,9 +320,8 @@ ALGORITHMS = Table(
         summary="Measure what cuts of a model cost under a lossy link, and make a policy of where to cut it.",
         options="selfroute.config.training:SplitPolicyRecipe",
         offers_handoff=False,
-        strategy="split",
+        strategy="{split: {policy: FOLDER}}",
         leaves="",
-        option="policy",
         beside="model",
         no_dry_run="its measurements take a minute once the model is loaded",
         extra="split",
@@ -331,6 +332,8 @@ ALGORITHMS = Table(
         summary="Learn a reward from pairs of answers or trajectories, without labels where a task can be explored.",
         options="selfroute.config.training:RewardRecipe",
         offers_handoff=False,
+        strategy="{planned: {reward: FOLDER, threshold: 0.0}}",
+        leaves="",
         dry_run="selfroute.assemble.dry_run:reward_dry_run",
     ),
     AlgorithmEntry(
@@ -339,6 +342,7 @@ ALGORITHMS = Table(
         summary="Teach a device to tag its own steps as right or wrong, and to mend the wrong ones.",
         options="selfroute.config.training:AdaSwitchRecipe",
         offers_handoff=False,
+        strategy="{step_level: {checker: tag, tags: FOLDER, threshold: 0.3}}",
         no_dry_run="how much there is to learn is known after its exam",
     ),
 )

@@ -6,7 +6,7 @@ import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from selfroute.budget.base import NoCloud
 from selfroute.config import make_strategy, parse_spec
 from selfroute.errors import BackendUnavailable, ConfigError
 from selfroute.prices import Price, Prices
-from selfroute.scores.tokens import Entropy, MaxProbability, Pair, RandomScore, TokenHead, features
+from selfroute.scores.tokens import Entropy, HeadKind, MaxProbability, Pair, RandomScore, TokenHead, features
 from selfroute.strategies.base import answer, check_sides
 from selfroute.strategies.inside.token_level import Foresight, TokenLevel
 from selfroute.testing import RecordingBudget
@@ -268,6 +268,12 @@ class TestRecipe:
         options = {"scorer": "reward_head", "head": str(tmp_path)}
         with pytest.raises(ConfigError, match=r"was trained as citer, not for reward_head; write scorer: citer"):
             make_strategy(parse_spec({"token_level": options}, "strategy"))
+
+    @pytest.mark.parametrize("kind", get_args(HeadKind))
+    def test_a_head_says_what_it_is_for(self, device: Any, cloud: Any, tmp_path: Path, kind: HeadKind) -> None:
+        head(device, cloud, kind=kind).save(tmp_path)
+        made = make_strategy(parse_spec({"token_level": {"head": str(tmp_path), "threshold": 0.5}}, "strategy"))
+        assert isinstance(made, TokenLevel) and isinstance(made.scorer, TokenHead) and made.scorer.kind == kind
 
     def test_other_vocabularies_are_refused(self, device: Any) -> None:
         with (

@@ -41,7 +41,7 @@ HEADS: Mapping[str, frozenset[HeadKind]] = {
 
 def token_level(
     *,
-    scorer: str = "max_probability",
+    scorer: str | None = None,
     threshold: NotNegative | None = None,
     head: Path | None = None,
     tokens: Count = 1,
@@ -54,7 +54,8 @@ def token_level(
 
     Args:
         scorer: what judges: `max_probability`, `entropy`, `reward_head`, `co_llm`, `citer`, `random`, or `oracle`, the
-            cloud's own distribution, which nobody has in time.
+            cloud's own distribution, which nobody has in time. By default what the head was trained for, or
+            `max_probability` without one.
         threshold: least score that stands; 0 keeps all, above 1 none. By default the one that the head's training
             found.
         head: folder of the trained head, for the scorers that are.
@@ -67,6 +68,8 @@ def token_level(
         ConfigError: an unknown scorer, a head that is missing, of another kind or not asked for, or no threshold.
     """
     made: TokenScorer | Foresight
+    if scorer is None:
+        scorer = "max_probability" if head is None else _scorer_of(TokenHead.load(head).kind)
     if scorer in HEADS:
         made = _head(scorer, head)
         threshold = made.threshold if threshold is None else threshold
@@ -88,9 +91,13 @@ def _head(scorer: str, folder: Path | None) -> TokenHead:
         raise ConfigError(f"head: missing for scorer {scorer}; name the folder that algorithm: reward_head made")
     head = TokenHead.load(folder)
     if head.kind not in HEADS[scorer]:
-        name = next((name for name, kinds in HEADS.items() if head.kind in kinds), "reward_head")
-        raise ConfigError(f"scorer: '{folder}' was trained as {head.kind}, not for {scorer}; write scorer: {name}")
+        better = _scorer_of(head.kind)
+        raise ConfigError(f"scorer: '{folder}' was trained as {head.kind}, not for {scorer}; write scorer: {better}")
     return head
+
+
+def _scorer_of(kind: HeadKind) -> str:
+    return next(name for name, kinds in HEADS.items() if kind in kinds)
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
@@ -155,7 +162,8 @@ def step_level(
 
     Args:
         checker: who doubts: `tag`, `min_probability`, `first_entropy`, `prm`, `cloud_judge`, `random`, or `oracle`, the
-            cloud's own distribution, which nobody has in time.
+            cloud's own distribution, which nobody has in time. By default what the head was trained for, or
+            `max_probability` without one.
         threshold: δ, the most doubt with which a step stands; below 0 the cloud writes every step. By default that of
             the checker's paper.
         mode: who writes a doubted step: the `cloud`, or the device once more (`reflection`).
