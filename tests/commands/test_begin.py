@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from selfroute.commands.main import app
 from selfroute.config import EvaluateRecipe, TrainRecipe, load_recipe, make_task
 from selfroute.config.serving import load_serve_recipe
 from selfroute.shipped import shipped_recipes
+
+GROUP = typer.main.get_command(app)
 
 
 def invoke(*arguments: str) -> Any:
@@ -28,7 +31,7 @@ def test_recipes_are_listed_with_their_command_and_a_sentence() -> None:
     assert set(found) == set(shipped_recipes())
     assert found["countdown/gapg"][0] == "train"
     assert found["placement/toy"][0] == "place"
-    assert all(words.strip() for _, words in found.values())
+    assert all(words.strip() and command in GROUP.commands for command, words in found.values())
 
 
 def test_a_recipe_is_shown_as_it_is() -> None:
