@@ -51,3 +51,8 @@ def test_the_table_of_countdown_has_the_cells_of_its_benchmark(row: str, name: s
     expected += [which.number(COUNTDOWN, "", alone, "right as run"), which.number(COUNTDOWN, "", name, "oracle gain")]
     assert told[:-1] == expected
     assert told[-1] == mean(which.number(COUNTDOWN, "", name, "AUROC"))
+
+
+def test_what_beats_them_is_a_cell_too() -> None:
+    best = which.number("docs/results/atlas-countdown.md", CALLS, "best of 8", "5 %")
+    assert f"{best} % right with 5 % of the calls" in README.replace("\n", " ")
