@@ -184,7 +184,7 @@ def test_a_fit_alone_is_served(there: Path) -> None:
             ["calibrate", "out", "--share", "0.5", "--strategy", "always_device"],
             "has no scores; choose --strategy from",
         ),
-        (["calibrate", "my-data", "--share", "0.5"], "cannot read 'my-data/records.jsonl'"),
+        (["calibrate", "my-data", "--share", "0.5"], "there is no 'my-data/records.jsonl'"),
         (["calibrate", "device.jsonl", "--share", "0.5", "--serve", "new.yaml"], "has no 'score'"),
         (["calibrate", "scores.jsonl", "--share", "0.5", "--serve", "new.yaml"], "holds no strategies.json"),
         (["calibrate", "out", "--share", "0.5", "--serve", "compare.yaml"], "is there already; add --force"),
