@@ -121,8 +121,8 @@ def of_kind(outcomes: dict[str, list[Outcome]], kind: str) -> list[str]:
 
 WAYS = [
     {"drop_idle_rows": False},
-    {"drop_idle_rows": True, "length_chunks": 1},
-    {"drop_idle_rows": True, "length_chunks": 4},
+    {"drop_idle_rows": True, "part_tokens": 1000},
+    {"drop_idle_rows": True, "part_tokens": 6},
     {"read_prompts_once": False},
 ]
 

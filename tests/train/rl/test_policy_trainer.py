@@ -106,8 +106,8 @@ def of_vargrad(rewards: Tensor, logps: list[Tensor], own: list[Tensor]) -> Tenso
 
 WAYS: list[dict[str, Any]] = [
     {"drop_idle_rows": False},
-    {"length_chunks": 1},
-    {"length_chunks": 4},
+    {"part_tokens": 1000},
+    {"part_tokens": 6},
     {"read_prompts_once": False},
     {"rows_per_pass": 12},
 ]

@@ -145,7 +145,7 @@ def test_a_step_reads_a_prompt_once_unless_states_are_thrown_away(tmp_path: Path
             activation_checkpointing=checkpointing,
             read_prompts_once=once,
             drop_idle_rows=True,
-            length_chunks=1,
+            part_tokens=1000,
         )
         look = Read()
         trainer.accelerator.unwrap_model(trainer.model).model.register_forward_pre_hook(look, with_kwargs=True)

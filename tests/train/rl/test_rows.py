@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def flat(model: Any) -> Tensor:
 
 @pytest.mark.parametrize("tools", [False, True])
 @pytest.mark.parametrize("per_token", [False, True])
-@pytest.mark.parametrize("ways", [{"drop_idle_rows": False}, {"length_chunks": 1}, {"length_chunks": 3}])
+@pytest.mark.parametrize("ways", [{"drop_idle_rows": False}, {"part_tokens": 1000}, {"part_tokens": 7}])
 def test_the_gradient_is_the_one_written_by_hand(
     tmp_path: Path, per_token: bool, tools: bool, ways: dict[str, Any]
 ) -> None:
@@ -79,6 +80,17 @@ def test_the_gradient_is_the_one_written_by_hand(
     made._compute_loss(made.model, inputs).backward()
     ours, hand = flat(made.model), by_hand(inputs, TOKENS)
     assert float((ours - hand).norm() / hand.norm()) < 1e-6
+
+
+def test_a_part_has_gone_back_when_the_next_is_read(tmp_path: Path) -> None:
+    """So that no more than one part's states are held."""
+    made = trainer(tmp_path, model=policy(dtype=torch.float64), tokens=TOKENS, part_tokens=7)
+    made.current_gradient_accumulation_steps = 1
+    made.model.train()
+    last, seen = made.model.model.norm.weight, []
+    made.model.model.norm.register_forward_pre_hook(lambda *_: seen.append(last.grad is not None))
+    made._compute_loss(made.model, batch(per_token=False, tools=False))
+    assert seen == [False, *[True] * (len(seen) - 1)] and len(seen) > 2
 
 
 @pytest.mark.parametrize("tools", [False, True])
@@ -98,11 +110,14 @@ def test_every_process_takes_as_many_rows_as_the_one_with_the_most() -> None:
     assert rows.tolist() == [0, 2, 3, 4, 1]
 
 
-@given(st.integers(1, 8), st.sets(st.integers(0, 5), min_size=1))
-def test_parts_hold_every_row_once_sorted_by_length(parts: int, rows: set[int]) -> None:
+@given(st.integers(1, 40), st.sets(st.integers(0, 5), min_size=1))
+def test_parts_hold_every_row_once_sorted_by_length(tokens: int, rows: set[int]) -> None:
     inputs = batch(per_token=False, tools=False)
-    found = by_length(inputs, torch.tensor(sorted(rows)), parts)
-    assert len(found) == min(parts, len(rows))
+    found = by_length(inputs, torch.tensor(sorted(rows)), tokens)
+    padded = [len(part) * max(LENGTHS[i] for i in part.tolist()) for part in found]
+    assert all(size <= tokens or len(part) == 1 for size, part in zip(padded, found, strict=True))
+    for one, other in pairwise(found):  # and no more parts than that needs
+        assert (len(one) + 1) * LENGTHS[int(other[0])] > tokens
     assert sorted(torch.cat(found).tolist()) == sorted(rows)
     lengths = [LENGTHS[i] for i in torch.cat(found).tolist()]
     assert lengths == sorted(lengths)

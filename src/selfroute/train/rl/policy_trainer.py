@@ -5,8 +5,8 @@ The only changes are:
 1. rollouts come from our sampler, and through a `Rollout`;
 2. a reward is a function of an `Outcome`, so that the facts of every rollout are known to what learns from them;
 3. an `Objective` turns rewards into the advantages of a batch, and `Constraint`s add to its loss;
-4. rows without a gradient leave a batch before the forward pass, the rest goes through it in parts of like length, and
-   the prompt of a group is read once;
+4. rows without a gradient leave a batch before the forward pass, the rest goes through the model and back in parts of
+   like length, and the prompt of a group is read once;
 5. an epoch's order does not depend on the epochs before, and a checkpoint holds the state of named parts, so that a
    stopped run goes on bit for bit.
 
@@ -17,7 +17,6 @@ logging and checkpoints are TRL's own.
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,13 +45,29 @@ from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.outcomes import credited
 from selfroute.train.rl.policy_config import PolicyConfig
 from selfroute.train.rl.policy_sampler import PolicySampler
-from selfroute.train.rl.prompt_pass import Behind, ReadPrompts, distinct, keeps_all, read_prompts
+from selfroute.train.rl.prompt_pass import (
+    Behind,
+    ReadPrompts,
+    backward_in_parts,
+    distinct,
+    keeps_all,
+    read_prompts,
+)
 from selfroute.train.rl.reference import MStep, Reference, has_adapter, read_tokens, whole
-from selfroute.train.rl.replay import Replaying, key_of, text_of
+from selfroute.train.rl.replay import Replaying, key_of
 from selfroute.train.rl.rollout_metrics import kind_of
 from selfroute.train.rl.rollouts.base import Attempts, Ids, Prompt, Rollout
 from selfroute.train.rl.rollouts.single import Single
-from selfroute.train.rl.rows import Batch, active_rows, by_length, count_rows, own_tokens, take_rows, weighted
+from selfroute.train.rl.rows import (
+    Batch,
+    active_rows,
+    by_length,
+    count_rows,
+    every_row,
+    own_tokens,
+    take_rows,
+    weighted,
+)
 from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective, check_seams
 from selfroute.train.rl.view import Pass, TokenView, head_of, hidden_states, plain_pass, view_of
 
@@ -61,7 +76,6 @@ __all__ = ["Grader", "PolicyTrainer"]
 Grader = Callable[[Sequence[str], Sequence[str]], list[Outcome]]
 Row = Mapping[str, Any]
 _PICTURES = {"pixel_values", "image_grid_thw"}  # they stand in prompts, and are read with them
-REFERENCE_FILE = "reference.pt"  # of a checkpoint whose reference moves
 
 
 class PolicyTrainer(GRPOTrainer):
@@ -154,27 +168,11 @@ class PolicyTrainer(GRPOTrainer):
             if m_step is not None and self.reference.copy is not None:
                 self.m_step = MStep(self.reference.copy, m_step)
         if self.replaying is not None and self.replaying.options.worked:
-            self._begin_replay(self.replaying, train_dataset, worked or {})
+            worth = self.reward(Outcome(wants_cloud=False, device_correct=True, formatted=True)) or 0.0
+            self.replaying.begin_with(train_dataset, worked or {}, self._tokenizer, worth)
         self.reward_func_names = [f"{getattr(reward, '__name__', type(reward).__name__).lower()}_reward"]
         # TRL says of texts what are messages here.
         self.rollout_func = cast(Any, self._roll_out)
-
-    def _begin_replay(self, replaying: Replaying, data: Dataset, worked: Mapping[str, str]) -> None:
-        """Tell the buffer what is right of each row, as token ids with an end."""
-        lacking = next((row for row in data["row_id"] if row not in worked), None)
-        if lacking is not None:
-            raise ConfigError(
-                f"behaviour.worked: row '{lacking}' has no right completion; hand it in with worked={{…}}"
-            )
-        replaying.worth = self.reward(Outcome(wants_cloud=False, device_correct=True, formatted=True)) or 0.0
-        end = self._tokenizer.eos_token_id
-        replaying.worked = {
-            text_of(row["prompt"]): [
-                *self._tokenizer(worked[row["row_id"]], add_special_tokens=False)["input_ids"],
-                end,
-            ]
-            for row in data
-        }
 
     # --- what a method may change --------------------------------------------------------------------------------
 
@@ -408,10 +406,9 @@ class PolicyTrainer(GRPOTrainer):
 
     def _in_parts(self, batch: Batch, read: Callable[[Batch], Sequence[Tensor]]) -> list[Tensor]:
         """Numbers of each completion token, (B, T), read off parts of like length, as the loss is; 0 behind a row."""
-        count, shape = count_rows(batch), batch["completion_mask"].shape
-        parts = self.args.length_chunks * math.ceil(count / self.args.per_device_train_batch_size)
+        shape = batch["completion_mask"].shape
         found: list[Tensor] = []
-        for part in by_length(batch, torch.arange(count, device=batch["completion_mask"].device), parts):
+        for part in by_length(batch, every_row(batch), self._part_tokens):
             for place, values in enumerate(read(take_rows(batch, part))):
                 if place == len(found):
                     found.append(values.new_zeros(shape))
@@ -449,20 +446,35 @@ class PolicyTrainer(GRPOTrainer):
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         if not (self.args.drop_idle_rows and self.training and self._is_sum_over_rows):
             return self._loss_of_rows(model, inputs, 1.0)
-        # Several forward passes before one backward pass are not allowed under DistributedDataParallel.
-        chunks = self.args.length_chunks if self.accelerator.num_processes == 1 else 1
-        if self._watches:  # these have a gradient in every row
-            active = torch.arange(count_rows(inputs), device=inputs["completion_mask"].device)
-        else:
-            active = active_rows(inputs, self.accelerator.gather)
-        total = torch.zeros((), device=active.device)
+        # Constraints and losses of an objective have a gradient in every row.
+        active = every_row(inputs) if self._watches else active_rows(inputs, self.accelerator.gather)
+        parts = by_length(inputs, active, self._part_tokens) if self._goes_back_itself else (active,)
         read = self._read_prompts(model, inputs, active)
-        for part in by_length(inputs, active, chunks):
-            share = len(part) / count_rows(inputs)
-            self._behind = None if read is None else read.of(part)
-            total = total + self._loss_of_rows(model, take_rows(inputs, part), share)
-        self._behind = None
-        return total
+        if len(parts) == 1:
+            return self._loss_of_part(model, inputs, active, read)
+        return backward_in_parts(
+            parts, read, lambda part, behind: self._loss_of_part(model, inputs, part, behind), self.accelerator.backward
+        )
+
+    @property
+    def _part_tokens(self) -> int:
+        return self.args.part_tokens or (1024 if self.accelerator.device.type == "cpu" else 8192)
+
+    @property
+    def _goes_back_itself(self) -> bool:
+        """Whether each part may have its backward pass: several processes wait in one, some optimisers step in it."""
+        shared = self.accelerator.num_processes > 1 or self.is_deepspeed_enabled
+        return not shared and not self.accelerator.has_lomo_optimizer
+
+    def _loss_of_part(
+        self, model: torch.nn.Module, batch: dict[str, Any], part: Tensor, read: ReadPrompts | None
+    ) -> Tensor:
+        """What some rows of a micro-batch add to its loss, behind their prompts if those were read."""
+        self._behind = None if read is None else read.of(part)
+        try:
+            return self._loss_of_rows(model, take_rows(batch, part), len(part) / count_rows(batch))
+        finally:
+            self._behind = None
 
     def _read_prompts(self, model: torch.nn.Module, batch: Batch, rows: Tensor) -> ReadPrompts | None:
         """What some rows of a batch have read before their own pass; None where each is to read all by itself."""
@@ -574,14 +586,14 @@ class PolicyTrainer(GRPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
             if self.m_step is not None:
-                torch.save(self.m_step.state(), folder / REFERENCE_FILE)
+                self.m_step.save(folder)
             save_parts(folder, states)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         restore_parts(Path(resume_from_checkpoint), self.parts)
         if self.m_step is not None:
-            self.m_step.restore(reference_kept(Path(resume_from_checkpoint) / REFERENCE_FILE))
+            self.m_step.load(Path(resume_from_checkpoint))
 
 
 @contextmanager
@@ -597,15 +609,3 @@ def _about_none() -> Iterator[None]:
         yield
     finally:
         log.removeFilter(others)
-
-
-def reference_kept(file: Path) -> dict[str, Any]:
-    """The reference of a checkpoint and its optimiser.
-
-    Raises:
-        ConfigError: the checkpoint was written by a run whose reference did not move.
-    """
-    if not file.exists():
-        raise ConfigError(f"'{file.parent}' holds no {file.name}: it was written by a run without m_step; start anew")
-    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    return found

@@ -6,8 +6,8 @@ pass begins with the prompt's last token, whose state the first completion token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["Behind", "ReadPrompts", "distinct", "keeps_all", "read_prompts"]
+__all__ = ["Behind", "ReadPrompts", "backward_in_parts", "distinct", "keeps_all", "read_prompts"]
 
 
 def distinct(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,6 +86,22 @@ class ReadPrompts:
         places = self.places[rows]
         return Behind([(keys[places], values[places]) for keys, values in self.layers], self.mask[places])
 
+    def cut(self) -> ReadPrompts:
+        """The same without the pass behind it: gradients stay with it, until `backward` is told of them."""
+        return replace(
+            self, layers=[(k.detach().requires_grad_(), v.detach().requires_grad_()) for k, v in self.layers]
+        )
+
+    def backward(self, cut: ReadPrompts) -> None:
+        """Pass on the gradients that have come together in what was cut off."""
+        told = [
+            (mine, its.grad)
+            for layer, other in zip(self.layers, cut.layers, strict=True)
+            for mine, its in zip(layer, other, strict=True)
+            if mine.requires_grad and its.grad is not None
+        ]
+        torch.autograd.backward([mine for mine, _ in told], [grad for _, grad in told])
+
 
 def read_prompts(model: Any, ids: Tensor, mask: Tensor, rows: Tensor) -> ReadPrompts | None:
     """Read the prompts of some rows of a batch.
@@ -104,3 +120,30 @@ def read_prompts(model: Any, ids: Tensor, mask: Tensor, rows: Tensor) -> ReadPro
     found = model(input_ids=once[:, :-1], attention_mask=real[:, :-1], use_cache=True, logits_to_keep=1)
     layers = [(layer.keys, layer.values) for layer in found.past_key_values.layers]
     return ReadPrompts(layers, real[:, :-1], torch.zeros_like(mask[:, 0]).index_copy(0, rows, places))
+
+
+def backward_in_parts(
+    parts: Iterable[Tensor],
+    read: ReadPrompts | None,
+    loss_of: Callable[[Tensor, ReadPrompts | None], Tensor],
+    backward: Callable[[Tensor], None],
+) -> Tensor:
+    """Forward and backward of one part of a batch after the other, so that one part's states are held at a time.
+
+    Args:
+        parts: rows of each.
+        read: prompts that they have in common, whose own pass goes back last.
+        loss_of: what a part adds to the loss.
+
+    Returns:
+        The whole loss, from which nothing is left to go back.
+    """
+    cut = None if read is None else read.cut()
+    losses = []
+    for part in parts:
+        loss = loss_of(part, cut)
+        backward(loss)
+        losses.append(loss.detach())
+    if read is not None and cut is not None:
+        read.backward(cut)
+    return torch.stack(losses).sum().requires_grad_()

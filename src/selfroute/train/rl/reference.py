@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfroute.backends.torch.sampler import evaluating
+from selfroute.errors import ConfigError
 from selfroute.train.pretrained import load_network
 from selfroute.train.rl.options import MStepOptions
 from selfroute.train.rl.rows import Batch, own_tokens
 
 __all__ = ["MStep", "Reference", "has_adapter", "read_tokens", "whole"]
+
+FILE = "reference.pt"  # of a checkpoint whose reference moves
 
 
 def has_adapter(model: Any) -> bool:
@@ -125,11 +129,18 @@ class MStep:
                 torch.distributed.all_reduce(weight.grad)
                 weight.grad /= torch.distributed.get_world_size()
 
-    def state(self) -> dict[str, Any]:
-        """Weights and optimiser, as tensors."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def save(self, folder: Path) -> None:
+        """Keep weights and optimiser in a checkpoint."""
+        torch.save({"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}, folder / FILE)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
+    def load(self, folder: Path) -> None:
+        """Go on where a checkpoint was written.
+
+        Raises:
+            ConfigError: by a run whose reference did not move.
+        """
+        if not (folder / FILE).exists():
+            raise ConfigError(f"'{folder}' holds no {FILE}: it was written by a run without m_step; start anew")
+        state: dict[str, Any] = torch.load(folder / FILE, map_location="cpu", weights_only=True)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])

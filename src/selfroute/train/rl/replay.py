@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from selfroute.errors import ConfigError
 from selfroute.train.rl.behaviour import Behaviour
 from selfroute.train.rl.rollouts.base import Attempts, Prompt, Sampler
 
@@ -142,6 +143,31 @@ class Replaying:
         self.worked: Mapping[str, Sequence[int]] = {}
         self.worth = 0.0
         self.buffer = ReplayBuffer(capacity=options.capacity, recent=options.recent, alike=options.alike)
+
+    def begin_with(
+        self, rows: Iterable[Mapping[str, Any]], worked: Mapping[str, str], tokenizer: Any, worth: float
+    ) -> None:
+        """Tell what is right of each row.
+
+        Args:
+            rows: with `row_id` and `prompt`.
+            worked: by row id a right completion, without the end that it gets here.
+            worth: see the attribute.
+
+        Raises:
+            ConfigError: a row has none.
+        """
+        lacking = next((row["row_id"] for row in rows if row["row_id"] not in worked), None)
+        if lacking is not None:
+            raise ConfigError(
+                f"behaviour.worked: row '{lacking}' has no right completion; hand it in with worked={{…}}"
+            )
+
+        def tokens(text: str) -> list[int]:
+            return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+        self.worth = worth
+        self.worked = {text_of(row["prompt"]): tokens(worked[row["row_id"]]) for row in rows}
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         """See `Rollout`."""

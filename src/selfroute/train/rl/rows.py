@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "active_rows", "by_length", "count_rows", "own_tokens", "take_rows", "weighted"]
+__all__ = ["Batch", "active_rows", "by_length", "count_rows", "every_row", "own_tokens", "take_rows", "weighted"]
 
 Batch = Mapping[str, Any]
 
@@ -21,6 +21,11 @@ Batch = Mapping[str, Any]
 def count_rows(batch: Batch) -> int:
     """Rows of a batch. Its mask tells: advantages may be one per row or one per token."""
     return len(batch["completion_mask"])
+
+
+def every_row(batch: Batch) -> Tensor:
+    """The numbers of all rows, shape (B,)."""
+    return torch.arange(count_rows(batch), device=batch["completion_mask"].device)
 
 
 def own_tokens(batch: Batch) -> Tensor:
@@ -46,10 +51,19 @@ def active_rows(batch: Batch, gather: Callable[[Tensor], Tensor]) -> Tensor:
     return active.int().argsort(descending=True, stable=True)[:most]
 
 
-def by_length(batch: Batch, rows: Tensor, parts: int) -> tuple[Tensor, ...]:
-    """The rows in parts of nearly equal size, sorted by the length of their completions."""
-    order = rows[batch["completion_mask"][rows].sum(1).argsort()]
-    return order.tensor_split(min(parts, len(order)))
+def by_length(batch: Batch, rows: Tensor, tokens: int) -> tuple[Tensor, ...]:
+    """The rows in parts, sorted by the length of their completions.
+
+    Args:
+        tokens: of completions, padding among them, in a part; a row that is longer is one by itself.
+    """
+    lengths = batch["completion_mask"][rows].sum(1)
+    order = lengths.argsort()
+    cuts, start = [], 0
+    for place, length in enumerate(lengths[order].tolist()):
+        if place > start and (place + 1 - start) * length > tokens:
+            cuts.append(start := place)
+    return rows[order].tensor_split(cuts)
 
 
 def take_rows(batch: Batch, rows: Tensor) -> dict[str, Any]:

@@ -177,8 +177,8 @@ def known_flow() -> FlowRL:
 
 WAYS: list[dict[str, Any]] = [
     {"drop_idle_rows": False},
-    {"length_chunks": 1},
-    {"length_chunks": 4},
+    {"part_tokens": 1000},
+    {"part_tokens": 6},
     {"rows_per_pass": 12},
 ]
 LOSSES: dict[str, tuple[Callable[[], Any], Any, float]] = {
