@@ -26,6 +26,7 @@ Seen = Mapping[str, Any]  # of one strategy on one device
 Seeds = Mapping[int, Mapping[str, Any]]  # what `measured` gave
 DRAWS = 2000
 MIDDLE = 0.3
+PARTS = 5  # in which failures are counted by score
 
 
 # --- a seed ---------------------------------------------------------------------------------------------------------
@@ -57,7 +58,14 @@ def splits(folder: Path, seed: int) -> dict[str, Split]:
 
 def strategy(split: Split, shift: Split | None, shares: Sequence[float]) -> dict[str, Any]:
     right = [packed(right_at(split, share)) for share in shares]
-    return {"right": right, "errors": errors(split), "shift": None if shift is None else moved(split, shift)}
+    return {
+        "right": right,
+        "errors": errors(split),
+        "shift": None if shift is None else moved(split, shift),
+        "gains": [gain(split, share) for share in shares],
+        "tokens": float(split.amount("device_tokens").mean()),
+        "wrong_by_score": wrong_by_score(split),
+    }
 
 
 def runs(place: Path) -> list[dict[str, Any]]:
@@ -99,6 +107,22 @@ def errors(split: Split) -> list[float | None]:
     return [*(float(each.mean()) for each in shares), float(split.as_run.mean()), float(device.mean()), auroc(split)]
 
 
+def gain(split: Split, share: float) -> float | None:
+    """How much of the lead of perfect choice over a random one, all with the strategy's own device; or None."""
+    device, cloud = split.device_solved.astype(np.float64), split.cloud_solved.astype(np.float64)
+    drawn, perfect = random_at(device, cloud, share), oracle_at(device, cloud, share)
+    return (float(right_at(split, share).mean()) - drawn) / (perfect - drawn) if perfect > drawn else None
+
+
+def wrong_by_score(split: Split) -> list[float]:
+    """How often the device fails, in parts of the problems as large, lowest score first; none without a score."""
+    scored = ~np.isnan(split.score)
+    if not scored.any():
+        return []
+    wrong = (~split.device_solved[scored]).astype(np.float64)
+    return [found.rate for found in metrics.reliability(split.score[scored], wrong, bins=PARTS)]
+
+
 def moved(before: Split, after: Split) -> list[float | None]:
     """With the threshold of the middle share: sent, right, right at random, right at a new threshold, both AUROC."""
     cut = np.sort(before.filled)[::-1][round(MIDDLE * len(before)) - 1]
@@ -127,7 +151,8 @@ def page(seeds: Seeds, words: str) -> str:
         raise ValueError("nothing has been evaluated on every seed; the stage `evaluate` does")
     shares = first["shares"]
     parts = [heading(seeds, names[0]), *([words] if words else []), at_shares(seeds, names, shares)]
-    parts += [differences(seeds, names, shares), of_errors(seeds, names), under_shift(seeds, names), commands(seeds)]
+    parts += [differences(seeds, names, shares), of_errors(seeds, names), of_scores(seeds, names, shares)]
+    parts += [under_shift(seeds, names), commands(seeds)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -267,6 +292,37 @@ def of_errors(seeds: Seeds, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def of_scores(seeds: Seeds, names: Sequence[str], shares: Sequence[float]) -> str:
+    """What a choice is worth of perfect choice, what the device writes for it, and whether its score means failure."""
+    columns = [*(f"{100 * share:.0f} %" for share in shares), "tokens"]
+    columns += [f"{number} of {PARTS}" for number in range(1, PARTS + 1)]
+    lines = [
+        "## What a score is worth",
+        "",
+        "Oracle gain at each share: of the lead that perfect choice has over a random one, in %, all with the",
+        "strategy's own device. *Tokens* that the device writes a problem as run. Then how often the device is wrong,",
+        "in %, in fifths of the problems by score, those sent last first; empty where a score has too few values.",
+        "",
+        f"| device | strategy | {' | '.join(columns)} |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for beneath in names:
+        for name in strategies_of(seeds, beneath):
+            found = seen(seeds, beneath, name)
+            gains = cells([each["gains"] for each in found])
+            tokens = " ± ".join(f"{value:.1f}" for value in mean_and_deviation([each["tokens"] for each in found]))
+            by_score = [each["wrong_by_score"] for each in found]
+            whole = all(len(each) == PARTS for each in by_score)
+            rates = cells(by_score) if whole else " | ".join([""] * PARTS)
+            lines.append(f"| {beneath} | {name} | {gains} | {tokens} | {rates} |")
+    return "\n".join(lines)
+
+
+def mean_and_deviation(values: Sequence[float]) -> list[float]:
+    """Over seeds; of one seed the mean alone."""
+    return [float(np.mean(values)), *([float(np.std(values, ddof=1))] if len(values) > 1 else [])]
+
+
 def under_shift(seeds: Seeds, names: Sequence[str]) -> str:
     """Thresholds of the test problems on problems of kinds and difficulties that were never trained on."""
     lines = [
@@ -304,8 +360,8 @@ def cells(rows: Sequence[Sequence[float | None]]) -> str:
 
 
 def spread(values: Sequence[float | None]) -> str:
+    """In %, with the deviation between seeds."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "–"
-    mean = f"{100 * np.mean(known):.1f}"
-    return mean if len(known) < 2 else f"{mean} ± {100 * np.std(known, ddof=1):.1f}"
+    return " ± ".join(f"{100 * value:.1f}" for value in mean_and_deviation(known))

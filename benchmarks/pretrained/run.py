@@ -68,9 +68,12 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 ENDS = ("always_device", "always_cloud", "random_offload")
 ROUTERS = (
-    "prompt_length", "prompt_router", "tfidf_ridge", "embedding_knn", "embedding_logistic", "matrix_factorization",
+    "prompt_length", "prompt_router", "tfidf_ridge", "embedding_knn", "embedding_logistic", "embedding_mlp",
+    "matrix_factorization",
 )  # fmt: skip
-CASCADES = ("answer_features", "quality_gap", "frugal_cascade", "mean_logprob", "min_logprob", "entropy")
+CASCADES = (
+    "answer_features", "quality_gap", "answer_blend", "frugal_cascade", "mean_logprob", "min_logprob", "entropy",
+)  # fmt: skip
 ASKED_AGAIN = ("self_consistency", "self_verification")  # these cost further answers, so on the warm device alone
 # Which device the strategies have beneath them, and which.
 BENEATH = {

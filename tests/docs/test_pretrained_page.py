@@ -39,7 +39,14 @@ def recipe(place: Path, part: str, first: int) -> EvaluateRecipe:
     write(place / part / "test.jsonl", rows[:ROWS])
     write(place / part / "train.jsonl", rows[ROWS:])
     for side, every in (("device", 2), ("cloud", 10)):
-        answers = [{"prompt": f"Twice {n}", "text": f"\\boxed{{{2 * n + (n % every == 0)}}}"} for n in numbers]
+        answers = [
+            {
+                "prompt": f"Twice {n}",
+                "text": f"\\boxed{{{2 * n + (n % every == 0)}}}",
+                "usage": {"prompt_tokens": 3, "completion_tokens": 5},
+            }
+            for n in numbers
+        ]
         write(place / f"{side}-{part}.jsonl", answers)
     values = {
         "task": {"jsonl": {"path": str(place / part), "verifier": "numeric", "template": "plain"}},
@@ -71,10 +78,14 @@ def test_what_is_kept_of_a_seed_is_what_was_evaluated(script: Any, place: Path) 
     drawn = seed["devices"]["warm"]["strategies"]["random_offload"]
     at_half = script.unpacked(drawn["right"][2], ROWS)
     assert at_half.shape == (ROWS,) and 0.5 < at_half.mean() < 0.95
-    kept_wrong, sent_right, in_vain, *_, own, _ = drawn["errors"]
+    kept_wrong, sent_right, in_vain, asks, _, own, _ = drawn["errors"]
     assert own == 0.5 and 0 < kept_wrong < 0.5 and kept_wrong + sent_right + in_vain < 1
     sent, right, *_ = drawn["shift"]
     assert 0 <= sent <= 1 and 0.4 < right < 1
+    assert all(-1 < gain < 1 for gain in drawn["gains"]) and drawn["tokens"] == 5 * (1 - asks)
+    # Twelve characters long all of them, and half of them wrong, whatever their length.
+    by_length = seed["devices"]["warm"]["strategies"]["prompt_length"]["wrong_by_score"]
+    assert by_length and all(0.2 < rate < 0.8 for rate in by_length)
 
 
 def test_the_page_has_what_every_seed_has(script: Any, place: Path) -> None:
