@@ -49,7 +49,7 @@ class PolicyConfig(GRPOConfig):
         fast_sampler: use our sampler where TRL would call `generate`.
         drop_idle_rows: leave rows without gradient out of the forward pass.
         part_tokens: completion tokens of the parts, sorted by length, in which a micro-batch goes through the model and
-            back; less padding and memory, same gradient. None: 1,024 on a CPU, about what caches hold, else 8,192.
+            back; less padding and memory, same gradient. None takes what suits the device, see `rows.usual_part`.
         read_prompts_once: compute the prompt of a group once and not for each of its attempts; same gradient.
     """
 

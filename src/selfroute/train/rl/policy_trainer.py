@@ -66,6 +66,7 @@ from selfroute.train.rl.rows import (
     every_row,
     own_tokens,
     take_rows,
+    usual_part,
     weighted,
 )
 from selfroute.train.rl.seams import check_behaviour, check_facts, check_objective, check_seams
@@ -458,7 +459,8 @@ class PolicyTrainer(GRPOTrainer):
 
     @property
     def _part_tokens(self) -> int:
-        return self.args.part_tokens or (1024 if self.accelerator.device.type == "cpu" else 8192)
+        config = self.accelerator.unwrap_model(self.model).config.get_text_config()
+        return self.args.part_tokens or usual_part(self.accelerator.device, config.hidden_size)
 
     @property
     def _goes_back_itself(self) -> bool:

@@ -13,7 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "active_rows", "by_length", "count_rows", "every_row", "own_tokens", "take_rows", "weighted"]
+__all__ = [
+    "Batch",
+    "active_rows",
+    "by_length",
+    "count_rows",
+    "every_row",
+    "own_tokens",
+    "take_rows",
+    "usual_part",
+    "weighted",
+]
+
+CACHED = 2**18  # numbers of one hidden state of a part
+AT_ONCE = 8192  # tokens, elsewhere
 
 Batch = Mapping[str, Any]
 
@@ -64,6 +77,15 @@ def by_length(batch: Batch, rows: Tensor, tokens: int) -> tuple[Tensor, ...]:
         if place > start and (place + 1 - start) * length > tokens:
             cuts.append(start := place)
     return rows[order].tensor_split(cuts)
+
+
+def usual_part(device: torch.device, width: int) -> int:
+    """Tokens of a part that suit a device: on a CPU those whose states are a megabyte, about what its caches hold.
+
+    Args:
+        width: of a token's hidden state.
+    """
+    return max(1, CACHED // width) if device.type == "cpu" else AT_ONCE
 
 
 def take_rows(batch: Batch, rows: Tensor) -> dict[str, Any]:
