@@ -229,6 +229,7 @@ def test_options_of_trl_reach_its_config() -> None:
         ({"fp16": True}, "set bf16=true"),
         ({"weight_decay": "much"}, "trl.weight_decay: 'much' is not a number"),
         ({"beta": 0.1}, "beta must be 0.0 with objective group, not 0.1"),
+        ({"part_tokens": 0}, "trl (part_tokens): part_tokens is 0; give at least 1, or leave it out"),
         ({"auto_find_batch_size": True}, "trl (auto_find_batch_size): auto_find_batch_size is not supported"),
     ],
 )

@@ -64,3 +64,8 @@ class PolicyConfig(GRPOConfig):
     drop_idle_rows: bool = field(default=True, metadata={"help": "Leave rows without gradient out."})
     part_tokens: int | None = field(default=None, metadata={"help": "Tokens of a length-sorted part of a micro-batch."})
     read_prompts_once: bool = field(default=True, metadata={"help": "Read the prompt of a group once."})
+
+    def __post_init__(self) -> None:
+        if self.part_tokens is not None and self.part_tokens < 1:
+            raise ValueError(f"part_tokens is {self.part_tokens}; give at least 1, or leave it out")
+        super().__post_init__()

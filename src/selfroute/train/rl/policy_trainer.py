@@ -408,8 +408,9 @@ class PolicyTrainer(GRPOTrainer):
     def _in_parts(self, batch: Batch, read: Callable[[Batch], Sequence[Tensor]]) -> list[Tensor]:
         """Numbers of each completion token, (B, T), read off parts of like length, as the loss is; 0 behind a row."""
         shape = batch["completion_mask"].shape
+        tokens = min(self._part_tokens, self.args.per_device_train_batch_size * shape[1])  # no more than a micro-batch
         found: list[Tensor] = []
-        for part in by_length(batch, every_row(batch), self._part_tokens):
+        for part in by_length(batch, every_row(batch), tokens):
             for place, values in enumerate(read(take_rows(batch, part))):
                 if place == len(found):
                     found.append(values.new_zeros(shape))
