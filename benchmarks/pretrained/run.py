@@ -1,6 +1,6 @@
 """A pretrained LLM learns to hand off: SmolLM2-135M-Instruct, three seeds, beside every baseline that reads text.
 
-    python benchmarks/pretrained/run.py                        # everything; about a day on two cores, or a GPU
+    python benchmarks/pretrained/run.py                        # everything; one to two days on two cores, or a GPU
     python benchmarks/pretrained/run.py seeds=1 steps=10       # a look
     python benchmarks/pretrained/run.py stages=train seeds=2 'arms=["GAPG"]'   # one run
     python benchmarks/pretrained/run.py stages=page            # the page alone
