@@ -108,10 +108,11 @@ def errors(split: Split) -> list[float | None]:
 
 
 def gain(split: Split, share: float) -> float | None:
-    """How much of the lead of perfect choice over a random one, all with the strategy's own device; or None."""
+    """Oracle gain, with the strategy's own device; None where perfect choice is no better than a random one."""
     device, cloud = split.device_solved.astype(np.float64), split.cloud_solved.astype(np.float64)
-    drawn, perfect = random_at(device, cloud, share), oracle_at(device, cloud, share)
-    return (float(right_at(split, share).mean()) - drawn) / (perfect - drawn) if perfect > drawn else None
+    right, *bounds = right_at(split, share).mean(), random_at(device, cloud, share), oracle_at(device, cloud, share)
+    found = float(metrics.oracle_gain(np.asarray(right), *map(np.asarray, bounds)))
+    return None if np.isnan(found) else found
 
 
 def wrong_by_score(split: Split) -> list[float]:

@@ -157,17 +157,17 @@ class Replaying:
         Raises:
             ConfigError: a row has none.
         """
-        lacking = next((row["row_id"] for row in rows if row["row_id"] not in worked), None)
-        if lacking is not None:
-            raise ConfigError(
-                f"behaviour.worked: row '{lacking}' has no right completion; hand it in with worked={{…}}"
-            )
 
-        def tokens(text: str) -> list[int]:
-            return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        def tokens(row: Mapping[str, Any]) -> list[int]:
+            if row["row_id"] not in worked:
+                raise ConfigError(
+                    f"behaviour.worked: row '{row['row_id']}' has no right completion; hand it in with worked={{…}}"
+                )
+            right = tokenizer(worked[row["row_id"]], add_special_tokens=False)["input_ids"]
+            return [*right, tokenizer.eos_token_id]
 
         self.worth = worth
-        self.worked = {text_of(row["prompt"]): tokens(worked[row["row_id"]]) for row in rows}
+        self.worked = {text_of(row["prompt"]): tokens(row) for row in rows}
 
     def generate(self, prompts: Sequence[Prompt], sampler: Sampler) -> Attempts:
         """See `Rollout`."""
