@@ -7,6 +7,7 @@ draws its next token. Nobody waits for another one's answer to end.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
 from collections import defaultdict, deque
@@ -198,6 +199,8 @@ class Engine:
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name=f"selfroute {self.name}", daemon=True)
                 self._worker.start()
+                # A thread that Python ends within a pass of torch takes the process down with it.
+                atexit.register(self._exit)
             self._wake.notify()
 
     def let_go(self, line: Line) -> None:
@@ -218,8 +221,12 @@ class Engine:
         with self._wake:
             self._closed = self._closed or error
             self._wake.notify()
+        atexit.unregister(self._exit)
         if self._worker is not None and self._worker is not threading.current_thread():
             self._worker.join()
+
+    def _exit(self) -> None:
+        self.close(BackendError(f"{self.name}: the program ended meanwhile", backend=self.name))
 
     # --- the worker
 
