@@ -2,14 +2,16 @@
 
 The sequences at work lie in one block per layer, shape (rows, heads, tokens, head size): each row begins at 0 and is
 appended to where it ends, and an explicit mask hides what lies behind its end. Forgetting tokens is lowering a length.
-Rows that rest are moved out of the block into tensors of exactly their size.
+Rows that rest are moved out of the block into tensors of exactly their size. A new row takes over a beginning that it
+has in common with one that is held, as samples of one prompt and prompts below one system message have.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -43,12 +45,14 @@ class Row:
 
     Attributes:
         tokens: how many of its tokens the pool holds.
+        ids: these tokens, and perhaps some behind them that were cut off.
         block, slot: the block that it is in, and its place there; None outside of all.
         states: its keys and values outside of a block.
         idle: passes since it last had work.
     """
 
     tokens: int = 0
+    ids: list[int] = field(default_factory=list)
     block: _Block | None = None
     slot: int | None = None
     states: States | None = None
@@ -148,7 +152,7 @@ class KVPool:
         if row.block is not None:
             row.block.remove(row)
         self._outside.discard(row)
-        row.states, row.tokens = None, 0
+        row.states, row.tokens, row.ids = None, 0, []
 
     def rest(self) -> None:
         """Move all rows out of the block: there is no work for them."""
@@ -168,7 +172,21 @@ class KVPool:
             appends: at least one token for each row.
             keeps: of how many of its last places each row's logits are wanted, at most as many as it appends.
         """
-        near = [i for i, append in enumerate(appends) if len(append) <= NARROW and rows[i].tokens]
+        firsts: dict[tuple[int, ...], int] = {}
+        again = [i for i, row in enumerate(rows) if not row.tokens and firsts.setdefault(tuple(appends[i]), i) != i]
+        for row, append in zip(rows, appends, strict=True):
+            row.ids[row.tokens :] = append
+        first = sorted(set(range(len(rows))) - set(again))
+        seen = dict(zip(first, self._append(*_pick(first, rows, appends, keeps)), strict=True))
+        if again:
+            seen |= zip(again, self._append(*_pick(again, rows, appends, keeps)), strict=True)
+        return [seen[i] for i in range(len(rows))]
+
+    def _append(self, rows: Sequence[Row], appends: Sequence[Sequence[int]], keeps: Sequence[int]) -> list[Seen]:
+        # What is left of a new row is padded to by nobody: it would be read apart anyway.
+        narrow = [NARROW if row.tokens else 1 for row in rows]
+        appends = [self._left(*each) for each in zip(rows, appends, keeps, strict=True)]
+        near = [i for i, append in enumerate(appends) if len(append) <= narrow[i] and rows[i].tokens]
         if len(near) == len(rows):
             return self._together(rows, appends, keeps)
         far = sorted(set(range(len(rows))) - set(near), key=lambda i: len(appends[i]))
@@ -178,6 +196,19 @@ class KVPool:
         if near:
             seen |= zip(near, self._together(*_pick(near, rows, appends, keeps)), strict=True)
         return [seen[i] for i in range(len(rows))]
+
+    def _left(self, row: Row, append: Sequence[int], keep: int) -> Sequence[int]:
+        """What a row has to read, a new one after it took over what a row that is held begins with alike."""
+        if row.tokens:
+            return append
+        held = [(other, other.tokens) for other in (*self._block.rows, *self._outside)]
+        alike = [(_alike(other.ids, append, min(tokens, len(append) - keep)), other) for other, tokens in held]
+        shared, other = max(alike, key=lambda pair: pair[0], default=(0, row))
+        if shared < _MIN_SHARED_TOKENS:
+            return append
+        row.states, row.tokens = _copy(other, shared), shared
+        self._outside.add(row)
+        return append[shared:]
 
     def _parts(self, far: Sequence[int], appends: Sequence[Sequence[int]], keeps: Sequence[int]) -> list[list[int]]:
         """Rows to be read apart, in parts whose logits fit into memory."""
@@ -400,8 +431,7 @@ class _Block:
 
     def take(self, row: Row) -> States:
         """Take a row out, and give a copy of its states."""
-        tokens = row.tokens  # once: its reader may cut it meanwhile
-        states = [layer.get(cast(int, row.slot), tokens) for layer in self.layers]
+        states = _copy(row, row.tokens)
         self.remove(row)
         return states
 
@@ -509,9 +539,22 @@ def _shared_tokens(appends: Sequence[Sequence[int]], keeps: Sequence[int]) -> in
     """How many first tokens all rows have in common, before those whose logits are wanted; 0 if too few to matter."""
     first, last = min(map(list, appends)), max(map(list, appends))
     most = min(len(append) - keep for append, keep in zip(appends, keeps, strict=True))
-    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), most)
-    shared = min(shared, most)
+    shared = _alike(first, last, most)
     return shared if shared >= _MIN_SHARED_TOKENS else 0
+
+
+def _alike(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    """How many first tokens two have in common, of the first `most`."""
+    pairs = zip(islice(one, most), other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), most)
+
+
+def _copy(row: Row, tokens: int) -> States:
+    """A row's states of its first tokens, wherever they are."""
+    if row.block is not None:
+        return [layer.get(cast(int, row.slot), tokens) for layer in row.block.layers]
+    assert row.states is not None
+    return [(keys[:, :tokens].clone(), values[:, :tokens].clone()) for keys, values in row.states]
 
 
 def _windows(model: PreTrainedModel) -> list[int | None]:
