@@ -107,6 +107,7 @@ def test_what_stands_in_the_table_is_the_run(monkeypatch: pytest.MonkeyPatch, tm
     for text in ("32 prompts x 8 attempts = 256", "2 x 128 attempts, in 8 passes of 16", "30,720 attempts"):
         assert text in result.output, text
     assert "note: " not in result.output  # all of it is within reach
+    assert result.stderr.splitlines()[-1] == f"next: selfroute train {recipe} rows_per_pass=16"
     assert list(tmp_path.iterdir()) == []
 
 

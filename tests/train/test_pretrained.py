@@ -305,6 +305,7 @@ def test_a_gguf_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.M
 def test_the_places_of_a_model(model: str) -> None:
     assert model_files(model)[:2] == (model, model)
     assert model_files("org/name").model == "org/name"
+    assert model_files(f"transformers:{model}") == model_files(model)  # as an evaluation names it
     assert model_files("embedded:device").tokenizer.endswith("tokenizer")
     with pytest.raises(ConfigError, match="does not exist; name a folder, a GGUF file"):
         model_files("./absent")

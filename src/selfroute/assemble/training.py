@@ -71,9 +71,12 @@ ONEDNN_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 def model_files(model: str) -> ModelFiles:
     """The places of a trainable model: `embedded:name`, `smollm2`, a folder, a GGUF file, or a hub repository.
 
+    The last three may also be written as a device is, `transformers:FOLDER`.
+
     Raises:
         ConfigError: a folder that holds no model, a path that does not exist, or a GGUF file that cannot be unpacked.
     """
+    model = model.removeprefix("transformers:")
     named = named_files(model)
     if named is not None and not is_gguf(named.model):
         return named

@@ -180,6 +180,8 @@ def train(
     algorithm = config.algorithm_of(values)
     if dry_run:
         _dry_run(recipe, values, processes)
+        resumed = ["--resume"] if resume else []
+        next_step(shlex.join(["selfroute", "train", str(recipe), *(overrides or []), *resumed]))
         return
     loaded = config.build(config.at(algorithm.options), values, where=str(recipe))
     with training_view() as on_progress:
@@ -222,7 +224,6 @@ def _dry_run(recipe: Path, values: Mapping[str, Any], processes: int) -> None:
     for note in found.notes:
         say(f"note: {note}")
     say("dry run: every key is right; nothing was loaded, asked or written")
-    next_step(shlex.join(["selfroute", "train", str(recipe)]))
 
 
 @app.command(
