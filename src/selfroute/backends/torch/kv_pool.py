@@ -431,7 +431,7 @@ class _Block:
 
     def take(self, row: Row) -> States:
         """Take a row out, and give a copy of its states."""
-        states = _copy(row, row.tokens)
+        states = _copy(row, row.tokens)  # asked once: its reader may cut it meanwhile
         self.remove(row)
         return states
 
