@@ -106,7 +106,8 @@ class TrainRecipe(GAPGOptions, LoopOptions):
     Attributes:
         template: words around a question, a name, or `tuned:FILE` for a tuned program; None takes the
             task's.
-        model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub.
+        model: device model to train: `embedded:device`, `smollm2`, a folder, a GGUF file, or a repository of the hub;
+            these also as `transformers:FOLDER`.
         lora: train an adapter and add it to the model at the end; None trains all weights.
         attributes: name in the metrics -> an attribute that completions are to keep to.
         scored_by: a learned reward that pays local answers; None takes the verifier.
